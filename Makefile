@@ -1,0 +1,48 @@
+# make demo         the whole method on a synthetic dataset, on a CPU
+# make test         lint, types and every test that needs no GPU
+# make leak-check   the proof that no label of an unlabelled case is ever opened
+# Other targets: venv, lint, types, format, clean. PYTHON and VENV can be set: make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# torch takes every core unless told otherwise, which makes small networks slower and shared machines unusable.
+export OMP_NUM_THREADS ?= 2
+export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
+
+.PHONY: venv demo test lint types leak-check format clean
+.DEFAULT_GOAL := test
+
+venv: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: venv
+	$(BIN)/nnssl_demo -o demo
+
+test: lint types
+	$(BIN)/python -m pytest -m 'not gpu'
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+
+types: venv
+	$(BIN)/mypy
+
+leak-check: venv
+	$(BIN)/python -m pytest -rA tests/test_leak_check.py
+
+format: venv
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist demo htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find nnunet_ssl trainers tests -name __pycache__ -type d -prune -exec rm -rf {} +

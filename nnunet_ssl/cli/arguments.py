@@ -1,0 +1,140 @@
+"""Flags that several commands share; names and meanings are nnU-Net's own where it has them. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from typing import Any
+
+from nnunet_ssl.config import CASE_SCORES, ORDERS, STUDENT_INITS, TARGET_KINDS, UNLEARNING_MODES
+from nnunet_ssl.errors import ConfigError
+
+
+def make_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
+    """A parser whose `--help` ends with an example."""
+    return argparse.ArgumentParser(
+        prog=name, description=description, epilog=f"example:\n{example}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def fold_argument(text: str) -> int | str:
+    """`all`, or the number of a fold."""
+    if text == "all":
+        return "all"
+    if text.isdigit():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"'{text}' is neither a fold number nor 'all'")
+
+
+def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
+    """`-d -c -p`: which set-up."""
+    parser.add_argument("-d", required=True, metavar="DATASET", help="labelled dataset: id or name, as for nnUNetv2_train")
+    parser.add_argument("-c", required=True, metavar="CONFIGURATION", help="configuration, for instance 3d_fullres")
+    parser.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="plans name (default: %(default)s)")
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """`-f -tr` and alike: which run."""
+    parser.add_argument(
+        "-f",
+        required=True,
+        type=fold_argument,
+        metavar="FOLD",
+        help="fold: 0, 1, ... (its validation cases stay unseen, so its figures are honest) or 'all' (every label trains)",
+    )
+    parser.add_argument(
+        "-tr",
+        default="TransASPPTeacherTrainer",
+        metavar="TRAINER",
+        help="the teacher's trainer; any trained nnU-Net model will do (%(default)s)",
+    )
+    parser.add_argument(
+        "--teacher-folds",
+        nargs="+",
+        type=fold_argument,
+        metavar="FOLD",
+        help="with -f all: average the evidence of these folds of the teacher",
+    )
+    parser.add_argument("--student-tr", metavar="TRAINER", help="the student's trainer (default: the one with the teacher's network)")
+    parser.add_argument("--first-id", type=int, metavar="ID", help="first id of the block of stage datasets (default: first free from 601)")
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """`-device`."""
+    parser.add_argument("-device", default="cuda", choices=("cuda", "cpu", "mps"), help="where networks run (default: %(default)s)")
+
+
+def add_method_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags that replace single settings of the plans' `nnssl` section."""
+    group = parser.add_argument_group(
+        "method", "settings of this run; without a flag the plans' nnssl section decides (docs/reference/plans.md)"
+    )
+    group.add_argument("--stages", nargs="+", type=float, metavar="K", help="fractions of the pool per stage, increasing, e.g. 0.2 0.5 1.0")
+    group.add_argument("--order", choices=ORDERS, help="order in which cases enter")
+    group.add_argument("--case-score", choices=CASE_SCORES, help="score that ranks the cases")
+    group.add_argument("--num-samples", type=int, metavar="K", help="stochastic samples per case")
+    group.add_argument("--unlearning", choices=UNLEARNING_MODES, help="form of the unlearning term")
+    group.add_argument("--targets", choices=TARGET_KINDS, help="labels or class probabilities as targets")
+    group.add_argument("--student-init", choices=STUDENT_INITS, help="weights that each stage's student starts from")
+    group.add_argument("--agreement", type=float, metavar="A", help="the student's share in refined labels; 0 turns refinement off")
+    group.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting, e.g. --set student.cutmix=0 (repeatable)"
+    )
+
+
+_FLAGS = {
+    "stages": "curriculum.fractions",
+    "order": "curriculum.order",
+    "case_score": "evidence.case_score",
+    "num_samples": "evidence.num_samples",
+    "unlearning": "student.unlearning",
+    "targets": "student.targets",
+    "student_init": "student.init",
+    "agreement": "agreement.weight",
+}
+
+
+def method_assignments(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Settings given on the command line, by dotted path.
+
+    Raises:
+        ConfigError: for a `--set` that is not NAME=VALUE, or one of the teacher's, which its trainer reads from the plans alone.
+    """
+    given = {path: getattr(arguments, flag) for flag, path in _FLAGS.items() if getattr(arguments, flag) is not None}
+    for assignment in arguments.set:
+        name, separator, value = assignment.partition("=")
+        if not separator or not name:
+            raise ConfigError(f"--set {assignment} is not of the form NAME=VALUE, for instance student.cutmix=0.")
+        if name.startswith("teacher."):
+            raise ConfigError(f"--set {name}: the teacher's trainer reads its settings from the plans; use nnssl_prepare --preset.")
+        given[name] = _value(value)
+    return given
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def use_device(name: str) -> str:
+    """Check the device and give a CPU all its cores, as nnU-Net's own commands do.
+
+    Raises:
+        ConfigError: if the device is not there.
+    """
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("-device cuda: PyTorch finds no CUDA device; use -device cpu.")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("-device mps: PyTorch finds no Apple GPU; use -device cpu.")
+    torch.set_num_threads(os.cpu_count() or 1 if name == "cpu" else 1)
+    return name
+
+
+def plans_flag(plans: str) -> str:
+    """`-p` as it stands in a command to type next; nothing for nnU-Net's default."""
+    return "" if plans == "nnUNetPlans" else f" -p {plans}"

@@ -1,0 +1,101 @@
+"""What every command shares: expected errors become one line, an interrupt ends quietly, log messages reach the console."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from nnunet_ssl.errors import NnsslError
+
+EXIT_ERROR = 2
+"""Exit code of an expected error; argparse uses the same for wrong arguments."""
+EXIT_INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells report it (128 + SIGINT)."""
+
+
+class _WarningFormatter(logging.Formatter):
+    """Warnings and errors in the form of the command's own error line: `nnssl_x: warning: ...`."""
+
+    def __init__(self, command_name: str) -> None:
+        super().__init__()
+        self.command_name = command_name
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
+        return f"{self.command_name}: {record.levelname.lower()}: {record.message}"
+
+
+@contextmanager
+def console_logging(command_name: str) -> Iterator[None]:
+    """Send the package's log messages to the console: below WARNING to stdout as they are, the rest to stderr with the command's name.
+
+    Only the logger `nnunet_ssl` is touched, and it is as before afterwards.
+
+    Args:
+        command_name: what the user typed, for instance `nnssl_prepare`.
+    """
+    logger = logging.getLogger("nnunet_ssl")
+    messages = logging.StreamHandler(sys.stdout)
+    messages.addFilter(lambda record: record.levelno < logging.WARNING)
+    warnings = logging.StreamHandler(sys.stderr)
+    warnings.setLevel(logging.WARNING)
+    warnings.setFormatter(_WarningFormatter(command_name))
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(messages)
+    logger.addHandler(warnings)
+    try:
+        yield
+    finally:
+        logger.removeHandler(warnings)
+        logger.removeHandler(messages)
+        logger.setLevel(level)
+
+
+def run_command(name: str, body: Callable[[], int | None]) -> int:
+    """Run the body of a command and turn what can go wrong as expected into a line on stderr and an exit code.
+
+    Args:
+        name: the command's name, for instance `nnssl_prepare`.
+        body: what the command does; returns an exit code, None meaning 0.
+
+    Returns:
+        The exit code: the body's own, 2 after an `NnsslError`, 130 after an interrupt. Any other exception passes through with its
+        traceback, because it is a defect.
+    """
+    with console_logging(name):
+        try:
+            return body() or 0
+        except NnsslError as error:
+            print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+            return EXIT_ERROR
+        except KeyboardInterrupt:
+            print(f"{name}: interrupted; the same command again continues where that is possible.", file=sys.stderr)
+            return EXIT_INTERRUPTED
+
+
+def command(name: str) -> Callable[[Callable[[Sequence[str] | None], int | None]], Callable[..., int]]:
+    """Make a function of the command line a console script; the form in which commands use `run_command`.
+
+    Example:
+        >>> @command("nnssl_example")
+        ... def main(argv: Sequence[str] | None = None) -> None:
+        ...     argparse.ArgumentParser(prog="nnssl_example").parse_args(argv)
+
+    Args:
+        name: the command's name, for instance `nnssl_prepare`.
+
+    Returns:
+        A decorator for `main(argv)`. The decorated function takes `argv` (None: the process's own arguments) and returns the exit code.
+    """
+
+    def decorate(main: Callable[[Sequence[str] | None], int | None]) -> Callable[..., int]:
+        @functools.wraps(main)
+        def guarded(argv: Sequence[str] | None = None) -> int:
+            return run_command(name, lambda: main(argv))
+
+        return guarded
+
+    return decorate

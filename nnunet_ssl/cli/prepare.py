@@ -1,0 +1,58 @@
+"""`nnssl_prepare`: check and preprocess the pool; optionally lay an overlay over the plans."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunet_ssl.cli.arguments import add_dataset_arguments, make_parser, plans_flag
+from nnunet_ssl.cli.command import command
+
+NAME = "nnssl_prepare"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `nnssl_prepare`."""
+    made = make_parser(
+        NAME,
+        "Check the unlabelled images and preprocess them once with the labelled dataset's plans. Nothing of the set-up is changed.",
+        f"  {NAME} -d 137 -c 3d_fullres -u /data/unlabelled",
+    )
+    add_dataset_arguments(made)
+    made.add_argument("-u", nargs="+", type=Path, metavar="FOLDER", help="folder(s) of unlabelled images named <case>_0000.nii.gz ...")
+    made.add_argument(
+        "--preset", metavar="NAME", help="lay this overlay over the plans, under a plans name of its own: default, paper, cpu, ..."
+    )
+    made.add_argument("--skip-bad", action="store_true", help="leave bad cases out and list them, instead of stopping")
+    made.add_argument("-np", type=int, default=2, metavar="N", help="worker processes (default: %(default)s)")
+    return made
+
+
+@command(NAME)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prepare the pool and print the next command."""
+    arguments = parser().parse_args(argv)
+    from nnunet_ssl.data.overlay import lay_preset
+    from nnunet_ssl.data.pool import prepare_pool
+    from nnunet_ssl.errors import ConfigError
+    from nnunet_ssl.nnunet_api.setup import load_setup
+
+    if not arguments.u and not arguments.preset:
+        raise ConfigError("nothing to do: give the folder of unlabelled images with -u, or an overlay with --preset.")
+    setup = load_setup(arguments.d, arguments.c, arguments.p)
+    plans = arguments.p
+    if arguments.preset:
+        plans = lay_preset(setup, arguments.preset)
+        print(f"plans: {setup.preprocessed_folder / plans}.json")
+        setup = load_setup(arguments.d, arguments.c, plans)
+    number = int(setup.dataset[7:10])
+    if not arguments.u:
+        print(f"next: {NAME} -d {number} -c {arguments.c}{plans_flag(plans)} -u FOLDER")
+        return
+    pool = prepare_pool(setup, arguments.u, skip_bad=arguments.skip_bad, num_processes=arguments.np)
+    for case, reason in pool.skipped.items():
+        print(f"skipped {case}: {reason}")
+    print(f"{len(pool.images)} unlabelled cases are ready in {pool.folder}")
+    print(f"next: nnUNetv2_train {number} {arguments.c} FOLD -tr TransASPPTeacherTrainer{plans_flag(plans)}")
+    print(f"  or: nnssl_run -d {number} -c {arguments.c} -f FOLD{plans_flag(plans)}")

@@ -1,0 +1,92 @@
+"""`nnssl_pseudolabel`: grow the dataset by one stage."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from nnunet_ssl.cli.arguments import (
+    add_dataset_arguments,
+    add_device_argument,
+    add_method_arguments,
+    add_run_arguments,
+    make_parser,
+    method_assignments,
+    plans_flag,
+    use_device,
+)
+from nnunet_ssl.cli.command import command
+
+if TYPE_CHECKING:
+    from nnunet_ssl.pseudolabel.grow import Run
+
+NAME = "nnssl_pseudolabel"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `nnssl_pseudolabel`."""
+    made = make_parser(
+        NAME,
+        "Label the pool with the teacher (and, from stage 2 on, with the previous student), rank the cases by confidence and write "
+        "the next stage's nnU-Net dataset. After the last student it publishes that student as a model of the labelled dataset.",
+        f"  {NAME} -d 137 -c 3d_fullres -f 0",
+    )
+    add_dataset_arguments(made)
+    add_run_arguments(made)
+    add_device_argument(made)
+    made.add_argument("--rescore", action="store_true", help="rank from stored evidence, predict nothing")
+    add_method_arguments(made)
+    return made
+
+
+@command(NAME)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the next stage and print the next command."""
+    arguments = parser().parse_args(argv)
+    assignments = method_assignments(arguments)
+    import torch
+
+    from nnunet_ssl.nnunet_api.setup import load_setup
+    from nnunet_ssl.pseudolabel.grow import grow
+    from nnunet_ssl.pseudolabel.publish import publish
+    from nnunet_ssl.pseudolabel.start_run import open_run, settings_in_force
+
+    setup = load_setup(arguments.d, arguments.c, arguments.p)
+    run = open_run(
+        setup,
+        arguments.f,
+        teacher_trainer=arguments.tr,
+        teacher_folds=arguments.teacher_folds,
+        student_trainer=arguments.student_tr,
+        method=settings_in_force(setup, arguments.tr, arguments.f).with_settings(assignments),
+        first_id=arguments.first_id,
+    )
+    written = len(run.manifest.stages)
+    if written and not run.is_trained(written):
+        print(f"stage {written} is written ({run.stage_name(written)}); its student is not trained yet")
+        print(f"next: {_train_line(run, written)}")
+        return
+    if run.next_stage is None:
+        model = publish(run)
+        print(f"the curriculum is complete; the last student is published as {model.folder}")
+        print(f"next: {predict_line(run)}")
+        return
+    record = grow(run, device=torch.device(use_device(arguments.device)), rescore=arguments.rescore)
+    print(f"stage {record.stage}: {len(record.cases)} of {len(run.manifest.pool)} pool cases in {record.dataset}")
+    print(f"ranking: {run.workspace / f'ranking_{record.stage}.csv'}")
+    print(f"next: {_train_line(run, record.stage)}")
+
+
+def _train_line(run: Run, stage: int) -> str:
+    student = run.student(stage)
+    return (
+        f"nnUNetv2_train {int(student.dataset[7:10])} {student.configuration} {run.fold} -tr {student.trainer}{plans_flag(student.plans)}"
+    )
+
+
+def predict_line(run: Run) -> str:
+    """The stock command that predicts with the published student."""
+    number, configuration = int(run.setup.dataset[7:10]), run.setup.configuration
+    trainer, plans = run.manifest.student_trainer, plans_flag(run.setup.plans_name)
+    return f"nnUNetv2_predict -d {number} -c {configuration} -f {run.fold} -tr {trainer}{plans} -i INPUT_FOLDER -o OUTPUT_FOLDER"

@@ -1,0 +1,130 @@
+"""`nnssl_run`: the whole method by one command, continued by the same command."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnunet_ssl.cli.arguments import (
+    add_dataset_arguments,
+    add_device_argument,
+    add_method_arguments,
+    add_run_arguments,
+    make_parser,
+    method_assignments,
+    plans_flag,
+    use_device,
+)
+from nnunet_ssl.cli.command import command
+
+if TYPE_CHECKING:
+    from nnunet_ssl.run.pipeline import RunRequest, Step
+
+NAME = "nnssl_run"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `nnssl_run`."""
+    made = make_parser(
+        NAME,
+        "Prepare the pool, train the teacher, then label, rank, write and train stage by stage, and publish the last student as a model of "
+        "the labelled dataset. Each training runs in its own process. The same command again continues and does nothing twice.",
+        f"  {NAME} -d 137 -c 3d_fullres -f 0 -u /data/unlabelled",
+    )
+    add_dataset_arguments(made)
+    add_run_arguments(made)
+    add_device_argument(made)
+    made.add_argument(
+        "-u", nargs="+", type=Path, default=(), metavar="FOLDER", help="folder(s) of unlabelled images (not needed once prepared)"
+    )
+    made.add_argument("--preset", metavar="NAME", help="lay this overlay over the plans -p first: default, paper, cpu, ...")
+    made.add_argument("--skip-bad", action="store_true", help="leave bad pool cases out and list them, instead of stopping")
+    made.add_argument("-np", type=int, default=2, metavar="N", help="worker processes for preprocessing (default: %(default)s)")
+    made.add_argument("--dry-run", action="store_true", help="print the steps and the disk space they need, and stop")
+    made.add_argument("--status", action="store_true", help="print what is done and the table so far, and stop")
+    add_method_arguments(made)
+    return made
+
+
+@command(NAME)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run everything that is not done, print the table and the next command."""
+    arguments = parser().parse_args(argv)
+    assignments = method_assignments(arguments)
+    from nnunet_ssl.run.pipeline import execute, pipeline
+
+    request = _request(arguments, assignments)
+    steps = pipeline(request)
+    if arguments.status:
+        _print_steps(steps)
+        _print_table(request)
+        return
+    if arguments.dry_run:
+        _print_steps(steps)
+        _print_estimate(request)
+        return
+    use_device(arguments.device)
+    execute(steps)
+    _print_table(request)
+    from nnunet_ssl.cli.pseudolabel import predict_line
+
+    number, run = int(request.setup.dataset[7:10]), request.open()
+    print(f"next: {predict_line(run)}")
+    print(f"  or: nnssl_report -d {number} -c {arguments.c} -f {arguments.f}{plans_flag(request.setup.plans_name)} -tr {arguments.tr}")
+
+
+def _request(arguments: argparse.Namespace, assignments: dict[str, object]) -> RunRequest:
+    from nnunet_ssl.data.overlay import lay_preset, preset_plans_name
+    from nnunet_ssl.nnunet_api.setup import load_setup
+    from nnunet_ssl.pseudolabel.start_run import settings_in_force
+    from nnunet_ssl.run.pipeline import RunRequest
+
+    setup = load_setup(arguments.d, arguments.c, arguments.p)
+    if arguments.preset:
+        plans = preset_plans_name(arguments.p, Path(arguments.preset).stem)
+        if not (setup.preprocessed_folder / f"{plans}.json").is_file():
+            lay_preset(setup, arguments.preset)
+        setup = load_setup(arguments.d, arguments.c, plans)
+    return RunRequest(
+        setup=setup,
+        fold=arguments.f,
+        unlabelled=tuple(arguments.u),
+        teacher_trainer=arguments.tr,
+        teacher_folds=tuple(arguments.teacher_folds) if arguments.teacher_folds else None,
+        student_trainer=arguments.student_tr,
+        method=settings_in_force(setup, arguments.tr, arguments.f).with_settings(assignments),
+        device=arguments.device,
+        skip_bad=arguments.skip_bad,
+        num_processes=arguments.np,
+        first_id=arguments.first_id,
+    )
+
+
+def _print_steps(steps: Sequence[Step]) -> None:
+    for number, step in enumerate(steps, start=1):
+        print(f"{number:3d}. [{'done' if step.is_done() else ' to do'}] {step.name}: {step.command}")
+
+
+def _print_table(request: RunRequest) -> None:
+    from nnunet_ssl.run.stage_table import format_table, stage_rows
+
+    if (request.teacher.workspace(request.fold) / "manifest.json").is_file():
+        print(format_table(stage_rows(request.open())))
+
+
+def _print_estimate(request: RunRequest) -> None:
+    from nnunet_ssl.data.pool import find_images, load_pool
+    from nnunet_ssl.run.estimate import estimate_disk
+
+    if request.unlabelled:
+        found = [find_images(folder, request.setup.file_ending, request.setup.num_channels)[0] for folder in request.unlabelled]
+        count = sum(map(len, found))
+    else:
+        count = len(load_pool(request.setup).images)
+    needed = estimate_disk(request.setup, count, request.method)
+    print(
+        f"disk for {count} pool cases: about {needed.total:.0f} MB (pool {needed.pool:.0f}, evidence {needed.evidence:.0f}, "
+        f"stages {needed.stages:.0f}), besides the checkpoints"
+    )

@@ -1,0 +1,86 @@
+"""Case scores C(x): how good the pseudo-labels of a whole case probably are; the pool is ranked by one of them (Eq. 7 and better)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from nnunet_ssl.confidence.evidence import BoolArray, Evidence, FloatArray
+from nnunet_ssl.errors import StateError
+
+
+class Score(NamedTuple):
+    """A case score in [0, 1], or why there is none."""
+
+    value: float | None
+    reason: str = ""
+
+
+def mean_score(confidence: FloatArray, nonzero_mask: BoolArray) -> Score:
+    """Mean voxel confidence over the image (Eq. 7), padding left out; background dominates it.
+
+    Args:
+        confidence: (1, *spatial) or (R, *spatial) in [0, 1].
+        nonzero_mask: (*spatial) bool, where the image is not empty.
+    """
+    if not nonzero_mask.any():
+        return Score(None, "the image is empty")
+    return Score(float(confidence[:, nonzero_mask].mean(dtype=np.float64)))
+
+
+def foreground_score(evidence: Evidence, confidence: FloatArray) -> Score:
+    """Mean voxel confidence where foreground is predicted; for regions over all regions' own voxels together."""
+    labels = evidence.predicted_labels()
+    predicted = np.asarray(labels if evidence.has_regions else labels[None] != 0)
+    if not predicted.any():
+        return Score(None, "no foreground is predicted")
+    return Score(float(confidence[predicted].mean(dtype=np.float64)))
+
+
+def pairwise_dice(evidence: Evidence) -> Score:
+    """Pooled Dice between the samples, from votes alone, mean over the foreground classes (regions) that samples predict.
+
+    With V = sum f^2 / sum f over the voxels, D = (K V - 1) / (K - 1) is the sum of 2 |A_i and A_j| over all pairs of samples divided by
+    the sum of |A_i| + |A_j|. Where windows disagree votes are blurred and D can leave [0, 1], to which it is clipped.
+    A class counts from one voxel in one sample upwards, sum f >= 1/K; less is a trace that only single windows saw.
+    """
+    k = evidence.num_samples
+    if k < 2:
+        return Score(None, "a single sample has no pair to be compared with")
+    dice = []
+    for votes in evidence.votes if evidence.has_regions else evidence.votes[1:]:
+        mass = votes.sum(dtype=np.float64)
+        # the tolerance is for votes that were stored in fixed point
+        if mass >= 0.99 / k:
+            v = np.square(votes).sum(dtype=np.float64) / mass
+            dice.append(min(1.0, max(0.0, float((k * v - 1) / (k - 1)))))
+    return Score(sum(dice) / len(dice)) if dice else Score(None, "no sample predicts any foreground")
+
+
+def score_case(evidence: Evidence, confidence: FloatArray, nonzero_mask: BoolArray) -> dict[str, Score]:
+    """All scores of a case by the names that the settings use, with reasons for the missing ones.
+
+    Args:
+        evidence: of the case.
+        confidence: voxel confidence, (1, *spatial), for regions (R, *spatial).
+        nonzero_mask: (*spatial) bool.
+
+    Raises:
+        StateError: if the shapes do not fit each other.
+    """
+    expected = (len(evidence.mean) if evidence.has_regions else 1, *evidence.spatial_shape)
+    if confidence.shape != expected:
+        raise StateError(f"voxel confidence has shape {confidence.shape}; the evidence asks for {expected}.")
+    if nonzero_mask.shape != evidence.spatial_shape:
+        raise StateError(f"the nonzero mask has shape {nonzero_mask.shape}, the evidence {evidence.spatial_shape}.")
+    return {
+        "pairwise_dice": pairwise_dice(evidence),
+        "foreground": foreground_score(evidence, confidence),
+        "mean": mean_score(confidence, nonzero_mask),
+    }
+
+
+def all_scores(evidence: Evidence, confidence: FloatArray, nonzero_mask: BoolArray) -> dict[str, float | None]:
+    """The values of `score_case`; None where a case has no such score."""
+    return {name: score.value for name, score in score_case(evidence, confidence, nonzero_mask).items()}

@@ -1,0 +1,123 @@
+"""The curriculum: in which order the pool's cases enter, and how many of them each stage takes (Eq. 8)."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import get_args
+
+import numpy as np
+
+from nnunet_ssl.config import Order
+from nnunet_ssl.errors import ConfigError, StateError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedCase:
+    """One case of the pool in its place."""
+
+    case: str
+    """Case id."""
+    score: float | None
+    """Case score C(x), or None where the case has none."""
+    rank: int
+    """Place in the curriculum; the first is 1, as in Eq. 8."""
+    stratum: str
+    """The stratum it was interleaved by, for instance its set of predicted classes."""
+    listed_for_review: bool
+    """Whether somebody should look at the case, since it has no score."""
+
+
+def rank_cases(scores: Mapping[str, float | None], strata: Mapping[str, str], order: str = "ranked", seed: int = 0) -> list[RankedCase]:
+    """Order the pool.
+
+    Within a stratum the better score comes first (ties by case id). Strata are interleaved so that every prefix holds of each stratum
+    its exact share, rounded up or down: stage 1 must not be the easiest anatomy of one scanner. Cases without a score (None or not
+    finite) come last, by case id, in every order.
+
+    Args:
+        scores: score of every case of the pool.
+        strata: stratum of every case.
+        order: `ranked`; `random`: a random order within the strata, interleaved alike, so that it differs from `ranked` by the score
+            alone; `reverse`: `ranked` backwards; `all-at-once`: as `ranked`.
+        seed: of the random order.
+
+    Returns:
+        All cases, first in the curriculum first. The same input gives the same order, however the mappings are sorted.
+
+    Raises:
+        ConfigError: on an unknown order.
+        StateError: if a case has no stratum.
+    """
+    if order not in get_args(Order):
+        raise ConfigError(f"curriculum order is {order!r}; expected one of {', '.join(get_args(Order))}.")
+    if missing := sorted(set(scores) - set(strata)):
+        raise StateError(f"case '{missing[0]}' has a score but no stratum ({len(missing)} such cases).")
+    finite = {case: float(s) for case, s in scores.items() if s is not None and math.isfinite(s)}
+    cases = sorted(finite, key=lambda case: (-finite[case], case))
+    if order == "random":
+        cases = [str(case) for case in np.random.default_rng(seed).permutation(sorted(finite))]
+    cases = _interleave(cases, strata)
+    if order == "reverse":
+        cases.reverse()
+    cases += sorted(set(scores) - set(finite))
+    return [
+        RankedCase(case=case, score=finite.get(case), rank=rank, stratum=strata[case], listed_for_review=case not in finite)
+        for rank, case in enumerate(cases, start=1)
+    ]
+
+
+def stage_size(fraction: float, num_cases: int) -> int:
+    """Number of cases of a stage, n_t = max(1, floor(K_t N)).
+
+    Args:
+        fraction: K_t in (0, 1].
+        num_cases: N, size of the pool.
+
+    Raises:
+        ConfigError: if the fraction is outside (0, 1].
+        StateError: if the pool is empty.
+    """
+    if not 0 < fraction <= 1:
+        raise ConfigError(f"curriculum fraction is {fraction!r}; expected a number in (0, 1].")
+    if num_cases < 1:
+        raise StateError("the pool has no cases to select from.")
+    # 0.29 * 100 is 28.999999999999996
+    return min(num_cases, max(1, math.floor(fraction * num_cases + 1e-6)))
+
+
+def select(ranking: Sequence[RankedCase], fraction: float) -> list[RankedCase]:
+    """The cases of a stage: the first n_t of the ranking, so that each stage contains the one before.
+
+    Raises:
+        ConfigError: if the fraction is outside (0, 1].
+        StateError: if the ranking is empty.
+    """
+    return list(ranking[: stage_size(fraction, len(ranking))])
+
+
+def _interleave(cases: Sequence[str], strata: Mapping[str, str]) -> list[str]:
+    """Merge the strata of an ordered list so that at each place m every stratum is less than one case off its share m n_s / N.
+
+    Tijdeman's solution of the chairman assignment problem (1980): of the strata that are due, take the one that would be overdue first.
+    All numbers are times N (2 S - 2), hence exact.
+    """
+    position = {case: i for i, case in enumerate(cases)}
+    queues: dict[str, list[str]] = defaultdict(list)
+    for case in cases:
+        queues[strata[case]].append(case)
+    if len(queues) < 2:
+        return list(cases)
+    total, scale = len(cases), 2 * len(queues) - 2
+    taken = dict.fromkeys(queues, 0)
+    merged: list[str] = []
+    for place in range(1, total + 1):
+        lag = {s: scale * (place * len(queue) - taken[s] * total) for s, queue in queues.items()}
+        due = [s for s in queues if lag[s] >= total]
+        chosen = min(due, key=lambda s: (Fraction(total * (scale - 1) - lag[s], len(queues[s])), position[queues[s][taken[s]]]))
+        merged.append(queues[chosen][taken[chosen]])
+        taken[chosen] += 1
+    return merged

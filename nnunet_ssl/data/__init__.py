@@ -1,0 +1,1 @@
+"""What lies on disk: the pool, evidence, stage datasets and the manifest."""

@@ -1,0 +1,103 @@
+"""Evidence on disk: quantised, compressed, one file per case, whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_ssl.confidence.evidence import Evidence
+from nnunet_ssl.confidence.quantise import (
+    log_variance_from_uint16,
+    log_variance_to_uint16,
+    probability_from_uint16,
+    probability_to_uint16,
+    variance_from_uint16,
+    variance_to_uint16,
+)
+from nnunet_ssl.data.files import replacing
+from nnunet_ssl.errors import StateError
+
+SCHEMA = 1
+_COMPRESSION = {"codec": blosc2.Codec.ZSTD, "clevel": 3, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
+
+
+class EvidenceStore:
+    """A folder of evidence files from one predictor.
+
+    Each file holds uint16 (3H + U, X, Y, Z): H means, H variances, H votes and U log-variance channels, with the number of samples, H, and
+    the fingerprint of the weights they come from in the file's own metadata.
+    """
+
+    def __init__(self, folder: Path, *, source: str) -> None:
+        """Open a folder.
+
+        Args:
+            folder: made when the first case is written.
+            source: fingerprint of the checkpoints and settings that the evidence must come from.
+        """
+        self.folder = folder
+        self.source = source
+
+    def path(self, case: str) -> Path:
+        return self.folder / f"{case}.b2nd"
+
+    def has(self, case: str) -> bool:
+        """Whether whole evidence of the right source is there; another source's file counts as missing."""
+        path = self.path(case)
+        if not path.is_file():
+            return False
+        try:
+            return bool(self._meta(path)["source"] == self.source)
+        except (RuntimeError, KeyError, OSError, ValueError):
+            return False
+
+    def write(self, case: str, evidence: Evidence) -> None:
+        """Store one case."""
+        parts = [probability_to_uint16(evidence.mean), variance_to_uint16(evidence.variance), probability_to_uint16(evidence.votes)]
+        if evidence.log_variance is not None:
+            parts.append(log_variance_to_uint16(evidence.log_variance))
+        meta = {
+            "schema": SCHEMA,
+            "source": self.source,
+            "heads": len(evidence.mean),
+            "num_samples": evidence.num_samples,
+            "has_regions": evidence.has_regions,
+        }
+        with replacing(self.path(case)) as temporary:
+            array = blosc2.asarray(np.concatenate(parts), urlpath=str(temporary), mode="w", cparams=_COMPRESSION)
+            array.schunk.vlmeta["nnssl"] = meta
+            del array
+
+    def read(self, case: str) -> Evidence:
+        """Load one case.
+
+        Raises:
+            StateError: if the file is missing, damaged, of another source or a newer schema.
+        """
+        path = self.path(case)
+        if not path.is_file():
+            raise StateError(f"evidence of case '{case}' is missing ({path}); run nnssl_pseudolabel again without --rescore.")
+        try:
+            meta = self._meta(path)
+            values: NDArray[np.uint16] = blosc2.open(str(path), mode="r")[:]
+        except (RuntimeError, KeyError, OSError, ValueError) as error:
+            raise StateError(f"{path} is damaged ({error}); delete it and run nnssl_pseudolabel again.") from error
+        if meta["schema"] != SCHEMA or meta["source"] != self.source:
+            raise StateError(f"{path} comes from another model or version; delete {self.folder} and run nnssl_pseudolabel again.")
+        h = int(meta["heads"])
+        return Evidence(
+            mean=probability_from_uint16(values[:h]),
+            variance=variance_from_uint16(values[h : 2 * h]),
+            votes=probability_from_uint16(values[2 * h : 3 * h]),
+            num_samples=int(meta["num_samples"]),
+            has_regions=bool(meta["has_regions"]),
+            log_variance=log_variance_from_uint16(values[3 * h :]) if len(values) > 3 * h else None,
+        )
+
+    @staticmethod
+    def _meta(path: Path) -> dict[str, Any]:
+        return dict(blosc2.open(str(path), mode="r").schunk.vlmeta["nnssl"])

@@ -1,0 +1,97 @@
+"""The manifest: what was made from what. Written last, it is the point from which a run continues."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from nnunet_ssl.data.files import write_json
+from nnunet_ssl.errors import StateError
+from nnunet_ssl.nnunet_api.setup import read_json
+
+SCHEMA = 1
+
+
+@dataclass
+class StageRecord:
+    """One stage of the curriculum, once its dataset is on disk."""
+
+    stage: int
+    """t, from 1."""
+    dataset: str
+    """Name of the stage dataset."""
+    fraction: float
+    """K_t."""
+    cases: list[str]
+    """Pool cases in it, best first."""
+    num_epochs: int
+    """Epochs of the student of this stage."""
+    agreement_weight: float
+    """a of the labels in it; 0 where they are the teacher's alone."""
+    label_stage: int | None
+    """Stage whose student took part in the labels (None: the teacher alone)."""
+    kept_previous: bool
+    """Whether the refined labels changed too much and the previous ones were kept."""
+    score_range: tuple[float, float] | None
+    """Lowest and highest case score in the stage."""
+    share_confident: float
+    """Share of predicted-foreground voxels of the chosen cases with confidence of at least tau."""
+    change: dict[str, float] | None
+    """Share of foreground voxels per class that differ from the previous stage's labels; None at the first stage."""
+    seconds: float
+    """Time spent on evidence, ranking and writing."""
+
+
+@dataclass
+class Manifest:
+    """State of one run: one labelled dataset, one fold, one teacher, one pool."""
+
+    dataset: str
+    configuration: str
+    plans: str
+    fold: int | str
+    teacher_trainer: str
+    teacher_folds: list[int | str]
+    teacher_fingerprint: str
+    """Of the teacher's checkpoints and the sampling settings; evidence carries it."""
+    student_trainer: str
+    pool: list[str]
+    """Case ids, sorted."""
+    dataset_ids: list[int]
+    """One block of ids, allotted once: stage t uses the t-th."""
+    method: dict[str, Any]
+    """All settings, as in the plans' `nnssl` section."""
+    stages: list[StageRecord] = field(default_factory=list)
+    published: bool = False
+    """Whether the last student stands as a model of the labelled dataset."""
+    schema: int = SCHEMA
+
+    def save(self, workspace: Path) -> None:
+        """Write `manifest.json` whole or not at all."""
+        write_json(workspace / "manifest.json", asdict(self))
+
+    @classmethod
+    def load(cls, workspace: Path) -> Manifest | None:
+        """The manifest of a workspace, or None where no run has begun.
+
+        Raises:
+            StateError: if it is damaged or of a newer schema.
+        """
+        path = workspace / "manifest.json"
+        if not path.is_file():
+            return None
+        content = read_json(path)
+        if content.get("schema") != SCHEMA:
+            raise StateError(f"{path} has schema {content.get('schema')!r}, this version reads {SCHEMA}; update nnunet-ssl.")
+        if problem := sorted(set(content) ^ {f.name for f in fields(cls)}):
+            raise StateError(f"{path} lacks or has in surplus the entry '{problem[0]}'; restore it or remove {workspace} to start over.")
+        try:
+            content["stages"] = [StageRecord(**{**s, "score_range": _pair(s["score_range"])}) for s in content["stages"]]
+        except (TypeError, KeyError) as error:
+            raise StateError(f"{path} has a damaged stage entry ({error}); restore it or remove {workspace} to start over.") from error
+        return cls(**content)
+
+
+def _pair(value: Any) -> tuple[float, float] | None:
+    return None if value is None else (float(value[0]), float(value[1]))

@@ -1,0 +1,83 @@
+"""Lay one of the shipped overlays over plans that nnU-Net made, under a plans name of our own."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from nnunet_ssl.config import MethodConfig
+from nnunet_ssl.data.files import write_json
+from nnunet_ssl.errors import ConfigError
+from nnunet_ssl.locations import presets_folder
+from nnunet_ssl.networks.self_configuration import derive_architecture
+from nnunet_ssl.nnunet_api.setup import NnunetSetup, read_json
+
+_KEYS = {"description", "network", "features", "batch_size", "nnssl"}
+_NETWORKS = ("plans", "TransASPPUNet")
+
+
+def preset_names() -> list[str]:
+    """Names of the shipped overlays."""
+    return sorted(path.stem for path in presets_folder().glob("*.json"))
+
+
+def preset_plans_name(base: str, preset: str) -> str:
+    """Plans name of an overlay, for instance `nnUNetPlans_nnssl_cpu`."""
+    return f"{base}_nnssl_{preset}"
+
+
+def lay_preset(setup: NnunetSetup, preset: str) -> str:
+    """Write new plans beside the set-up's own: same data, with the overlay's network, batch size and `nnssl` section.
+
+    The data identifier stays, so nothing is preprocessed again (and `nnUNetv2_preprocess` must never be run with these plans: it would
+    delete the shared data).
+
+    Args:
+        setup: the set-up whose plans are the base; its file is not changed.
+        preset: name of a shipped overlay, or path of a JSON file of the same form.
+
+    Returns:
+        The new plans name, for `-p`.
+
+    Raises:
+        ConfigError: if the overlay does not exist or has an unknown key or value.
+    """
+    overlay, name = _read_overlay(preset)
+    plans = copy.deepcopy(setup.plans)
+    configuration = copy.deepcopy(setup.configuration_manager.configuration)  # resolved, so that `inherits_from` cannot hide a part
+    configuration.pop("inherits_from", None)
+    if "features" in overlay:
+        _set_features(configuration["architecture"]["arch_kwargs"], overlay["features"])
+    if overlay.get("network", "plans") == "TransASPPUNet":
+        configuration["architecture"] = derive_architecture(configuration["architecture"], configuration["patch_size"])
+    if "batch_size" in overlay:
+        configuration["batch_size"] = int(overlay["batch_size"])
+    configuration["nnssl"] = MethodConfig.from_dict(overlay.get("nnssl")).to_dict()
+    plans["configurations"][setup.configuration] = configuration
+    plans["plans_name"] = preset_plans_name(setup.plans_name, name)
+    write_json(setup.preprocessed_folder / f"{plans['plans_name']}.json", plans)
+    return str(plans["plans_name"])
+
+
+def _read_overlay(preset: str) -> tuple[dict[str, Any], str]:
+    path = presets_folder() / f"{preset}.json"
+    if not path.is_file():
+        path = Path(preset)
+    if not path.is_file():
+        raise ConfigError(f"no preset '{preset}'; there are: {', '.join(preset_names())} (or give the path of a JSON file).")
+    overlay = read_json(path)
+    if unknown := sorted(set(overlay) - _KEYS):
+        raise ConfigError(f"{path} has the unknown key '{unknown[0]}'; known: {', '.join(sorted(_KEYS))}.")
+    if overlay.get("network", "plans") not in _NETWORKS:
+        raise ConfigError(f"{path} asks for the network {overlay['network']!r}; known: {', '.join(_NETWORKS)}.")
+    return overlay, path.stem
+
+
+def _set_features(arch_kwargs: dict[str, Any], features: dict[str, int]) -> None:
+    """Widths base, 2 base, 4 base, ... up to max, as nnU-Net's planner makes them."""
+    try:
+        base, largest = int(features["base"]), int(features["max"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"an overlay's 'features' takes {{'base': ..., 'max': ...}}, found {features!r}.") from error
+    arch_kwargs["features_per_stage"] = [min(base * 2**stage, largest) for stage in range(arch_kwargs["n_stages"])]

@@ -1,0 +1,216 @@
+"""The pool: unlabelled images, found, checked and preprocessed once with the labelled dataset's plans."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from nnunet_ssl.data.files import remove_leftovers, temporary_folder, write_json
+from nnunet_ssl.errors import InputError, NnsslError, SetupError, StateError
+from nnunet_ssl.locations import pool_folder, pool_index
+from nnunet_ssl.nnunet_api.preprocessing import PARTS, preprocess_case, use_one_thread
+from nnunet_ssl.nnunet_api.setup import NnunetSetup, read_json
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class PoolIndex:
+    """A prepared pool."""
+
+    folder: Path
+    """Preprocessed files; one `.b2nd`, `_seg.b2nd` (-1 outside the nonzero mask, else 0) and `.pkl` a case."""
+    images: Mapping[str, tuple[str, ...]]
+    """Image files of every case, one per channel, by case id in sorted order."""
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    """Cases left out with `--skip-bad`, and why."""
+
+    @property
+    def case_ids(self) -> list[str]:
+        return sorted(self.images)
+
+
+def find_images(folder: Path, file_ending: str, num_channels: int) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+    """Group the images of a folder by case; only names `<case>_NNNN<ending>` count, so label files lying beside them are never touched.
+
+    Args:
+        folder: the folder of `-u`.
+        file_ending: of the labelled dataset, for instance `.nii.gz`.
+        num_channels: input channels the plans expect.
+
+    Returns:
+        The image files of every complete case, and the reason for every incomplete one.
+
+    Raises:
+        InputError: if the folder does not exist or holds no image.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; -u takes the folder of unlabelled images.")
+    pattern = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})" + re.escape(file_ending))
+    channels: dict[str, dict[int, str]] = defaultdict(dict)
+    for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+        if (match := pattern.fullmatch(entry.name)) and not entry.is_dir():
+            channels[match["case"]][int(match["channel"])] = str(Path(entry.path).absolute())
+    if not channels:
+        raise InputError(f"{folder} holds no image named <case>_0000{file_ending}; the pool would be empty.")
+    complete, bad = {}, {}
+    for case, files in sorted(channels.items()):
+        missing = [f"{case}_{c:04d}{file_ending}" for c in range(num_channels) if c not in files]
+        surplus = [files[c] for c in sorted(files) if c >= num_channels]
+        if missing:
+            bad[case] = f"case '{case}': channel file {folder / missing[0]} is missing ({num_channels} channels are expected)."
+        elif surplus:
+            bad[case] = f"case '{case}': {surplus[0]} is one channel too many ({num_channels} are expected)."
+        else:
+            complete[case] = tuple(files[c] for c in range(num_channels))
+    return complete, bad
+
+
+def prepare_pool(setup: NnunetSetup, folders: Sequence[Path], *, skip_bad: bool, num_processes: int, progress: bool = True) -> PoolIndex:
+    """Check and preprocess the pool; cases that are done already and have not changed are left alone.
+
+    Args:
+        setup: the labelled dataset and its plans.
+        folders: one or more folders of unlabelled images; together they are the pool.
+        skip_bad: leave bad cases out and list them, instead of stopping.
+        num_processes: worker processes.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: for a bad case (unless `skip_bad`), a case that is also labelled, or an empty pool; nothing half-written stays.
+    """
+    images, skipped = _collect(setup, folders, skip_bad)
+    folder, index_file = _places(setup)
+    stamps = {case: _stamp(files) for case, files in images.items()}
+    remove_leftovers(folder.parent)
+    folder.mkdir(parents=True, exist_ok=True)
+    known = json.loads(index_file.read_text())["cases"] if index_file.is_file() else {}
+    todo = [c for c in images if not (_is_whole(folder, c) and known.get(c, {}).get("stamp") == stamps[c])]
+    with temporary_folder(folder.parent) as temporary:
+        jobs = [(c, list(images[c]), setup.plans, setup.configuration, json.dumps(setup.dataset_json), folder, temporary) for c in todo]
+        for case, problem in _run(jobs, num_processes, progress):
+            if problem is None:
+                continue
+            if not skip_bad:
+                raise InputError(f"{problem} (or leave bad cases out with --skip-bad)")
+            skipped[case] = problem
+    good = {case: files for case, files in images.items() if case not in skipped}
+    if not good:
+        raise InputError(f"no usable case is left in {', '.join(map(str, folders))}; the pool would be empty.")
+    write_json(
+        index_file,
+        {
+            "schema": SCHEMA,
+            "dataset": setup.dataset,
+            "configuration": setup.configuration,
+            "folders": [str(f.absolute()) for f in folders],
+            "cases": {case: {"images": list(good[case]), "stamp": stamps[case]} for case in sorted(good)},
+            "skipped": dict(sorted(skipped.items())),
+        },
+    )
+    logger.info("pool: %d cases in %s (%d new), %d skipped", len(good), folder, len(set(todo) & set(good)), len(skipped))
+    return PoolIndex(folder, {c: good[c] for c in sorted(good)}, dict(sorted(skipped.items())))
+
+
+def load_pool(setup: NnunetSetup) -> PoolIndex:
+    """The pool that `nnssl_prepare` made.
+
+    Raises:
+        SetupError: if there is none for these plans.
+        StateError: if files of it are gone.
+    """
+    folder, index_file = _places(setup)
+    if not index_file.is_file():
+        number = int(setup.dataset[7:10])
+        raise SetupError(
+            f"no pool is prepared for {setup.dataset} {setup.configuration} ({setup.plans_name}); run: "
+            f"nnssl_prepare -d {number} -c {setup.configuration} -p {setup.plans_name} -u FOLDER"
+        )
+    pool = _read_index(folder, index_file)
+    if gone := [case for case in pool.case_ids if not _is_whole(folder, case)]:
+        raise StateError(f"preprocessed files of pool case '{gone[0]}' are missing in {folder}; run nnssl_prepare again.")
+    return pool
+
+
+def find_pool(plans_manager: Any, configuration_manager: Any) -> PoolIndex | None:
+    """The prepared pool that belongs to plans, or None; for trainers, which hold nnU-Net's managers."""
+    configuration = next(
+        (n for n in plans_manager.available_configurations if plans_manager.get_configuration(n) is configuration_manager), None
+    )
+    if configuration is None:
+        return None
+    dataset_json = read_json(pool_folder(plans_manager.dataset_name, "x", "x").parent / "dataset.json")
+    setup = NnunetSetup(plans_manager.dataset_name, plans_manager.plans_name, configuration, plans_manager.plans, dataset_json)
+    folder, index_file = _places(setup)
+    return _read_index(folder, index_file) if index_file.is_file() else None
+
+
+def _read_index(folder: Path, index_file: Path) -> PoolIndex:
+    content = read_json(index_file)
+    if content.get("schema") != SCHEMA:
+        raise StateError(f"{index_file} has schema {content.get('schema')!r}, this version reads {SCHEMA}; run nnssl_prepare again.")
+    images = {case: tuple(entry["images"]) for case, entry in sorted(content["cases"].items())}
+    return PoolIndex(folder, images, content["skipped"])
+
+
+def _places(setup: NnunetSetup) -> tuple[Path, Path]:
+    identifier, data_hash = setup.configuration_manager.data_identifier, setup.data_hash()
+    return pool_folder(setup.dataset, identifier, data_hash), pool_index(setup.dataset, identifier, data_hash)
+
+
+def _collect(setup: NnunetSetup, folders: Sequence[Path], skip_bad: bool) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+    images: dict[str, tuple[str, ...]] = {}
+    skipped: dict[str, str] = {}
+    for folder in folders:
+        found, bad = find_images(folder, setup.file_ending, setup.num_channels)
+        if bad and not skip_bad:
+            raise InputError(f"{next(iter(bad.values()))} Complete it, or leave bad cases out with --skip-bad.")
+        if twice := sorted(set(found) & set(images)):
+            raise InputError(f"case '{twice[0]}' is in two folders ({images[twice[0]][0]} and {found[twice[0]][0]}); rename one.")
+        images.update(found)
+        skipped.update(bad)
+    if both := sorted(set(images) & set(setup.labelled_cases)):
+        raise InputError(
+            f"case '{both[0]}' is in the pool ({images[both[0]][0]}) and a labelled case of {setup.dataset}; remove or rename it."
+        )
+    return dict(sorted(images.items())), skipped
+
+
+def _stamp(files: Sequence[str]) -> list[list[int]]:
+    """Size and modification time of every file: enough to see that an image was replaced."""
+    stats = [os.stat(file) if os.path.exists(file) else None for file in files]
+    return [[s.st_size, s.st_mtime_ns] if s else [0, 0] for s in stats]
+
+
+def _is_whole(folder: Path, case: str) -> bool:
+    return all((folder / f"{case}{part}").is_file() for part in PARTS)
+
+
+def _work(job: tuple[Any, ...]) -> tuple[str, str | None]:
+    try:
+        preprocess_case(*job)
+    except NnsslError as error:
+        return job[0], str(error)
+    return job[0], None
+
+
+def _run(jobs: Sequence[tuple[Any, ...]], num_processes: int, progress: bool) -> Iterator[tuple[str, str | None]]:
+    """Yield (case, problem or None) as cases finish; in this process when one is enough."""
+    bar: Callable[..., Any] = tqdm
+    if num_processes <= 1 or len(jobs) <= 1:
+        yield from bar(map(_work, jobs), total=len(jobs), desc="preprocessing the pool", disable=not progress or not jobs)
+        return
+    with multiprocessing.get_context("spawn").Pool(min(num_processes, len(jobs)), initializer=use_one_thread) as workers:
+        yield from bar(workers.imap(_work, jobs), total=len(jobs), desc="preprocessing the pool", disable=not progress)

@@ -1,0 +1,238 @@
+"""A stage's nnU-Net dataset: raw and preprocessed, written from links and pseudo-labels in seconds."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+from batchgenerators.utilities.file_and_folder_operations import write_pickle
+from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
+from numpy.typing import NDArray
+
+from nnunet_ssl.confidence.quantise import share_to_int16
+from nnunet_ssl.config import SCHEMA, MethodConfig
+from nnunet_ssl.data.files import link, remove_leftovers, temporary_folder, write_json
+from nnunet_ssl.data.pool import PoolIndex
+from nnunet_ssl.errors import StateError
+from nnunet_ssl.locations import STAGE_SIDECAR, preprocessed_root, raw_root, targets_folder
+from nnunet_ssl.nnunet_api.geometry import map_ending, sample_class_locations, write_label, write_map
+from nnunet_ssl.nnunet_api.preprocessing import load_properties
+from nnunet_ssl.nnunet_api.setup import NnunetSetup
+
+CODE_POOL = 2
+"""Code channel of a target file: a pool voxel the student learns from."""
+CODE_IGNORED = 3
+"""Code channel of a target file: a pool voxel without validity (teacher and student disagree)."""
+
+
+@dataclass(frozen=True)
+class PseudoCase:
+    """The pseudo-label of one pool case, on the network's grid and on the image's."""
+
+    case: str
+    labels: NDArray[np.int16]
+    """(X, Y, Z) label map on the preprocessed grid, -1 outside the nonzero mask."""
+    confidence: NDArray[np.float32]
+    """(C, X, Y, Z) with C = 1, or one channel per region."""
+    valid: NDArray[np.bool_]
+    """(X, Y, Z): False where teacher and student disagree and nothing is learned."""
+    probabilities: NDArray[np.float32] | None
+    """(H, X, Y, Z), where the loss needs them."""
+    confident: NDArray[np.bool_]
+    """(X, Y, Z): confidence of at least tau; classes are oversampled from these voxels only."""
+    labels_image: NDArray[Any]
+    """(X', Y', Z') label map on the image's grid, axes as the reader gives them."""
+    confidence_image: NDArray[np.float32]
+    """(X', Y', Z') or (R, X', Y', Z')."""
+    uncertainty_image: NDArray[np.float32]
+    """Variance of the predicted class (region), at most 1/4; (X', Y', Z') or (R, X', Y', Z')."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSidecar:
+    """`nnssl.json` of a stage dataset: its provenance, and what the student trainer needs to know."""
+
+    schema: int
+    base_dataset: str
+    workspace: str
+    """Workspace the stage belongs to, relative to nnUNet_results."""
+    teacher: str
+    """Teacher model folder name."""
+    teacher_fingerprint: str
+    stage: int
+    num_stages: int
+    num_epochs: int
+    fold: int | str
+    labelled_cases: list[str]
+    validation_cases: list[str]
+    pool_cases: list[str]
+    num_confidence_channels: int
+    num_probability_channels: int
+    agreement_weight: float
+    label_stage: int | None
+    init: str
+    """`teacher`, `previous` or `scratch`, resolved."""
+    init_checkpoint: str | None
+    """Checkpoint the student starts from, relative to nnUNet_results."""
+
+
+def read_sidecar(folder: Path) -> dict[str, Any] | None:
+    """The sidecar in a raw or preprocessed stage dataset, or None where there is none or it is damaged."""
+    try:
+        content = json.loads((folder / STAGE_SIDECAR).read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def check_stage_place(name: str, workspace: str) -> None:
+    """See that a stage may be written under a name: free, or an earlier attempt of the same run.
+
+    Raises:
+        StateError: if a dataset of another origin holds the id.
+    """
+    number = name[:10]
+    for root in (raw_root(), preprocessed_root()):
+        for found in sorted(root.glob(f"{number}_*")):
+            sidecar = read_sidecar(found)
+            if found.name != name or sidecar is None or sidecar.get("workspace") != workspace:
+                raise StateError(f"the dataset id {int(number[7:])} is already in use by {found}; choose a free block with --first-id.")
+
+
+def stage_is_whole(name: str, sidecar: StageSidecar) -> bool:
+    """Whether both halves of a stage are on disk and say that they are exactly this stage."""
+    wanted = asdict(sidecar)
+    return all(read_sidecar(root / name) == wanted for root in (raw_root(), preprocessed_root()))
+
+
+def write_stage(
+    name: str, setup: NnunetSetup, pool: PoolIndex, method: MethodConfig, sidecar: StageSidecar, pseudo_cases: Iterable[PseudoCase]
+) -> None:
+    """Write a stage dataset, raw and preprocessed; each half appears under its name only when it is whole.
+
+    Args:
+        name: stage dataset name.
+        setup: the labelled dataset; its files are linked, never changed.
+        pool: where the pool's images are.
+        method: settings, stored in the stage's plans.
+        sidecar: provenance.
+        pseudo_cases: one per pool case of the stage, made while they are written so that one case is in memory at a time.
+
+    Raises:
+        StateError: if the id is in use by something else.
+    """
+    check_stage_place(name, sidecar.workspace)
+    for root in (raw_root(), preprocessed_root()):
+        remove_leftovers(root)
+        if (root / name).exists():
+            shutil.rmtree(root / name)
+    with temporary_folder(raw_root()) as raw_tmp, temporary_folder(preprocessed_root()) as pre_tmp:
+        raw, pre = raw_tmp / "stage", pre_tmp / "stage"
+        writer = _StageWriter(name, setup, pool, method, sidecar, raw, pre)
+        writer.write_frame()
+        for case in pseudo_cases:
+            writer.write_pseudo_case(case)
+        writer.write_heads()
+        os.rename(pre, preprocessed_root() / name)
+        os.rename(raw, raw_root() / name)
+
+
+class _StageWriter:
+    def __init__(
+        self, name: str, setup: NnunetSetup, pool: PoolIndex, method: MethodConfig, sidecar: StageSidecar, raw: Path, pre: Path
+    ) -> None:
+        self.name, self.setup, self.pool, self.method, self.sidecar = name, setup, pool, method, sidecar
+        self.raw, self.pre = raw, pre
+        identifier = setup.configuration_manager.data_identifier
+        self.data, self.targets = pre / identifier, pre / targets_folder(name, identifier).name
+        self.ending, self.map_ending = setup.file_ending, map_ending(setup)
+
+    def write_frame(self) -> None:
+        """Folders, and links to everything of D."""
+        for folder in (self.raw / "labelsTr", self.raw / "confidenceTr", self.raw / "uncertaintyTr"):
+            folder.mkdir(parents=True)
+        for folder in (self.data, self.targets, self.pre / "gt_segmentations"):
+            folder.mkdir(parents=True)
+        for case, files in self.setup.labelled_cases.items():
+            link(Path(files.label), self.raw / "labelsTr" / f"{case}{self.ending}")
+            link(Path(files.label), self.pre / "gt_segmentations" / f"{case}{self.ending}")
+            for part in (".b2nd", "_seg.b2nd", ".pkl"):
+                link(self.setup.data_folder / f"{case}{part}", self.data / f"{case}{part}")
+
+    def write_pseudo_case(self, pseudo: PseudoCase) -> None:
+        """Images of label, confidence and uncertainty; preprocessed segmentation, properties and targets."""
+        case, properties = pseudo.case, load_properties(self.pool.folder, pseudo.case)
+        write_label(pseudo.labels_image, self.raw / "labelsTr" / f"{case}{self.ending}", self.setup, properties)
+        write_map(pseudo.confidence_image, self.raw / "confidenceTr" / f"{case}{self.map_ending}", properties)
+        write_map(pseudo.uncertainty_image, self.raw / "uncertaintyTr" / f"{case}{self.map_ending}", properties)
+        link(self.raw / "labelsTr" / f"{case}{self.ending}", self.pre / "gt_segmentations" / f"{case}{self.ending}")
+        link(self.pool.folder / f"{case}.b2nd", self.data / f"{case}.b2nd")
+        seg = pseudo.labels[None].astype(np.int16)
+        self._save(seg, self.data / f"{case}_seg.b2nd")
+        confident = np.where(pseudo.confident[None] & pseudo.valid[None], seg, np.int16(-2))
+        properties["class_locations"] = sample_class_locations(confident, self.setup)
+        write_pickle(properties, str(self.data / f"{case}.pkl"))
+        code = np.where(pseudo.valid, np.int16(CODE_POOL), np.int16(CODE_IGNORED))[None]
+        channels = [code, share_to_int16(pseudo.confidence)]
+        if self.sidecar.num_probability_channels and pseudo.probabilities is not None:
+            channels.append(share_to_int16(pseudo.probabilities))
+        self._save(np.concatenate(channels), self.targets / f"{case}.b2nd")
+
+    def _save(self, array: NDArray[np.int16], path: Path) -> None:
+        patch = tuple(self.setup.configuration_manager.patch_size)
+        blocks, chunks = comp_blosc2_params(array.shape, patch, array.itemsize)
+        parameters = {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
+        blosc2.asarray(np.ascontiguousarray(array), urlpath=str(path), chunks=chunks, blocks=blocks, cparams=parameters)
+
+    def write_heads(self) -> None:
+        """JSON files that make the folders a dataset; the sidecar is among the last."""
+        self._write_dataset_json()
+        self._write_plans()
+        splits = self._splits()
+        write_json(self.pre / "splits_final.json", splits)
+        link(self.setup.preprocessed_folder / "dataset_fingerprint.json", self.pre / "dataset_fingerprint.json")
+        for folder in (self.raw, self.pre):
+            write_json(folder / STAGE_SIDECAR, asdict(self.sidecar))
+
+    def _write_dataset_json(self) -> None:
+        content = {k: v for k, v in self.setup.dataset_json.items() if k not in ("dataset", "training", "test", "numTest")}
+        images = {case: list(files.images) for case, files in self.setup.labelled_cases.items()}
+        images |= {case: list(self.pool.images[case]) for case in self.sidecar.pool_cases}
+        listed = {case: {"images": images[case], "label": f"labelsTr/{case}{self.ending}"} for case in sorted(images)}
+        content |= {"name": self.name, "numTraining": len(listed), "dataset": listed}
+        for folder in (self.raw, self.pre):
+            write_json(folder / "dataset.json", content)
+
+    def _write_plans(self) -> None:
+        plans = copy.deepcopy(self.setup.plans)
+        plans["dataset_name"] = self.name
+        plans["configurations"][self.setup.configuration]["nnssl"] = self.method.to_dict()
+        write_json(self.pre / f"{self.setup.plans_name}.json", plans)
+
+    def _splits(self) -> list[dict[str, list[str]]]:
+        """D's splits with the pool's cases in the train list of this fold alone."""
+        if self.sidecar.fold == "all":
+            path = self.setup.preprocessed_folder / "splits_final.json"
+            everything = {"train": self.sidecar.labelled_cases + self.sidecar.pool_cases, "val": self.sidecar.labelled_cases}
+            return list(json.loads(path.read_text())) if path.is_file() else [everything] * 5
+        splits = copy.deepcopy(self.setup.splits())
+        splits[int(self.sidecar.fold)]["train"] = sorted(self.sidecar.labelled_cases) + list(self.sidecar.pool_cases)
+        return splits
+
+
+def check_same_schema(sidecar: dict[str, Any], path: Path) -> None:
+    """Refuse a sidecar of a newer version.
+
+    Raises:
+        StateError: naming the file.
+    """
+    if sidecar.get("schema", 0) > SCHEMA:
+        raise StateError(f"{path} has schema {sidecar['schema']}, this version reads up to {SCHEMA}; update nnunet-ssl.")

@@ -1,0 +1,21 @@
+"""Errors a user can act on: each is one line that names what was found and what to do."""
+
+
+class NnsslError(Exception):
+    """Base of every expected error; the commands print it as one line and exit with code 2."""
+
+
+class SetupError(NnsslError):
+    """The nnU-Net set-up lacks something: a variable, a dataset, plans, preprocessed data or a trained model."""
+
+
+class InputError(NnsslError):
+    """A file or folder the user gave cannot be used."""
+
+
+class ConfigError(NnsslError):
+    """A setting is out of range, unknown or contradicts another."""
+
+
+class StateError(NnsslError):
+    """What lies on disk does not fit what is asked for, for instance a manifest of another pool."""

@@ -1,0 +1,139 @@
+"""Stochastic samples of a network's prediction: mirrored views, and dropout draws that share a view's encoder pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from itertools import combinations
+from typing import Any, Protocol, TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+View = tuple[int, ...]
+"""Spatial axes, counted from 0, along which a view is mirrored."""
+
+
+class SamplingNetwork(Protocol):
+    """What a network needs for several draws to share one encoder pass; `TransASPPUNet` has it."""
+
+    def encode(self, x: Tensor) -> Any:
+        """Deterministic part."""
+
+    def decode(self, features: Any) -> Tensor | list[Tensor]:
+        """Stochastic part."""
+
+    def sampling(self, active: bool = True, *, generator: torch.Generator | None = None) -> AbstractContextManager[None]:
+        """Context that switches the randomness."""
+
+
+def mirror_views(mirror_axes: Sequence[int] | None) -> tuple[View, ...]:
+    """All subsets of the mirror axes, in nnU-Net's order.
+
+    Args:
+        mirror_axes: spatial axes, counted from 0, as nnU-Net's `inference_allowed_mirroring_axes`; None or none for no mirroring.
+
+    Returns:
+        The views, 2^n for n axes; the first is `()`, the image as it is.
+    """
+    axes = tuple(mirror_axes or ())
+    return tuple(view for length in range(len(axes) + 1) for view in combinations(axes, length))
+
+
+class StochasticSampler:
+    """Draws probabilities P^(k) one after another; memory does not grow with their number.
+
+    Every view costs one encoder pass. Its first draw has no dropout, so that the first draws alone are nnU-Net's mirrored predictions;
+    further draws repeat the decoder with dropout. A network without `encode`, `decode` and `sampling`, or with a dropout rate of 0, has one
+    draw per view.
+
+    Attributes:
+        views: the mirrored views.
+        num_samples: samples that `samples` really yields, views times draws.
+    """
+
+    def __init__(self, network: nn.Module, *, mirror_axes: Sequence[int] | None, num_samples: int, has_regions: bool) -> None:
+        """Plan the draws.
+
+        Args:
+            network: any network of nnU-Net, in eval mode; compiled and DDP wrappers are taken off.
+            mirror_axes: see `mirror_views`.
+            num_samples: samples wanted; rounded up to a multiple of the views.
+            has_regions: whether classes are regions (sigmoid) or exclude each other (softmax).
+        """
+        self.network = unwrap(network)
+        self.views = mirror_views(mirror_axes)
+        self.has_regions = has_regions
+        draws = -(-max(1, num_samples) // len(self.views))
+        self._draws_per_view = draws if _draws_differ(self.network) else 1
+        self.num_samples = len(self.views) * self._draws_per_view
+
+    def samples(self, x: Tensor, *, generator: torch.Generator | None = None) -> Iterator[Tensor]:
+        """Yield the samples, each turned back to the image's orientation.
+
+        Gradients, autocast and the device are the caller's affair. Nothing stays switched between two samples.
+
+        Args:
+            x: image (B, C, *spatial).
+            generator: source of the dropout draws; None is PyTorch's default generator.
+
+        Yields:
+            Probabilities (B, H, *spatial), float32.
+        """
+        for view in self.views:
+            axes = tuple(axis + 2 for axis in view)
+            for logits in self._draws(x.flip(axes) if axes else x, generator):
+                probs = logits.float().sigmoid() if self.has_regions else logits.float().softmax(dim=1)
+                yield probs.flip(axes) if axes else probs
+
+    def _draws(self, x: Tensor, generator: torch.Generator | None) -> Iterator[Tensor]:
+        network = self.network
+        if not _is_sampling_network(network):
+            yield _full_resolution(network(x))
+            return
+        features = network.encode(x)
+        for draw in range(self._draws_per_view):
+            with network.sampling(draw > 0, generator=generator):
+                logits = _full_resolution(network.decode(features))
+            yield logits
+
+
+def single_pass_log_variance(network: nn.Module, x: Tensor) -> Tensor | None:
+    """Log-variance U from one deterministic pass of the image as it is.
+
+    Args:
+        network: any network of nnU-Net; wrappers are taken off.
+        x: image (B, C, *spatial).
+
+    Returns:
+        Log-variance (B, 1 or R, *spatial), or None if the network has no uncertainty head.
+    """
+    inner: Any = unwrap(network)
+    if not hasattr(inner, "decode_with_uncertainty"):
+        return None
+    with inner.sampling(False):
+        log_variance: Tensor = inner.decode_with_uncertainty(inner.encode(x))[1]
+    return log_variance
+
+
+def unwrap(network: nn.Module) -> nn.Module:
+    """The network inside the wrappers of `torch.compile` (`_orig_mod`) and data-parallel training (`module`)."""
+    while True:
+        if isinstance(network, torch.nn.parallel.DistributedDataParallel | torch.nn.DataParallel):
+            network = network.module
+        elif isinstance(inner := getattr(network, "_orig_mod", None), nn.Module):
+            network = inner
+        else:
+            return network
+
+
+def _is_sampling_network(network: Any) -> TypeGuard[SamplingNetwork]:
+    return all(hasattr(network, name) for name in ("encode", "decode", "sampling"))
+
+
+def _draws_differ(network: nn.Module) -> bool:
+    return _is_sampling_network(network) and getattr(network, "decoder_dropout", 1) > 0
+
+
+def _full_resolution(output: Tensor | Sequence[Tensor]) -> Tensor:
+    return output if isinstance(output, Tensor) else output[0]

@@ -1,0 +1,1 @@
+"""The one place that calls nnU-Net: set-ups, preprocessing, sliding windows and geometry, each nnU-Net function by its name."""

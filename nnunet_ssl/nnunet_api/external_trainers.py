@@ -1,0 +1,50 @@
+"""Let nnU-Net find our trainers, whether or not the user exported `nnUNet_extTrainer`."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+from nnunet_ssl.errors import SetupError
+from nnunet_ssl.locations import trainers_folder
+
+VARIABLE = "nnUNet_extTrainer"
+
+
+def environment_with_trainers() -> dict[str, str]:
+    """The environment with our trainers' folder added to nnU-Net's search path; what the user set there stays."""
+    folder = str(trainers_folder())
+    present = [p for p in os.environ.get(VARIABLE, "").split(os.pathsep) if p]
+    return {**os.environ, VARIABLE: os.pathsep.join(present if folder in present else [*present, folder])}
+
+
+@contextlib.contextmanager
+def external_trainers() -> Iterator[None]:
+    """Set the variable for the duration of a block."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = environment_with_trainers()[VARIABLE]
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
+
+
+def find_trainer(name: str) -> Any:
+    """The trainer class of that name: nnU-Net's, ours, or any other on `nnUNet_extTrainer`.
+
+    Raises:
+        SetupError: if there is none.
+    """
+    try:
+        with external_trainers(), contextlib.redirect_stdout(io.StringIO()):
+            return recursive_find_trainer_class_by_name(name)
+    except RuntimeError as error:
+        raise SetupError(f"no trainer class '{name}' in nnunetv2 or on {VARIABLE}; check -tr.") from error

@@ -1,0 +1,109 @@
+"""Check and preprocess one unlabelled case with the labelled dataset's plans."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from batchgenerators.utilities.file_and_folder_operations import load_pickle
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_ssl.errors import InputError
+
+PARTS = (".b2nd", "_seg.b2nd", ".pkl")
+"""Files of a preprocessed case, the properties last: a case whose .pkl exists is whole."""
+
+_GEOMETRY_TOLERANCE = 1e-3
+
+
+def check_case(case: str, images: list[str], plans: dict[str, object]) -> None:
+    """Look at every channel of a case before nnU-Net does: nnU-Net turns one NaN into an all-NaN image and lets zeros pass.
+
+    Raises:
+        InputError: if a channel is unreadable, holds NaN or infinity, all channels are zero, or the channels' geometry differs.
+    """
+    reader = PlansManager(plans).image_reader_writer_class()
+    first: tuple[str, np.ndarray, dict[str, object]] | None = None
+    any_content = False
+    for path in images:
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                data, properties = reader.read_images([path])
+        except Exception as error:  # readers raise whatever their library raises
+            reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+            raise InputError(f"case '{case}': {path} cannot be read ({reason}); replace or remove it.") from error
+        if not np.isfinite(data).all():
+            raise InputError(f"case '{case}': {path} has {int((~np.isfinite(data)).sum())} NaN or infinite voxels; repair or remove it.")
+        any_content = any_content or bool(np.any(data))
+        if first is None:
+            first = (path, data, properties)
+        else:
+            _check_same_geometry(case, first, (path, data, properties))
+    if not any_content:
+        raise InputError(f"case '{case}': every voxel of {images[0]} is zero; remove it.")
+
+
+def _check_same_geometry(
+    case: str, first: tuple[str, np.ndarray, dict[str, object]], other: tuple[str, np.ndarray, dict[str, object]]
+) -> None:
+    (path_a, data_a, properties_a), (path_b, data_b, properties_b) = first, other
+    if data_a.shape != data_b.shape:
+        raise InputError(
+            f"case '{case}': {path_a} is {data_a.shape[1:]} voxels, {path_b} is {data_b.shape[1:]}; resample them to one grid."
+        )
+    if not np.allclose(_geometry(properties_a), _geometry(properties_b), atol=_GEOMETRY_TOLERANCE):
+        raise InputError(f"case '{case}': {path_a} and {path_b} differ in spacing, origin or direction; register them to one grid.")
+
+
+def _geometry(properties: dict[str, object]) -> np.ndarray:
+    numbers = [np.ravel(np.asarray(properties["spacing"], dtype=float))]
+    for key in ("sitk_stuff", "nibabel_stuff"):
+        stuff = properties.get(key)
+        if isinstance(stuff, dict):
+            numbers += [np.ravel(np.asarray(stuff[name], dtype=float)) for name in sorted(stuff)]
+    return np.concatenate(numbers)
+
+
+def preprocess_case(
+    case: str, images: list[str], plans: dict[str, object], configuration: str, dataset_json: str, out: Path, tmp: Path
+) -> None:
+    """Check one case, run nnU-Net's own preprocessor on it and move the result into place, properties last.
+
+    Args:
+        case: case id.
+        images: one file per channel.
+        plans: content of the plans file.
+        configuration: configuration name.
+        dataset_json: `dataset.json` as a JSON string (cheap to send to another process).
+        out: the pool folder.
+        tmp: a temporary folder on the same file system.
+
+    Raises:
+        InputError: see `check_case`; also if nnU-Net's preprocessor fails on the case.
+    """
+    check_case(case, images, plans)
+    manager = PlansManager(plans)
+    configuration_manager = manager.get_configuration(configuration)
+    preprocessor = configuration_manager.preprocessor_class(verbose=False)
+    stem = tmp / case
+    try:
+        preprocessor.run_case_save(str(stem), images, None, manager, configuration_manager, json.loads(dataset_json))
+    except Exception as error:
+        raise InputError(f"case '{case}': nnU-Net cannot preprocess {images[0]} ({error}); repair or remove it.") from error
+    for part in PARTS:
+        os.replace(f"{stem}{part}", out / f"{case}{part}")
+
+
+def load_properties(folder: Path, case: str) -> dict[str, object]:
+    """The properties nnU-Net's preprocessor stored for a case."""
+    return dict(load_pickle(str(folder / f"{case}.pkl")))
+
+
+def use_one_thread() -> None:
+    """Keep a worker process from starting a thread per core."""
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)

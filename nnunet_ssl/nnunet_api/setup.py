@@ -1,0 +1,233 @@
+"""An existing nnU-Net set-up: dataset, plans and configuration, resolved and checked once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.utilities.crossval_split import generate_crossval_split
+from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+from nnunet_ssl.config import MethodConfig
+from nnunet_ssl.errors import InputError, SetupError
+from nnunet_ssl.locations import preprocessed_root, raw_root, results_root
+
+_SHAPES_DATA = (
+    "data_identifier",
+    "preprocessor_name",
+    "spacing",
+    "normalization_schemes",
+    "use_mask_for_norm",
+    "resampling_fn_data",
+    "resampling_fn_data_kwargs",
+    "resampling_fn_seg",
+    "resampling_fn_seg_kwargs",
+)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InputError: if the file is unreadable or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds {type(content).__name__} where a JSON object is expected.")
+    return content
+
+
+def resolve_dataset(name_or_id: str) -> str:
+    """The dataset folder name for `137`, `Dataset137_BraTS2021` or alike.
+
+    Raises:
+        SetupError: if no dataset, or more than one, has that id.
+    """
+    if name_or_id.startswith("Dataset"):
+        if not (raw_root() / name_or_id).is_dir() and not (preprocessed_root() / name_or_id).is_dir():
+            raise SetupError(f"no dataset '{name_or_id}' in {raw_root()} or {preprocessed_root()}.")
+        return name_or_id
+    if not name_or_id.isdigit():
+        raise SetupError(f"'{name_or_id}' is neither a dataset id such as 137 nor a name such as Dataset137_BraTS2021.")
+    results_root()
+    candidates = [str(name) for name in find_candidate_datasets(int(name_or_id))]
+    if not candidates:
+        raise SetupError(f"no dataset with id {name_or_id} in {raw_root()}; make {raw_root()}/Dataset{int(name_or_id):03d}_NAME first.")
+    if len(candidates) > 1:
+        raise SetupError(f"id {name_or_id} names several datasets ({', '.join(sorted(candidates))}); rename all but one.")
+    return candidates[0]
+
+
+@dataclass(frozen=True)
+class LabelledCase:
+    """A case of the labelled dataset D: where its image channels and its manual label are."""
+
+    case: str
+    images: tuple[str, ...]
+    label: str
+
+
+@dataclass(frozen=True)
+class NnunetSetup:
+    """Dataset D with one plans file and one configuration, as `nnUNetv2_train` would use them."""
+
+    dataset: str
+    """Dataset folder name."""
+    plans_name: str
+    configuration: str
+    plans: dict[str, Any]
+    """Content of the plans file; never changed."""
+    dataset_json: dict[str, Any]
+
+    @property
+    def raw_folder(self) -> Path:
+        return raw_root() / self.dataset
+
+    @property
+    def preprocessed_folder(self) -> Path:
+        return preprocessed_root() / self.dataset
+
+    @property
+    def data_folder(self) -> Path:
+        """nnU-Net's preprocessed files of this configuration."""
+        return self.preprocessed_folder / str(self.configuration_manager.data_identifier)
+
+    @cached_property
+    def plans_manager(self) -> PlansManager:
+        return PlansManager(self.plans)
+
+    @cached_property
+    def configuration_manager(self) -> ConfigurationManager:
+        return self.plans_manager.get_configuration(self.configuration)
+
+    @cached_property
+    def label_manager(self) -> LabelManager:
+        return self.plans_manager.get_label_manager(self.dataset_json)
+
+    @cached_property
+    def method(self) -> MethodConfig:
+        """The `nnssl` section of the configuration, or the defaults."""
+        return MethodConfig.from_dict(self.configuration_manager.configuration.get("nnssl"))
+
+    @property
+    def file_ending(self) -> str:
+        return str(self.dataset_json["file_ending"])
+
+    @property
+    def num_channels(self) -> int:
+        """Input channels of an image."""
+        return len(self.dataset_json.get("channel_names", self.dataset_json.get("modality", {})))
+
+    @property
+    def heads(self) -> int:
+        """H: network outputs; classes with background, or regions."""
+        return int(self.label_manager.num_segmentation_heads)
+
+    @property
+    def has_regions(self) -> bool:
+        return bool(self.label_manager.has_regions)
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of every head, in the order of the network's outputs."""
+        labels = {k: v for k, v in self.dataset_json["labels"].items() if k != "ignore"}
+        if self.has_regions:
+            return tuple(name for name in labels if name != "background")
+        return tuple(sorted(labels, key=lambda name: int(labels[name])))
+
+    @cached_property
+    def labelled_cases(self) -> dict[str, LabelledCase]:
+        """Every case of D with its files, sorted by case id; no file is opened."""
+        listed = get_filenames_of_train_images_and_targets(str(self.raw_folder), json.loads(json.dumps(self.dataset_json)))
+        return {case: LabelledCase(case, tuple(listed[case]["images"]), str(listed[case]["label"])) for case in sorted(map(str, listed))}
+
+    def data_hash(self) -> str:
+        """Eight hexadecimal digits over everything in the plans that shapes preprocessed images."""
+        configuration = self.configuration_manager.configuration
+        shaping = {key: configuration.get(key) for key in _SHAPES_DATA}
+        shaping["transpose_forward"] = self.plans["transpose_forward"]
+        shaping["image_reader_writer"] = self.plans["image_reader_writer"]
+        shaping["intensities"] = self.plans_manager.foreground_intensity_properties_per_channel
+        shaping["channels"] = self.num_channels
+        canonical = json.dumps(shaping, sort_keys=True, default=str)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+    def splits(self) -> list[dict[str, list[str]]]:
+        """The splits of D: its `splits_final.json`, or the one nnU-Net would create (not written).
+
+        Raises:
+            SetupError: if there is no file and too few cases for nnU-Net's five-fold split.
+        """
+        path = self.preprocessed_folder / "splits_final.json"
+        if path.is_file():
+            return list(json.loads(path.read_text()))
+        cases = list(self.labelled_cases)
+        if len(cases) < 5:
+            raise SetupError(
+                f"{self.dataset} has {len(cases)} labelled cases, too few for nnU-Net's five folds; write {path} or use -f all."
+            )
+        splits: list[dict[str, list[str]]] = generate_crossval_split(cases, seed=12345, n_splits=5)
+        return [{part: [str(c) for c in split[part]] for part in ("train", "val")} for split in splits]
+
+    def fold_cases(self, fold: int | str) -> tuple[list[str], list[str]]:
+        """Labelled training and validation cases of a fold; for `all`, every case trains and none validates.
+
+        Raises:
+            SetupError: if the fold is not in the splits.
+        """
+        if fold == "all":
+            return list(self.labelled_cases), []
+        splits = self.splits()
+        if not 0 <= int(fold) < len(splits):
+            raise SetupError(f"fold {fold} is not in the {len(splits)} splits of {self.dataset}; use -f 0 to {len(splits) - 1} or -f all.")
+        return sorted(splits[int(fold)]["train"]), sorted(splits[int(fold)]["val"])
+
+
+def load_setup(dataset: str, configuration: str, plans_name: str) -> NnunetSetup:
+    """Resolve and check a set-up.
+
+    Args:
+        dataset: id or name, as for `nnUNetv2_train`.
+        configuration: for instance `3d_fullres`.
+        plans_name: for instance `nnUNetPlans`.
+
+    Raises:
+        SetupError: if a variable, the dataset, its plans or its preprocessed data are missing (the message says which command makes them),
+            or the configuration is part of a cascade.
+    """
+    raw_root(), preprocessed_root(), results_root()
+    name = resolve_dataset(dataset)
+    number = int(name[7:10])
+    folder = preprocessed_root() / name
+    plans_file = folder / f"{plans_name}.json"
+    if not plans_file.is_file():
+        raise SetupError(f"{plans_file} is missing; run: nnUNetv2_plan_and_preprocess -d {number} -c {configuration}")
+    plans, dataset_json = read_json(plans_file), read_json(folder / "dataset.json")
+    if configuration not in plans.get("configurations", {}):
+        known = ", ".join(plans.get("configurations", {}))
+        raise SetupError(f"{plans_file} has no configuration '{configuration}'; it has: {known}.")
+    setup = NnunetSetup(name, plans_name, configuration, plans, dataset_json)
+    if setup.configuration_manager.previous_stage_name is not None:
+        raise SetupError(
+            f"'{configuration}' is the second stage of a cascade, which nnunet-ssl does not support; use 3d_lowres or 3d_fullres."
+        )
+    if not setup.data_folder.is_dir():
+        raise SetupError(
+            f"{setup.data_folder} is missing; run: nnUNetv2_preprocess -d {number} -plans_name {plans_name} -c {configuration}"
+        )
+    if not any(setup.data_folder.glob("*.b2nd")):
+        raise SetupError(
+            f"{setup.data_folder} holds no .b2nd files (written by nnU-Net before 2.6?); preprocess again with nnU-Net 2.8: "
+            f"nnUNetv2_preprocess -d {number} -plans_name {plans_name} -c {configuration}"
+        )
+    return setup

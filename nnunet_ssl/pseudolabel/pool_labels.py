@@ -1,0 +1,137 @@
+"""Labels of the pool in force at a stage: the teacher's evidence, fused with a student's where one takes part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from numpy.typing import NDArray
+
+from nnunet_ssl.confidence.agreement import agreement_confidence
+from nnunet_ssl.confidence.evidence import Evidence, fuse
+from nnunet_ssl.confidence.voxel_confidence import paper_confidence
+from nnunet_ssl.data.evidence_store import EvidenceStore
+from nnunet_ssl.data.pool import PoolIndex
+from nnunet_ssl.data.stage_dataset import PseudoCase
+from nnunet_ssl.nnunet_api.geometry import to_image_grid
+from nnunet_ssl.nnunet_api.preprocessing import load_properties
+from nnunet_ssl.nnunet_api.setup import NnunetSetup
+
+
+@dataclass(frozen=True)
+class CaseLabels:
+    """Labels of one case on the network's grid."""
+
+    evidence: Evidence
+    labels: NDArray[np.int16]
+    """(X, Y, Z) label map of the set-up's label values, -1 outside the nonzero mask."""
+    confidence: NDArray[np.float32]
+    """(C, X, Y, Z)."""
+    valid: NDArray[np.bool_]
+    """(X, Y, Z)."""
+    nonzero: NDArray[np.bool_]
+    """(X, Y, Z): inside nnU-Net's nonzero mask."""
+
+
+@dataclass(frozen=True)
+class PoolLabels:
+    """Where labels come from: qbar = (1 - a) q_T + a q_S (a = 0: the teacher alone)."""
+
+    setup: NnunetSetup
+    pool: PoolIndex
+    teacher: EvidenceStore
+    student: EvidenceStore | None
+    weight: float
+    """a, the student's share."""
+
+    def evidence(self, case: str) -> tuple[Evidence, NDArray[np.float32], NDArray[np.bool_]]:
+        """Fused evidence of a case, its voxel confidence (C, X, Y, Z), and where something is learned (X, Y, Z)."""
+        teacher = self.teacher.read(case)
+        confidence = paper_confidence(teacher)
+        if self.student is None or self.weight == 0:
+            return teacher, confidence, np.ones(teacher.mean.shape[1:], dtype=bool)
+        student = self.student.read(case)
+        if self.weight == 1:
+            return student, paper_confidence(student), np.ones(student.mean.shape[1:], dtype=bool)
+        agreed, ignored = agreement_confidence(
+            teacher.predicted_labels(), student.predicted_labels(), confidence, paper_confidence(student)
+        )
+        return fuse(teacher, student, weight=self.weight), agreed, np.asarray(~ignored.any(axis=0))
+
+    def labels(self, case: str) -> CaseLabels:
+        """Labels of a case on the network's grid."""
+        evidence, confidence, valid = self.evidence(case)
+        nonzero = self._nonzero(case)
+        labels = np.asarray(self.setup.label_manager.convert_probabilities_to_segmentation(evidence.mean)).astype(np.int16)
+        labels[~nonzero] = -1
+        return CaseLabels(evidence, labels, confidence, valid, nonzero)
+
+    def pseudo_case(self, case: str, tau: float | tuple[float, ...], *, with_probabilities: bool) -> PseudoCase:
+        """Everything a stage dataset stores of a case; probabilities are resampled, not labels, as nnU-Net does."""
+        found, properties = self.labels(case), load_properties(self.pool.folder, case)
+        evidence, (heads, channels) = found.evidence, (len(found.evidence.mean), len(found.confidence))
+        # outside the nonzero mask there is nothing to see: background for certain, as nnU-Net's own training takes it
+        confidence = np.where(found.nonzero, found.confidence, np.float32(1))
+        probabilities = np.where(found.nonzero, evidence.mean, _background(heads, evidence.has_regions)[:, None, None, None])
+        uncertainty = _variance_of_prediction(evidence)
+        outside = np.concatenate([_background(heads, evidence.has_regions), np.ones(channels), np.zeros(len(uncertainty))])
+        maps = np.concatenate([evidence.mean, confidence, uncertainty]).astype(np.float32)
+        image = to_image_grid(maps, outside.astype(np.float32), self.setup, properties)
+        labels_image = np.asarray(self.setup.label_manager.convert_probabilities_to_segmentation(image[:heads]))
+        confidence_image, uncertainty_image = image[heads : heads + channels], image[heads + channels :]
+        return PseudoCase(
+            case=case,
+            labels=found.labels,
+            confidence=confidence,
+            valid=found.valid,
+            probabilities=probabilities.astype(np.float32) if with_probabilities else None,
+            confident=confident_voxels(confidence, evidence.predicted_labels(), tau),
+            labels_image=labels_image,
+            confidence_image=np.clip(_squeeze(confidence_image), 0, 1),
+            uncertainty_image=np.clip(_squeeze(uncertainty_image), 0, 0.25),
+        )
+
+    def _nonzero(self, case: str) -> NDArray[np.bool_]:
+        dataset = nnUNetDatasetBlosc2(str(self.pool.folder), [case])
+        _, seg, _, _ = dataset.load_case(case)
+        return np.asarray(seg[:][0]) >= 0
+
+
+def confident_voxels(confidence: NDArray[np.float32], predicted: NDArray[Any], tau: float | tuple[float, ...]) -> NDArray[np.bool_]:
+    """Where the confidence reaches tau: of the predicted class, or of every region.
+
+    Args:
+        confidence: (C, X, Y, Z).
+        predicted: (X, Y, Z) class per voxel, or (R, X, Y, Z) for regions.
+        tau: one threshold, or one per class (region).
+
+    Returns:
+        (X, Y, Z) boolean.
+    """
+    if predicted.ndim == confidence.ndim:
+        thresholds = np.broadcast_to(np.asarray(tau, dtype=np.float32), (len(confidence),))
+        return np.asarray((confidence >= thresholds[:, None, None, None]).all(axis=0))
+    thresholds = np.asarray(tau, dtype=np.float32)
+    return np.asarray(confidence[0] >= (thresholds[predicted] if thresholds.ndim else thresholds))
+
+
+def _background(heads: int, has_regions: bool) -> NDArray[np.float32]:
+    background = np.zeros(heads, dtype=np.float32)
+    if not has_regions:
+        background[0] = 1
+    return background
+
+
+def _variance_of_prediction(evidence: Evidence) -> NDArray[np.float32]:
+    """(1, X, Y, Z) or (R, X, Y, Z): sampled variance, or the head's where one deterministic pass is all there is."""
+    if evidence.num_samples == 1 and evidence.log_variance is not None:
+        return np.exp(evidence.log_variance)
+    if evidence.has_regions:
+        return evidence.variance
+    return np.take_along_axis(evidence.variance, evidence.predicted_labels()[None].astype(np.intp), axis=0)
+
+
+def _squeeze(maps: NDArray[np.float32]) -> NDArray[np.float32]:
+    return maps[0] if len(maps) == 1 else maps

@@ -1,0 +1,65 @@
+"""Make the last student a model of the user's own dataset, for stock inference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nnunet_ssl.data.files import link, write_json
+from nnunet_ssl.errors import SetupError, StateError
+from nnunet_ssl.locations import ModelLocation, fold_name
+from nnunet_ssl.nnunet_api.setup import read_json
+from nnunet_ssl.pseudolabel.grow import Run
+
+_MARKER = "nnssl_published.json"
+
+
+def published_model(run: Run) -> ModelLocation:
+    """Where the published model stands."""
+    return ModelLocation(
+        dataset=run.setup.dataset,
+        trainer=run.manifest.student_trainer,
+        plans=run.setup.plans_name,
+        configuration=run.setup.configuration,
+    )
+
+
+def publish(run: Run) -> ModelLocation:
+    """Link the last student's fold into the results of the labelled dataset, with its plans and dataset.json.
+
+    Returns:
+        The model that `nnUNetv2_predict -d <D>` uses.
+
+    Raises:
+        SetupError: if the last student is not trained.
+        StateError: if a model that is not ours stands at that place.
+    """
+    last = run.method.curriculum.num_stages
+    student, target = run.student(last), published_model(run)
+    if len(run.manifest.stages) < last or not run.is_trained(last):
+        raise SetupError(f"the student of the last stage ({last}) is not trained; it cannot be published yet.")
+    source, fold = student.fold_folder(run.fold), target.fold_folder(run.fold)
+    if fold.exists() and not (fold / _MARKER).is_file():
+        raise StateError(f"{fold} holds a model that nnunet-ssl did not publish; move it away first.")
+    # the marker comes first, so that a publication that was cut off is known as ours
+    write_json(fold / _MARKER, {"student": f"{student.dataset}/{student.name}/{fold_name(run.fold)}"})
+    _link_tree(source, fold)
+    plans = read_json(student.folder / "plans.json")
+    plans["dataset_name"] = run.setup.dataset
+    write_json(target.folder / "plans.json", plans)
+    write_json(target.folder / "dataset.json", run.setup.dataset_json)
+    link(run.setup.preprocessed_folder / "dataset_fingerprint.json", target.folder / "dataset_fingerprint.json")
+    run.manifest.published = True
+    run.manifest.save(run.workspace)
+    return target
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """Link checkpoints, logs and the validation folder; files of an earlier publication make way."""
+    for path in sorted(source.rglob("*")):
+        place = target / path.relative_to(source)
+        if path.is_dir():
+            place.mkdir(parents=True, exist_ok=True)
+            continue
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.unlink(missing_ok=True)
+        link(path, place)

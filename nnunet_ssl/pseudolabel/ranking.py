@@ -1,0 +1,91 @@
+"""Scores of every pool case, the order they enter in, and the table that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from nnunet_ssl.confidence.case_scores import all_scores
+from nnunet_ssl.confidence.curriculum import RankedCase, rank_cases
+from nnunet_ssl.config import CASE_SCORES, CurriculumConfig, EvidenceConfig
+from nnunet_ssl.data.files import write_csv
+from nnunet_ssl.pseudolabel.pool_labels import CaseLabels, PoolLabels, confident_voxels
+
+COLUMNS = ("rank", "case", "score", "stage", "review", "stratum", *CASE_SCORES, "foreground_voxels", "confident_share")
+
+
+@dataclass(frozen=True)
+class ScoredCase:
+    """What the ranking table says of one case."""
+
+    case: str
+    scores: dict[str, float | None]
+    stratum: str
+    """Names of the predicted classes, joined by `+`; `none` where nothing is predicted."""
+    foreground_voxels: int
+    confident_share: float | None
+    """Share of predicted-foreground voxels with confidence of at least tau."""
+
+
+def score_case(case: str, found: CaseLabels, class_names: Sequence[str], tau: float | tuple[float, ...]) -> ScoredCase:
+    """All case scores of one case, side by side."""
+    evidence = found.evidence
+    scores = all_scores(evidence, found.confidence, found.nonzero)
+    foreground = found.labels > 0
+    confident = confident_voxels(found.confidence, evidence.predicted_labels(), tau)
+    if evidence.has_regions:
+        present = [name for name, region in zip(class_names, evidence.predicted_labels(), strict=True) if region[found.nonzero].any()]
+    else:
+        present = [class_names[k] for k in np.unique(evidence.predicted_labels()[found.nonzero]) if k > 0]
+    voxels = int(foreground.sum())
+    return ScoredCase(case, scores, "+".join(present) or "none", voxels, float(confident[foreground].mean()) if voxels else None)
+
+
+def score_pool(labels: PoolLabels, cases: Sequence[str], tau: float | tuple[float, ...]) -> list[ScoredCase]:
+    """Score every case from stored evidence; nothing is predicted."""
+    names = labels.setup.class_names
+    return [score_case(case, labels.labels(case), names, tau) for case in tqdm(cases, desc="scoring the pool")]
+
+
+def rank_pool(scored: Sequence[ScoredCase], evidence: EvidenceConfig, curriculum: CurriculumConfig) -> list[RankedCase]:
+    """The pool in the order in which it enters, interleaved over strata."""
+    scores = {s.case: s.scores[evidence.case_score] for s in scored}
+    order = "ranked" if curriculum.order == "all-at-once" else curriculum.order
+    return rank_cases(scores, {s.case: s.stratum for s in scored}, order=order, seed=curriculum.seed)
+
+
+def write_ranking(path: Path, ranking: Sequence[RankedCase], scored: Sequence[ScoredCase], entered: dict[str, int]) -> None:
+    """Write `ranking_<t>.csv`.
+
+    Args:
+        path: the file.
+        ranking: best first.
+        scored: scores of the same cases.
+        entered: stage at which a case enters, for those that have.
+    """
+    by_case = {s.case: s for s in scored}
+    rows = []
+    for ranked in ranking:
+        case = by_case[ranked.case]
+        rows.append(
+            {
+                "rank": ranked.rank,
+                "case": ranked.case,
+                "score": _rounded(ranked.score),
+                "stage": entered.get(ranked.case),
+                "review": "yes" if ranked.listed_for_review else "",
+                "stratum": ranked.stratum,
+                **{name: _rounded(value) for name, value in case.scores.items()},
+                "foreground_voxels": case.foreground_voxels,
+                "confident_share": _rounded(case.confident_share),
+            }
+        )
+    write_csv(path, COLUMNS, rows)
+
+
+def _rounded(value: float | None) -> str | None:
+    return None if value is None else f"{value:.6f}"

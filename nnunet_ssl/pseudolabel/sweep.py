@@ -1,0 +1,73 @@
+"""Evidence on every pool case, one sliding-window sweep each, kept on disk."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from torch import Tensor
+from tqdm import tqdm
+
+from nnunet_ssl.confidence.evidence import Evidence
+from nnunet_ssl.data.evidence_store import EvidenceStore
+from nnunet_ssl.data.files import remove_leftovers
+from nnunet_ssl.data.pool import PoolIndex
+from nnunet_ssl.nnunet_api.evidence_predictor import EvidencePredictor
+
+logger = logging.getLogger(__name__)
+
+
+def to_evidence(swept: Tensor, *, heads: int, num_samples: int, has_regions: bool) -> Evidence:
+    """Moments of a sweep as evidence.
+
+    Args:
+        swept: (3H + U, X, Y, Z) as `EvidencePredictor.sweep` returns it.
+        heads: H.
+        num_samples: K over all folds.
+        has_regions: sigmoid heads.
+
+    Returns:
+        Evidence with variance max(0, M2 - M1^2), at most 1/4.
+    """
+    values = swept.numpy()
+    mean, second, votes = values[:heads], values[heads : 2 * heads], values[2 * heads : 3 * heads]
+    variance = np.clip(second - np.square(mean), 0.0, 0.25)
+    log_variance = values[3 * heads :] if len(values) > 3 * heads else None
+    return Evidence(
+        mean=np.clip(mean, 0.0, 1.0),
+        variance=variance,
+        votes=np.clip(votes, 0.0, 1.0),
+        num_samples=num_samples,
+        has_regions=has_regions,
+        log_variance=log_variance,
+    )
+
+
+def gather_evidence(predictor: EvidencePredictor, pool: PoolIndex, cases: Sequence[str], store: EvidenceStore, *, label: str) -> int:
+    """Sweep every case that has no evidence of this source yet.
+
+    Args:
+        predictor: with its model loaded.
+        pool: preprocessed images.
+        cases: which of them.
+        store: where evidence goes; each case is written whole before the next begins.
+        label: for the progress bar, for instance `teacher`.
+
+    Returns:
+        How many cases were swept now.
+    """
+    remove_leftovers(store.folder)
+    todo = [case for case in cases if not store.has(case)]
+    dataset = nnUNetDatasetBlosc2(str(pool.folder), list(todo))
+    for case in tqdm(todo, desc=f"evidence of the {label}", disable=not todo):
+        image, _, _, _ = dataset.load_case(case)
+        swept = predictor.sweep(torch.from_numpy(image[:]))
+        evidence = to_evidence(
+            swept, heads=predictor.heads, num_samples=predictor.num_samples, has_regions=predictor.label_manager.has_regions
+        )
+        store.write(case, evidence)
+    logger.info("evidence of the %s: %d cases swept, %d were there", label, len(todo), len(cases) - len(todo))
+    return len(todo)

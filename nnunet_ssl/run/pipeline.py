@@ -1,0 +1,204 @@
+"""The whole method as a list of steps, each of which knows from the files on disk whether it is done."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nnunet_ssl.config import MethodConfig
+from nnunet_ssl.data.pool import prepare_pool
+from nnunet_ssl.errors import SetupError
+from nnunet_ssl.locations import ModelLocation
+from nnunet_ssl.nnunet_api.setup import NnunetSetup
+from nnunet_ssl.pseudolabel.grow import Run, grow
+from nnunet_ssl.pseudolabel.publish import publish, published_model
+from nnunet_ssl.pseudolabel.start_run import open_run
+from nnunet_ssl.pseudolabel.student_start import default_student
+from nnunet_ssl.run.training_process import is_trained, train, training_command
+
+logger = logging.getLogger(__name__)
+
+OUR_TEACHER = "TransASPPTeacherTrainer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """What `nnssl_run` was asked to do."""
+
+    setup: NnunetSetup
+    fold: int | str
+    unlabelled: tuple[Path, ...]
+    """Folders of `-u`; empty where the pool is prepared already."""
+    teacher_trainer: str
+    teacher_folds: tuple[int | str, ...] | None
+    student_trainer: str | None
+    method: MethodConfig
+    device: str
+    skip_bad: bool
+    num_processes: int
+    first_id: int | None
+
+    @property
+    def teacher(self) -> ModelLocation:
+        return ModelLocation(
+            dataset=self.setup.dataset, trainer=self.teacher_trainer, plans=self.setup.plans_name, configuration=self.setup.configuration
+        )
+
+    @property
+    def folds(self) -> tuple[int | str, ...]:
+        """Folds of the teacher."""
+        return self.teacher_folds or (self.fold,)
+
+    def open(self) -> Run:
+        """The run on disk, begun if need be; needs a prepared pool and a trained teacher."""
+        return open_run(
+            self.setup,
+            self.fold,
+            teacher_trainer=self.teacher_trainer,
+            teacher_folds=self.teacher_folds,
+            student_trainer=self.student_trainer,
+            method=self.method,
+            first_id=self.first_id,
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: what it is called, and the work, which is skipped where the files say that it is done."""
+
+    name: str
+    command: str
+    """The command that does this step alone."""
+    is_done: Callable[[], bool]
+    work: Callable[[], None]
+
+
+def teacher_epochs(request: RunRequest) -> int | None:
+    """Epochs of the teacher where they are ours to say, for the progress bar."""
+    if request.teacher_trainer != OUR_TEACHER:
+        return None
+    teacher = request.setup.method.teacher
+    return teacher.length.num_epochs + teacher.distillation_epochs
+
+
+def pipeline(request: RunRequest) -> list[Step]:
+    """Every step of a run, in order."""
+    settings = request.method
+    number, configuration = int(request.setup.dataset[7:10]), request.setup.configuration
+    logs = request.teacher.workspace(request.fold) / "logs"
+    plans = "" if request.setup.plans_name == "nnUNetPlans" else f" -p {request.setup.plans_name}"
+    grow_line = f"nnssl_pseudolabel -d {number} -c {configuration} -f {request.fold}{plans} -tr {request.teacher_trainer}"
+    student = request.student_trainer or default_student(request.teacher_trainer)
+    steps: list[Step] = []
+    if request.unlabelled:
+        folders = " ".join(map(str, request.unlabelled))
+        steps.append(
+            Step("prepare the pool", f"nnssl_prepare -d {number} -c {configuration}{plans} -u {folders}", lambda: False, _prepare(request))
+        )
+    for fold in request.folds:
+        steps.append(
+            Step(
+                f"train the teacher (fold {fold})",
+                training_command(request.teacher, fold),
+                _teacher_done(request, fold),
+                _train_teacher(request, fold, logs),
+            )
+        )
+    for stage in range(1, settings.curriculum.num_stages + 1):
+        steps.append(Step(f"write stage {stage}", grow_line, _written(request, stage), _grow(request)))
+        steps.append(
+            Step(
+                f"train student {stage}",
+                f"nnUNetv2_train STAGE_ID {configuration} {request.fold} -tr {student}{plans}",
+                _student_done(request, stage),
+                _train_student(request, stage, logs),
+            )
+        )
+    steps.append(Step("publish the last student", grow_line, _published(request), lambda: _publish(request)))
+    return steps
+
+
+def execute(steps: Sequence[Step]) -> None:
+    """Do every step that is not done, in order."""
+    for number, step in enumerate(steps, start=1):
+        if step.is_done():
+            logger.info("[%d/%d] %s: done before", number, len(steps), step.name)
+            continue
+        logger.info("[%d/%d] %s", number, len(steps), step.name)
+        step.work()
+
+
+def _run_or_none(request: RunRequest) -> Run | None:
+    """The run if it has begun; a teacher or pool that is not there yet means that it has not."""
+    if not (request.teacher.workspace(request.fold) / "manifest.json").is_file():
+        return None
+    return request.open()
+
+
+def _prepare(request: RunRequest) -> Callable[[], None]:
+    def work() -> None:
+        prepare_pool(request.setup, request.unlabelled, skip_bad=request.skip_bad, num_processes=request.num_processes)
+
+    return work
+
+
+def _teacher_done(request: RunRequest, fold: int | str) -> Callable[[], bool]:
+    # a stock model is taken as it is: whether its user validated it is not our business
+    return lambda: (
+        request.teacher.checkpoint(fold).is_file() if request.teacher_trainer != OUR_TEACHER else is_trained(request.teacher, fold)
+    )
+
+
+def _train_teacher(request: RunRequest, fold: int | str, logs: Path) -> Callable[[], None]:
+    log = logs / f"teacher_fold_{fold}.txt"
+    return lambda: train(request.teacher, fold, device=request.device, log=log, epochs=teacher_epochs(request))
+
+
+def _written(request: RunRequest, stage: int) -> Callable[[], bool]:
+    def is_done() -> bool:
+        run = _run_or_none(request)
+        return run is not None and len(run.manifest.stages) >= stage
+
+    return is_done
+
+
+def _grow(request: RunRequest) -> Callable[[], None]:
+    def work() -> None:
+        grow(request.open(), device=torch.device(request.device))
+
+    return work
+
+
+def _student_done(request: RunRequest, stage: int) -> Callable[[], bool]:
+    def is_done() -> bool:
+        run = _run_or_none(request)
+        return run is not None and len(run.manifest.stages) >= stage and is_trained(run.student(stage), request.fold)
+
+    return is_done
+
+
+def _train_student(request: RunRequest, stage: int, logs: Path) -> Callable[[], None]:
+    def work() -> None:
+        run = request.open()
+        if len(run.manifest.stages) < stage:
+            raise SetupError(f"stage {stage} is not written yet; run nnssl_pseudolabel first.")
+        epochs = run.manifest.stages[stage - 1].num_epochs
+        train(run.student(stage), request.fold, device=request.device, log=logs / f"student_{stage}.txt", epochs=epochs)
+
+    return work
+
+
+def _published(request: RunRequest) -> Callable[[], bool]:
+    def is_done() -> bool:
+        run = _run_or_none(request)
+        return run is not None and run.manifest.published and published_model(run).checkpoint(request.fold).is_file()
+
+    return is_done
+
+
+def _publish(request: RunRequest) -> None:
+    publish(request.open())

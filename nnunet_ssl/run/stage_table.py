@@ -1,0 +1,89 @@
+"""The table of a run: one row per stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nnunet_ssl.errors import NnsslError
+from nnunet_ssl.locations import ModelLocation
+from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
+from nnunet_ssl.pseudolabel.grow import Run
+from nnunet_ssl.run.training_process import validation_dice
+
+HEADER = ("stage", "fraction", "cases", "score range", "confident", "changed", "val. Dice", "minutes")
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One line of the table; the teacher has stage 0."""
+
+    stage: int
+    fraction: float | None
+    cases: int | None
+    score_range: tuple[float, float] | None
+    share_confident: float | None
+    change: float | None
+    """Largest share of changed foreground voxels over the classes."""
+    dice: float | None
+    """Mean foreground Dice on labelled validation cases; None for `-f all` and before training."""
+    minutes: float | None
+    """Labelling and training together."""
+
+    def cells(self) -> tuple[str, ...]:
+        """The row as text."""
+        return (
+            "teacher" if self.stage == 0 else str(self.stage),
+            _number(self.fraction, "{:g}"),
+            "-" if self.cases is None else str(self.cases),
+            "-" if self.score_range is None else f"{self.score_range[0]:.3f}-{self.score_range[1]:.3f}",
+            _number(self.share_confident, "{:.1%}"),
+            _number(self.change, "{:.1%}"),
+            _number(self.dice, "{:.4f}"),
+            _number(self.minutes, "{:.1f}"),
+        )
+
+
+def stage_rows(run: Run) -> list[StageRow]:
+    """The teacher and every written stage."""
+    fold = run.manifest.teacher_folds[0]
+    dice = validation_dice(run.teacher, run.fold) if fold == run.fold else None
+    rows = [StageRow(0, None, None, None, None, None, dice, training_minutes(run.teacher, fold))]
+    for record in run.manifest.stages:
+        student = run.student(record.stage)
+        trained = training_minutes(student, run.fold)
+        rows.append(
+            StageRow(
+                stage=record.stage,
+                fraction=record.fraction,
+                cases=len(record.cases),
+                score_range=record.score_range,
+                share_confident=record.share_confident,
+                change=max(record.change.values(), default=None) if record.change is not None else None,
+                dice=validation_dice(student, run.fold),
+                minutes=None if trained is None else trained + record.seconds / 60,
+            )
+        )
+    return rows
+
+
+def training_minutes(model: ModelLocation, fold: int | str) -> float | None:
+    """Time spent in epochs, from the checkpoint's own log (interruptions do not count); None before training ends."""
+    if not model.checkpoint(fold).is_file():
+        return None
+    try:
+        log = load_checkpoint(model.checkpoint(fold))["logging"]
+    except NnsslError:
+        return None
+    pairs = zip(log["epoch_start_timestamps"], log["epoch_end_timestamps"], strict=False)
+    return float(sum(end - start for start, end in pairs)) / 60
+
+
+def format_table(rows: list[StageRow]) -> str:
+    """The table as aligned text."""
+    lines = [HEADER, *(row.cells() for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)

@@ -1,0 +1,95 @@
+"""Run `nnUNetv2_train` in its own process, with a progress bar, a log file and a start that continues where an earlier one stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from nnunet_ssl.errors import StateError
+from nnunet_ssl.locations import ModelLocation
+from nnunet_ssl.nnunet_api.external_trainers import environment_with_trainers
+
+logger = logging.getLogger(__name__)
+
+_ENTRY = "from nnunetv2.run.run_training import run_training_entry; run_training_entry()"
+_EPOCH = re.compile(r"^(?:\S+ \S+: )?Epoch (\d+)\s*$")
+
+
+def training_command(model: ModelLocation, fold: int | str) -> str:
+    """The stock command that trains a model, as a user would type it."""
+    plans = "" if model.plans == "nnUNetPlans" else f" -p {model.plans}"
+    return f"nnUNetv2_train {int(model.dataset[7:10])} {model.configuration} {fold} -tr {model.trainer}{plans}"
+
+
+def is_trained(model: ModelLocation, fold: int | str) -> bool:
+    """Whether training has finished; where the fold has validation cases, whether they are evaluated, too."""
+    return model.checkpoint(fold).is_file() and (fold == "all" or validation_summary(model, fold).is_file())
+
+
+def validation_summary(model: ModelLocation, fold: int | str) -> Path:
+    """nnU-Net's metrics on the fold's validation cases."""
+    return model.fold_folder(fold) / "validation" / "summary.json"
+
+
+def validation_dice(model: ModelLocation, fold: int | str) -> float | None:
+    """Mean foreground Dice on the fold's labelled validation cases, or None where there is none; `-f all` claims no figure."""
+    summary = validation_summary(model, fold)
+    if fold == "all" or not summary.is_file():
+        return None
+    return float(json.loads(summary.read_text())["foreground_mean"]["Dice"])
+
+
+def train(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None) -> None:
+    """Train a model, or continue its training.
+
+    Args:
+        model: which dataset, trainer, plans and configuration.
+        fold: fold of the dataset.
+        device: `cuda`, `cpu` or `mps`.
+        log: file that the process's output is appended to.
+        epochs: for the progress bar; None where unknown.
+
+    Raises:
+        StateError: if the process fails; the message shows its last line and names the log.
+    """
+    folder = model.fold_folder(fold)
+    arguments = [model.dataset, model.configuration, str(fold), "-tr", model.trainer, "-p", model.plans, "-device", device]
+    if model.checkpoint(fold).is_file():
+        arguments.append("--val")
+    elif any((folder / name).is_file() for name in ("checkpoint_latest.pth", "checkpoint_best.pth")):
+        arguments.append("--c")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    logger.info("%s  (log: %s)", training_command(model, fold), log)
+    last = _stream([sys.executable, "-u", "-c", _ENTRY, *arguments], log, f"training {model.dataset}", epochs)
+    if last is not None:
+        raise StateError(f"{training_command(model, fold)} failed: {last} (whole output: {log})")
+
+
+def _stream(command: list[str], log: Path, label: str, epochs: int | None) -> str | None:
+    """Run a command; None if it succeeds, else the last line it printed."""
+    last = ""
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment_with_trainers()
+    )
+    try:
+        with log.open("a") as file, tqdm(total=epochs, desc=label, unit="epoch") as bar:
+            for line in process.stdout or ():
+                file.write(line)
+                file.flush()
+                last = line.strip() or last
+                if match := _EPOCH.match(line.strip()):
+                    bar.update(int(match[1]) - bar.n)
+            if process.wait() == 0:
+                bar.update((epochs or bar.n) - bar.n)
+                return None
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+    return last or f"exit code {process.returncode}"

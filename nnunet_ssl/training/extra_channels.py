@@ -1,0 +1,144 @@
+"""Code, confidence and class probabilities that travel with the segmentation from the targets file to the loss.
+
+They are stored, cropped and collated as int16 (probabilities times 10000, as on disk) and are float only while they are interpolated. A
+sample's extra channels are, in this order: one code, C confidences, Q class probabilities (Q = 0, or one per network output).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from nnunet_ssl.confidence.quantise import SHARE_STEPS
+from nnunet_ssl.data.stage_dataset import CODE_IGNORED, CODE_POOL
+from nnunet_ssl.errors import StateError
+
+CODE_PADDING = 0
+"""Labelled sample: padding, outside the image, or nnU-Net's ignore label."""
+CODE_LABELLED = 1
+"""Labelled sample: a voxel with a manual label."""
+
+__all__ = [
+    "CODE_IGNORED",
+    "CODE_LABELLED",
+    "CODE_PADDING",
+    "CODE_POOL",
+    "ExtraLayout",
+    "PackExtraChannels",
+    "SplitExtraChannels",
+]
+
+_TINY_VALIDITY = 1e-3
+"""Guards the division by interpolated validity; voxels below 0.5 are discarded anyway."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtraLayout:
+    """Which extra channels a stage has, and how those of a labelled case follow from its manual label."""
+
+    num_confidence: int
+    """C: 1, or one per region."""
+    num_probabilities: int
+    """Q: 0, or one per network output."""
+    heads: tuple[tuple[int, ...], ...]
+    """Label values that belong to each network output; several where outputs are regions."""
+    ignore_label: int | None = None
+    """nnU-Net's ignore label, if the dataset has one."""
+
+    @classmethod
+    def for_stage(cls, label_manager: Any, num_confidence: int, num_probabilities: int) -> ExtraLayout:
+        """Layout of a stage from nnU-Net's label manager and the channel counts in the stage's sidecar.
+
+        Raises:
+            StateError: if the counts do not fit the dataset's labels.
+        """
+        groups = label_manager.foreground_regions if label_manager.has_regions else label_manager.all_labels
+        heads = tuple(tuple(int(v) for v in g) if isinstance(g, tuple | list) else (int(g),) for g in groups)
+        expected = len(heads) if label_manager.has_regions else 1
+        if num_confidence != expected or num_probabilities not in (0, len(heads)):
+            raise StateError(
+                f"the stage has {num_confidence} confidence and {num_probabilities} probability channels, its labels ask for {expected} "
+                f"and 0 or {len(heads)}; write the stage again with nnssl_pseudolabel."
+            )
+        ignore = label_manager.ignore_label
+        return cls(num_confidence=num_confidence, num_probabilities=num_probabilities, heads=heads, ignore_label=ignore)
+
+    @property
+    def num_channels(self) -> int:
+        """Code, confidence and probability channels together."""
+        return 1 + self.num_confidence + self.num_probabilities
+
+    def of_manual_label(self, segmentation: NDArray[np.int16]) -> NDArray[np.int16]:
+        """Extra channels of a labelled case.
+
+        Args:
+            segmentation: (1, X, Y, Z) label map; -1 outside the nonzero mask counts as background.
+
+        Returns:
+            (num_channels, X, Y, Z): code 1 (0 under the ignore label), full confidence, and one-hot (per region) probabilities.
+        """
+        labels = np.maximum(segmentation[0], 0)
+        extras = np.full((self.num_channels, *labels.shape), SHARE_STEPS, dtype=np.int16)
+        extras[0] = CODE_LABELLED if self.ignore_label is None else np.where(labels == self.ignore_label, CODE_PADDING, CODE_LABELLED)
+        for channel, values in enumerate(self.heads[: self.num_probabilities], start=1 + self.num_confidence):
+            extras[channel] = np.isin(labels, values) * np.int16(SHARE_STEPS)
+        return extras
+
+
+class SplitExtraChannels(BasicTransform):
+    """First transform: moves the extra channels from behind the segmentation to `regression_target`, which is interpolated as float.
+
+    `regression_target` becomes (1 + C + Q, *spatial): validity in {0, 1}, then confidence and probabilities times validity, so that the
+    zeros of padding are recognisable and weightless. `data_dict["pool"]` tells whether the sample comes from the pool.
+
+    Args:
+        num_channels: extra channels behind the segmentation's first channel; what follows them (a cascade's previous stage) stays.
+    """
+
+    def __init__(self, *, num_channels: int) -> None:
+        super().__init__()
+        self.num_channels = num_channels
+
+    def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
+        stacked: Tensor = data_dict["segmentation"]
+        code, values = stacked[1], stacked[2 : 1 + self.num_channels]
+        valid = ((code == CODE_LABELLED) | (code == CODE_POOL)).float()
+        data_dict["pool"] = bool((code >= CODE_POOL).any())
+        data_dict["regression_target"] = torch.cat([valid[None], values.float().clamp_(min=0) / SHARE_STEPS * valid])
+        data_dict["segmentation"] = torch.cat([stacked[:1], stacked[1 + self.num_channels :]])
+        return data_dict
+
+
+class PackExtraChannels(BasicTransform):
+    """Last transform: packs the extra channels behind the segmentation, at every deep-supervision scale of it.
+
+    A voxel is valid where its interpolated validity exceeds one half; its values are those of the valid voxels it was interpolated from.
+    Leaves `[seg_0, ..., seg_n-1, extra_0, ..., extra_n-1]` under `segmentation`, the extras int16.
+    """
+
+    def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
+        interpolated: Tensor = data_dict.pop("regression_target")
+        validity = interpolated[:1]
+        valid = validity > 0.5
+        values = (interpolated[1:] / validity.clamp(min=_TINY_VALIDITY)).clamp_(0, 1) * valid
+        inside, outside = (CODE_POOL, CODE_IGNORED) if data_dict["pool"] else (CODE_LABELLED, CODE_PADDING)
+        extras = torch.cat([torch.where(valid, float(inside), float(outside)), (values * SHARE_STEPS).round_()])
+        segmentations = data_dict["segmentation"]
+        if not isinstance(segmentations, list):
+            segmentations = [segmentations]
+        data_dict["segmentation"] = segmentations + [_at_shape(extras, s.shape[1:]) for s in segmentations]
+        return data_dict
+
+
+def _at_shape(extras: Tensor, shape: torch.Size) -> Tensor:
+    """Sample with nearest-exact, as nnU-Net samples segmentations for deep supervision."""
+    if extras.shape[1:] != shape:
+        extras = interpolate(extras[None], tuple(shape), mode="nearest-exact")[0]
+    return extras.to(torch.int16)

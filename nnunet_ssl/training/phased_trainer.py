@@ -1,0 +1,190 @@
+"""What teacher and student trainers share: settings from the plans, phases, terms in the log, checkpoints written whole."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_ssl.config import MethodConfig
+from nnunet_ssl.data.files import replacing
+from nnunet_ssl.networks import StochasticSampler, unwrap
+from nnunet_ssl.training.distributed import broadcast_parameters, leave_head_out
+from nnunet_ssl.training.epoch_terms import EpochTerms
+from nnunet_ssl.training.phases import DISTILLATION, Phase, PhasedPolyLRScheduler, PhaseSchedule
+from nnunet_ssl.training.plain_patches import plain_patch_loader
+from nnunet_ssl.training.uncertainty_phase import UncertaintyDistillation
+
+CHECKPOINT_ENTRY = "nnssl"
+"""Key of what a checkpoint of ours holds beside nnU-Net's entries; nnU-Net ignores it."""
+UNCERTAINTY_TERM = "loss_uncertainty"
+"""Loss of the uncertainty head; NaN in every other phase."""
+
+
+class PhasedTrainer(nnUNetTrainer):
+    """nnU-Net's trainer with consecutive phases, the last of which may be uncertainty distillation.
+
+    A subclass sets the lengths in its constructor (`_use_phases`) and overrides `_start_phase`, `_measured_terms`, `_distillation_datasets`
+    and the checkpoint helpers where it has something to add.
+
+    `checkpoint_best` keeps nnU-Net's meaning through all phases: the network with the best moving average of the pseudo Dice. Distillation
+    does not change what is segmented, so it neither lowers nor improves that network; but a `checkpoint_best` from an earlier phase has
+    an untrained uncertainty head. `checkpoint_final` has a trained one, and is what nnunet-ssl itself uses.
+    """
+
+    has_uncertainty_head: bool | None = None
+    """Whether the network has one; None: only if the plans name TransASPPUNet."""
+
+    # set by nnU-Net
+    num_epochs: int
+    initial_lr: float
+    dataloader_train: Any
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's own default)
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.method = MethodConfig.from_dict(self.configuration_manager.configuration.get("nnssl"))
+        self.schedule = PhaseSchedule([Phase("", self.num_epochs, self.initial_lr)])
+        self.terms = EpochTerms({})
+        self._started_phase: int | None = None
+        self._distillation: UncertaintyDistillation | None = None
+
+    def _use_phases(self, phases: list[Phase], terms: dict[str, int]) -> None:
+        """Set what the training consists of, and what is logged besides nnU-Net's own values; at the end of a constructor."""
+        self.schedule = PhaseSchedule(phases)
+        self.num_epochs = self.schedule.num_epochs
+        self.initial_lr = self.schedule.phases[0].initial_lr
+        self.save_every = self.schedule.save_every
+        self.terms = EpochTerms({**terms, UNCERTAINTY_TERM: 1})
+        self.terms.register(self.logger)
+
+    def _distillation_phase(self, length: int) -> list[Phase]:
+        """The phase of uncertainty distillation, if the network has a head for it."""
+        has_head = self.has_uncertainty_head
+        if has_head is None:
+            has_head = str(self.configuration_manager.network_arch_class_name).endswith("TransASPPUNet")
+        return [Phase(DISTILLATION, length, self.method.teacher.distillation_lr)] if has_head and length > 0 else []
+
+    @property
+    def phase(self) -> Phase:
+        """The phase of the current epoch."""
+        return self.schedule.at(self.current_epoch)
+
+    # ---- nnU-Net's hooks
+
+    def print_plans(self) -> None:
+        super().print_plans()
+        self.print_to_log_file("nnunet-ssl settings:\n", json.dumps(self.method.to_dict()), "\n", add_timestamp=False)
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PhasedPolyLRScheduler]:
+        optimizer, _ = super().configure_optimizers()
+        if self.is_ddp:
+            leave_head_out(self.network)
+        return optimizer, PhasedPolyLRScheduler(optimizer, self.schedule)
+
+    def on_epoch_start(self) -> None:
+        # a checkpoint at the end of every phase, besides the regular ones
+        self.save_every = 1 if self.schedule.is_last_of_phase(self.current_epoch) else self.schedule.save_every
+        super().on_epoch_start()
+
+    def on_train_epoch_start(self) -> None:
+        self._start_phase_once()
+        super().on_train_epoch_start()
+        if self.phase.name == DISTILLATION:
+            self.network.eval()
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        if self._distillation is not None:
+            return self.terms.complete(self._distil(batch))
+        return self.terms.complete({**super().train_step(batch), **self._measured_terms()})
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        super().on_train_epoch_end(train_outputs)
+        for name, value in self.terms.epoch_means(train_outputs).items():
+            self.logger.log(name, value, self.current_epoch)
+            if not np.all(np.isnan(value)):
+                self.print_to_log_file(name, np.round(value, decimals=4))
+
+    def save_checkpoint(self, filename: str) -> None:
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        with replacing(Path(filename)) as temporary:
+            with self._evaluated_weights():
+                super().save_checkpoint(str(temporary))
+            if entry := self._checkpoint_entry():
+                # written a moment ago by this process; safe to open in full
+                checkpoint = torch.load(temporary, map_location="cpu", weights_only=False)
+                torch.save({**checkpoint, CHECKPOINT_ENTRY: entry}, temporary)
+
+    # ---- what a subclass may add
+
+    def _start_phase(self, phase: Phase) -> None:
+        """Called before the first epoch of a phase in this process, also when a training continues within the phase."""
+        if phase.name == DISTILLATION:
+            self._start_distillation()
+
+    def _measured_terms(self) -> dict[str, Any]:
+        """Terms of the step just taken."""
+        return {}
+
+    def _evaluated_weights(self) -> AbstractContextManager[None]:
+        """While it is open, the network has the weights that are evaluated and saved for inference."""
+        return nullcontext()
+
+    def _checkpoint_entry(self) -> dict[str, Any]:
+        """What else a checkpoint must hold to continue from it."""
+        return {}
+
+    def _distillation_datasets(self) -> list[Any]:
+        """nnU-Net datasets whose images the uncertainty head learns from."""
+        return [self.get_tr_and_val_datasets()[0]]
+
+    # ---- uncertainty distillation
+
+    def _start_phase_once(self) -> None:
+        index = self.schedule.index(self.current_epoch)
+        if index != self._started_phase:
+            self._started_phase = index
+            if len(self.schedule.phases) > 1:
+                self.print_to_log_file(f"Phase {index + 1} of {len(self.schedule.phases)}: {self.phase.name}, {self.phase.length} epochs")
+            self._start_phase(self.phase)
+
+    def _start_distillation(self) -> None:
+        """Exchange the training loader for un-augmented patches, and set up the head's training."""
+        network, teacher = unwrap(self.network), self.method.teacher
+        if isinstance(self.dataloader_train, NonDetMultiThreadedAugmenter):
+            self.dataloader_train._finish()
+        self.dataloader_train = plain_patch_loader(self, self._distillation_datasets())
+        sampler = StochasticSampler(
+            network,
+            mirror_axes=self.inference_allowed_mirroring_axes,
+            num_samples=teacher.num_samples,
+            has_regions=self.label_manager.has_regions,
+        )
+        self._distillation = UncertaintyDistillation(
+            network, sampler=sampler, kind=teacher.distillation_loss, optimizer=self.optimizer, grad_scaler=self.grad_scaler
+        )
+        broadcast_parameters(self._distillation.parameters)
+        self.print_to_log_file(
+            f"The uncertainty head learns from {sampler.num_samples} samples a patch; all else is frozen, "
+            "so train_loss repeats the value of the last epoch that measured it"
+        )
+
+    def _distil(self, batch: dict[str, Any]) -> dict[str, Any]:
+        if self._distillation is None:
+            raise RuntimeError("distillation has not started.")
+        loss = self._distillation.step(batch["data"].to(self.device, non_blocking=True))
+        return {"loss": np.asarray(self.logger.get_value("train_losses", step=-1)), UNCERTAINTY_TERM: loss}

@@ -1,0 +1,62 @@
+"""A loader whose batches hold a fixed share of labelled samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_trainer_module
+from numpy.typing import NDArray
+
+
+def labelled_in_batch(batch_size: int, share: float, draw: float) -> int:
+    """How many samples of a batch are labelled.
+
+    Args:
+        batch_size: samples in the batch.
+        share: wanted share of labelled samples, in (0, 1]; 1 means all.
+        draw: random number in [0, 1), which decides in batches of one sample.
+
+    Returns:
+        The share rounded, but at least one labelled and one pool sample where the batch has room for both and the share is below 1.
+    """
+    if share >= 1:
+        return batch_size
+    if batch_size == 1:
+        return int(draw < share)
+    return min(max(round(batch_size * share), 1), batch_size - 1)
+
+
+class StageDataLoader(nnUNetDataLoader):
+    """nnU-Net's loader over a `StageDataset`; only the choice of cases differs."""
+
+    def get_indices(self) -> NDArray[np.str_]:
+        """Cases of the next batch, in random positions: nnU-Net forces foreground by position, which must not single out one kind."""
+        dataset = self._data
+        # nnU-Net reseeds NumPy's global generator, and only that one, in each of its worker processes
+        num_labelled = labelled_in_batch(self.batch_size, dataset.labelled_share, np.random.random())  # noqa: NPY002
+        if not len(dataset.pool):
+            num_labelled = self.batch_size
+        chosen = [np.random.choice(dataset.labelled, num_labelled)] if num_labelled else []  # noqa: NPY002
+        if num_labelled < self.batch_size:
+            chosen.append(np.random.choice(dataset.pool, self.batch_size - num_labelled))  # noqa: NPY002
+        keys: NDArray[np.str_] = np.concatenate(chosen)
+        np.random.shuffle(keys)  # noqa: NPY002
+        return keys
+
+
+@contextmanager
+def loaders_built_by(build: Callable[..., Any]) -> Iterator[None]:
+    """Let nnU-Net's `get_dataloaders` build its loaders with a function of ours while the block runs.
+
+    `get_dataloaders` names the loader class directly and starts its workers before it returns, so there is no later moment to step in.
+    """
+    original = nnunet_trainer_module.nnUNetDataLoader
+    nnunet_trainer_module.nnUNetDataLoader = build
+    try:
+        yield
+    finally:
+        nnunet_trainer_module.nnUNetDataLoader = original

@@ -1,0 +1,216 @@
+"""The student: any network of nnU-Net, trained on manual labels and on the pool's pseudo-labels (paper Eqs. 9-13)."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from torch import nn
+
+from nnunet_ssl.locations import targets_folder
+from nnunet_ssl.networks import unwrap
+from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
+from nnunet_ssl.training.cutmix import CutMix
+from nnunet_ssl.training.extra_channels import ExtraLayout
+from nnunet_ssl.training.moving_average import MovingAverage, default_decay
+from nnunet_ssl.training.phased_trainer import CHECKPOINT_ENTRY, PhasedTrainer
+from nnunet_ssl.training.phases import DISTILLATION, FINE_TUNING, SEMI_SUPERVISED, Phase
+from nnunet_ssl.training.stage import read_stage
+from nnunet_ssl.training.stage_dataset import StageDataset
+from nnunet_ssl.training.stage_loader import StageDataLoader, loaders_built_by
+from nnunet_ssl.training.student_loss import CLASS_TERM, TERMS, DualLoss, ramp_weight
+from nnunet_ssl.training.student_pipeline import student_pipeline
+from nnunet_ssl.training.supervised_loss import weigh_cross_entropy
+from nnunet_ssl.training.trans_aspp_network import TransASPPNetwork
+from nnunet_ssl.training.warm_start import load_all_weights
+
+
+class SemiSupervisedStudent(PhasedTrainer):
+    """The student phase, for any trainer and network: put it before a trainer of nnU-Net in the list of bases.
+
+    It trains on a stage dataset, whose sidecar says which cases are labelled, how long the stage lasts and what it starts from. Validation
+    is nnU-Net's own, on manual labels. Checkpoints hold the moving average as `network_weights`, which is what `nnUNetv2_predict` and the
+    next stage use, and the weights in training under a key of our own.
+    """
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's own default)
+    ) -> None:
+        self.stage = read_stage(plans["dataset_name"])
+        self.stage.split(fold)
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        student = self.method.student
+        self.weight_decay = student.weight_decay
+        self.num_iterations_per_epoch = student.length.iterations_per_epoch
+        self.num_val_iterations_per_epoch = student.length.val_iterations_per_epoch
+        self.average: MovingAverage | None = None
+        self._cutmix = CutMix(probability=student.cutmix, generator=np.random.default_rng())
+        self._stage_dataset: StageDataset | None = None
+        self._continues = False
+        self._step = 0
+        per_output = {CLASS_TERM: self.label_manager.num_segmentation_heads}
+        self._use_phases(self._phases(), terms={**dict.fromkeys(TERMS, 1), **per_output})
+
+    def _phases(self) -> list[Phase]:
+        student = self.method.student
+        lr = student.initial_lr if self.stage.start_checkpoint is None else student.warm_lr
+        phases = [Phase(SEMI_SUPERVISED, self.stage.num_epochs, lr)]
+        if self.stage.is_last:
+            phases.append(Phase(FINE_TUNING, student.fine_tune_epochs, student.warm_lr))
+            phases += self._distillation_phase(student.distillation_epochs)
+        return phases
+
+    # ---- nnU-Net's hooks
+
+    def initialize(self) -> None:
+        super().initialize()
+        network = unwrap(self.network)
+        start = self.stage.start_checkpoint
+        # a checkpoint that is loaded next has everything, and what the stage started from may be gone by then
+        if start is not None and not self._continues:
+            self.print_to_log_file(f"Starting from the weights in {start}")
+            load_all_weights(network, start)
+        student = self.method.student
+        if student.ema:
+            steps = self.num_epochs * self.num_iterations_per_epoch
+            self.average = MovingAverage(network, decay=student.ema_decay or default_decay(steps))
+
+    def _build_loss(self) -> nn.Module:
+        return DualLoss(
+            supervised=weigh_cross_entropy(super()._build_loss(), self.method.student.lambda_ce),
+            config=self.method.student,
+            has_regions=self.label_manager.has_regions,
+            num_outputs=self.label_manager.num_segmentation_heads,
+            batch_dice=self.configuration_manager.batch_dice,
+            is_distributed=self.is_ddp,
+        )
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        return self.stage.split(self.fold)
+
+    def get_tr_and_val_datasets(self) -> tuple[StageDataset, Any]:
+        training, validation = super().get_tr_and_val_datasets()
+        self._stage_dataset = StageDataset(
+            training,
+            targets_folder=targets_folder(self.stage.dataset, self.configuration_manager.data_identifier),
+            layout=self._layout(),
+            pool_cases=self.stage.pool_cases,
+            labelled_share=self._labelled_share(),
+        )
+        return self._stage_dataset, validation
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        with loaders_built_by(self._build_loader):
+            loaders: tuple[Any, Any] = super().get_dataloaders()
+        return loaders
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        # weights given with -pretrained_weights came in after the average began
+        if self.average is not None and self.average.num_updates == 0:
+            self.average.reset()
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self._step = self.current_epoch * self.num_iterations_per_epoch
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        if self.phase.name == SEMI_SUPERVISED:
+            batch = self._cutmix(batch)
+        self.loss.ramp = self._ramp()
+        result = super().train_step(batch)
+        self._step += 1
+        if self.average is not None:
+            if self.phase.name == DISTILLATION:
+                self.average.follow()
+            else:
+                self.average.update()
+        return result
+
+    def on_validation_epoch_start(self) -> None:
+        if self.average is not None:
+            self.average.swap()
+        super().on_validation_epoch_start()
+
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        super().on_validation_epoch_end(val_outputs)
+        if self.average is not None:
+            self.average.swap()
+
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        self._continues = True
+        super().load_checkpoint(filename_or_checkpoint)
+        if self.average is not None:
+            entry = load_checkpoint(Path(str(filename_or_checkpoint))).get(CHECKPOINT_ENTRY)
+            if entry is None:
+                self.average.reset()
+            else:
+                self.average.restore(entry)
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        with self._evaluated_weights():
+            super().perform_actual_validation(save_probabilities)
+
+    # ---- ours
+
+    def _layout(self) -> ExtraLayout:
+        return ExtraLayout.for_stage(self.label_manager, self.stage.num_confidence_channels, self.stage.num_probability_channels)
+
+    def _labelled_share(self) -> float:
+        return 1.0 if self.phase.name == FINE_TUNING else self.method.student.labelled_share
+
+    def _ramp(self) -> float:
+        """Weight of the pool terms in the next step."""
+        if self.phase.name != SEMI_SUPERVISED:
+            return 0.0
+        steps = self.stage.num_epochs * self.num_iterations_per_epoch
+        return ramp_weight(self._step, ramp_steps=self.method.student.ramp_up * steps if self.stage.stage == 1 else 0)
+
+    def _build_loader(self, data: Any, *args: Any, transforms: Any, **kwargs: Any) -> nnUNetDataLoader:
+        """Stands in for nnU-Net's loader class: validation gets that class, training ours."""
+        if not isinstance(data, StageDataset):
+            return nnUNetDataLoader(data, *args, transforms=transforms, **kwargs)
+        ours = student_pipeline(transforms, num_channels=self._layout().num_channels, strong=self.method.student.strong_augmentation)
+        return StageDataLoader(data, *args, transforms=ours, **kwargs)
+
+    def _start_phase(self, phase: Phase) -> None:
+        if self._stage_dataset is not None:
+            self._stage_dataset.labelled_share = self._labelled_share()
+        if phase.name == DISTILLATION and self.average is not None:
+            # the head belongs to the network that is saved and used
+            self.average.commit()
+        super()._start_phase(phase)
+
+    def _distillation_datasets(self) -> list[Any]:
+        return [super().get_tr_and_val_datasets()[0]]
+
+    def _measured_terms(self) -> dict[str, Any]:
+        terms = self.loss.last_terms
+        if not terms:
+            return {}
+        scalars = torch.stack([terms[name].float() for name in TERMS])
+        values = torch.cat([scalars, terms[CLASS_TERM].float()]).cpu().numpy()
+        return {**dict(zip(TERMS, values[: len(TERMS)], strict=True)), CLASS_TERM: values[len(TERMS) :]}
+
+    def _evaluated_weights(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.average is None else self.average.applied()
+
+    def _checkpoint_entry(self) -> dict[str, Any]:
+        return {} if self.average is None else self.average.state()
+
+
+class TransASPPStudentTrainer(TransASPPNetwork, SemiSupervisedStudent):
+    """`nnUNetv2_train STAGE_DATASET CONFIGURATION FOLD -tr TransASPPStudentTrainer`: the student with TransASPPUNet."""
+
+
+class SemiSupervisedStudentTrainer(SemiSupervisedStudent):
+    """`nnUNetv2_train STAGE_DATASET CONFIGURATION FOLD -tr SemiSupervisedStudentTrainer`: the student with the network the plans name."""

@@ -1,0 +1,158 @@
+"""The student's loss: L_sup on labelled samples, L_high and R_low on pool samples (paper Eq. 11)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_ssl.confidence.quantise import SHARE_STEPS
+from nnunet_ssl.config import StudentConfig
+from nnunet_ssl.losses import DualPoolLoss, DualTerms, unlearning_scale
+from nnunet_ssl.training.extra_channels import CODE_POOL
+from nnunet_ssl.training.supervised_loss import LabelledLoss, inner_loss, scale_weights
+
+TERMS = ("loss_supervised", "loss_high", "loss_low", "confident_share", "unlearning_gradient_ratio")
+"""Names of the scalar entries of `DualLoss.last_terms`, for the log."""
+CLASS_TERM = "confident_share_per_class"
+"""Name of the entry with one value per network output."""
+
+
+def ramp_weight(step: int, *, ramp_steps: float) -> float:
+    """Weight of the pool terms: rises linearly from 0 to 1 over the first `ramp_steps` optimiser steps, then stays."""
+    return 1.0 if step >= ramp_steps else step / ramp_steps
+
+
+class DualLoss(nn.Module):
+    """Takes the place of nnU-Net's loss; called with or without extra channels behind the targets.
+
+    Total: L_sup + ramp (lambda_1 L_high + s lambda_2 R_low), every term summed over nnU-Net's deep-supervision weights; s <= 1 holds
+    R_low's gradient at the logits to a share of L_sup's. A batch without extra channels (validation) has nnU-Net's loss alone.
+
+    Args:
+        supervised: nnU-Net's loss, lambda_CE applied.
+        config: the student's settings.
+        has_regions: whether the network's outputs are regions.
+        num_outputs: H, the network's output channels.
+        batch_dice: whether the plans sum Dice over the batch.
+        is_distributed: whether several processes train together.
+    """
+
+    def __init__(
+        self, *, supervised: nn.Module, config: StudentConfig, has_regions: bool, num_outputs: int, batch_dice: bool, is_distributed: bool
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.has_regions = has_regions
+        self.num_outputs = num_outputs
+        self.is_distributed = is_distributed
+        self.weights = scale_weights(supervised)
+        if config.unlearning_gradient_ratio is not None:
+            _uncompile_dice(supervised)
+        self.supervised = LabelledLoss(supervised, num_outputs=num_outputs, gathers=is_distributed and batch_dice)
+        self.pool = DualPoolLoss(
+            mode=config.unlearning,
+            targets=config.targets,
+            normalisation=config.normalisation,
+            confidence_weighting=config.confidence_weighting,
+            overlap=config.overlap,
+            tau=config.tau,
+            has_regions=has_regions,
+            batch_dice=batch_dice,
+        )
+        self.ramp = 1.0
+        """Weight of the pool terms; the trainer sets it before each step."""
+        self.last_terms: dict[str, Tensor] = {}
+        """Detached terms of the last batch with extra channels; NaN where a batch had nothing to measure."""
+        self._last_scale: Tensor | None = None
+
+    def forward(self, output: Tensor | Sequence[Tensor], target: Tensor | Sequence[Tensor]) -> Tensor:
+        """Loss of a batch.
+
+        Args:
+            output: logits (B, H, *spatial), or a list of them, finest first.
+            target: nnU-Net's targets, and behind them (training) the extra channels at the same scales, int16.
+
+        Returns:
+            Scalar.
+        """
+        outputs = [output] if isinstance(output, Tensor) else list(output)
+        targets = [target] if isinstance(target, Tensor) else list(target)
+        if len(targets) < 2 * len(outputs):
+            return self.supervised(outputs, targets)  # type: ignore[no-any-return]
+        targets, extras = targets[: len(outputs)], targets[len(outputs) :]
+        from_pool = (extras[0][:, 0] >= CODE_POOL).flatten(1).any(1)
+        supervised = self.supervised(outputs, targets, ~from_pool)
+        high, low, finest = self._pool_terms(outputs, targets, extras, from_pool)
+        low = self.ramp * self.config.lambda_low * low
+        scale, ratio = self._unlearning_scale(supervised, low, outputs[0], from_pool)
+        self._remember(supervised, high, low, ratio, finest, from_pool)
+        return supervised + self.ramp * self.config.lambda_high * high + scale * low  # type: ignore[no-any-return]
+
+    def _pool_terms(
+        self, outputs: Sequence[Tensor], targets: Sequence[Tensor], extras: Sequence[Tensor], from_pool: Tensor
+    ) -> tuple[Tensor, Tensor, DualTerms | None]:
+        """L_high and R_low over all scales, and the terms of the finest."""
+        high = low = torch.stack([o[:0].float().sum() for o in outputs]).sum()
+        finest = None
+        if not bool(from_pool.any()):
+            return high, low, finest
+        for weight, logits, target, extra in zip(self.weights, outputs, targets, extras, strict=True):
+            if weight == 0:
+                continue
+            terms = self._at_scale(logits[from_pool], target[from_pool], extra[from_pool])
+            finest = finest or terms
+            high, low = high + weight * terms.high, low + weight * terms.low
+        return high, low, finest
+
+    def _at_scale(self, logits: Tensor, target: Tensor, extra: Tensor) -> DualTerms:
+        num_confidence = self.num_outputs if self.has_regions else 1
+        valid = extra[:, :1] == CODE_POOL
+        if self.has_regions:
+            labels = target[:, : self.num_outputs]
+            # nnU-Net appends the ignore label as one more region
+            valid = valid & ~target[:, self.num_outputs :].any(1, keepdim=True)
+        else:
+            labels = target[:, 0]
+            valid = valid & (target[:, :1] < self.num_outputs)
+        # divided in float32, so that a stored 0.9 equals a threshold of 0.9
+        values = extra[:, 1:].float() / SHARE_STEPS
+        q = values[:, num_confidence:] if self.config.needs_probabilities else None
+        terms: DualTerms = self.pool(logits, labels=labels, confidence=values[:, :num_confidence], q=q, valid=valid)
+        return terms
+
+    def _unlearning_scale(self, supervised: Tensor, low: Tensor, logits: Tensor, from_pool: Tensor) -> tuple[Tensor, Tensor]:
+        """Factor on R_low, and the gradient ratio before it.
+
+        A batch without labelled samples has nothing to measure R_low against: the last known factor stays.
+        """
+        one, unknown = torch.ones((), device=logits.device), torch.full((), torch.nan, device=logits.device)
+        limit = self.config.unlearning_gradient_ratio
+        if limit is None or not logits.requires_grad:
+            return one, unknown
+        # backward through gathered Dice sums is a collective step: with several processes, all measure in every step
+        mixed = bool(from_pool.any()) and not bool(from_pool.all())
+        if not mixed and not self.is_distributed:
+            return self._last_scale if self._last_scale is not None else one, unknown
+        scale, ratio = unlearning_scale(supervised, low, logits, max_ratio=limit)
+        if not mixed:
+            return self._last_scale if self._last_scale is not None else one, unknown
+        self._last_scale = scale
+        return scale, ratio
+
+    def _remember(self, supervised: Tensor, high: Tensor, low: Tensor, ratio: Tensor, finest: DualTerms | None, from_pool: Tensor) -> None:
+        unknown = torch.full((), torch.nan, device=supervised.device)
+        known = finest is not None
+        share = finest.share_confident.float() if finest is not None else unknown
+        per_class = finest.share_per_class.float() if finest is not None else unknown.expand(self.num_outputs)
+        has_labelled = bool((~from_pool).any())
+        values = (supervised.float() if has_labelled else unknown, high if known else unknown, low if known else unknown, share, ratio)
+        self.last_terms = {name: value.detach() for name, value in zip(TERMS, values, strict=True)}
+        self.last_terms[CLASS_TERM] = per_class.detach()
+
+
+def _uncompile_dice(loss: nn.Module) -> None:
+    """Use nnU-Net's Dice loss as it is, not compiled: a compiled backward cannot run twice, and the gradient cap runs it once more."""
+    inner = inner_loss(loss)
+    inner.dc = getattr(inner.dc, "_orig_mod", inner.dc)

@@ -1,0 +1,23 @@
+"""nnU-Net's training transforms with ours around and between them."""
+
+from __future__ import annotations
+
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+
+from nnunet_ssl.training.extra_channels import PackExtraChannels, SplitExtraChannels
+from nnunet_ssl.training.strong_augmentation import with_strong_augmentation
+
+
+def student_pipeline(stock: BasicTransform, *, num_channels: int, strong: bool) -> ComposeTransforms:
+    """The student's training transforms.
+
+    Args:
+        stock: what `get_training_transforms` of the trainer returns; not changed.
+        num_channels: extra channels behind the segmentation.
+        strong: augment pool images more strongly than labelled ones.
+    """
+    middle: list[BasicTransform] = list(stock.transforms) if isinstance(stock, ComposeTransforms) else [stock]
+    if strong:
+        middle = with_strong_augmentation(middle)
+    return ComposeTransforms([SplitExtraChannels(num_channels=num_channels), *middle, PackExtraChannels()])

@@ -1,0 +1,103 @@
+"""nnU-Net's own loss with lambda_CE, and the same loss over the labelled samples of a mixed batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def inner_loss(loss: nn.Module) -> Any:
+    """nnU-Net's compound loss inside its deep-supervision wrapper, or the loss itself where there is no wrapper."""
+    return loss.loss if hasattr(loss, "weight_factors") else loss
+
+
+def scale_weights(loss: nn.Module) -> tuple[float, ...]:
+    """Weight of each deep-supervision output, finest first; (1,) where there is only one output."""
+    return tuple(float(w) for w in getattr(loss, "weight_factors", (1.0,)))
+
+
+def weigh_cross_entropy(loss: nn.Module, lambda_ce: float) -> nn.Module:
+    """Set the weight of the cross-entropy beside the Dice loss, lambda_CE of Eq. 6.
+
+    Args:
+        loss: what nnU-Net's `_build_loss` returned; changed in place.
+        lambda_ce: the weight; 1 is nnU-Net's own.
+
+    Returns:
+        The same loss.
+    """
+    inner_loss(loss).weight_ce = lambda_ce
+    return loss
+
+
+class LabelledLoss(nn.Module):
+    """The supervised loss of the labelled samples of a batch, whichever they are.
+
+    On one device the loss sees those samples alone. When Dice is summed over the batches of several processes, every process must take part
+    in every step with the same shapes: the loss then sees the whole batch and pool samples carry the ignore label.
+
+    Args:
+        loss: nnU-Net's loss.
+        num_outputs: channels of the network's output.
+        gathers: whether the loss gathers sums from other processes.
+    """
+
+    def __init__(self, loss: nn.Module, *, num_outputs: int, gathers: bool) -> None:
+        super().__init__()
+        self.loss = loss
+        self.gathers = gathers
+        self._adds_ignore_channel = False
+        self._ignore_label: int | None = None
+        if gathers:
+            self._enable_ignoring(num_outputs)
+
+    def _enable_ignoring(self, num_outputs: int) -> None:
+        """Give a loss without ignore label one: the value behind the last class, as in nnU-Net's own datasets."""
+        inner = inner_loss(self.loss)
+        if hasattr(inner, "use_ignore_label"):
+            self._adds_ignore_channel = not inner.use_ignore_label
+            inner.use_ignore_label = True
+            inner.ce = nn.BCEWithLogitsLoss(reduction="none")
+            return
+        if inner.ignore_label is None:
+            inner.ignore_label = inner.ce.ignore_index = num_outputs
+        self._ignore_label = int(inner.ignore_label)
+
+    def forward(self, outputs: Sequence[Tensor], targets: Sequence[Tensor], labelled: Tensor | None = None) -> Tensor:
+        """Loss of the labelled samples.
+
+        Args:
+            outputs: logits (B, H, *spatial) at every scale, finest first.
+            targets: nnU-Net's targets at the same scales.
+            labelled: (B,) bool; all samples by default.
+
+        Returns:
+            Scalar; exactly 0, with a graph, where no sample is labelled.
+        """
+        if self._adds_ignore_channel:
+            targets = [torch.cat([t, torch.zeros_like(t[:, :1])], dim=1) for t in targets]
+        if labelled is not None and self.gathers:
+            targets = [self._ignoring(t, ~labelled) for t in targets]
+        elif labelled is not None:
+            if not bool(labelled.any()):
+                return torch.stack([o[:0].float().sum() for o in outputs]).sum()
+            outputs, targets = [o[labelled] for o in outputs], [t[labelled] for t in targets]
+        if hasattr(self.loss, "weight_factors"):
+            return self._scalar(self.loss(list(outputs), list(targets)))
+        return self._scalar(self.loss(outputs[0], targets[0]))
+
+    def _ignoring(self, target: Tensor, samples: Tensor) -> Tensor:
+        target = target.clone()
+        if self._ignore_label is None:
+            target[samples, -1] = 1
+        else:
+            target[samples] = self._ignore_label
+        return target
+
+    @staticmethod
+    def _scalar(loss: Any) -> Tensor:
+        result: Tensor = loss
+        return result

@@ -1,0 +1,55 @@
+"""The teacher: TransASPPUNet trained on manual labels (paper Eq. 6), then uncertainty distillation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from torch import nn
+
+from nnunet_ssl.training.phased_trainer import PhasedTrainer
+from nnunet_ssl.training.phases import SUPERVISED, Phase
+from nnunet_ssl.training.supervised_loss import weigh_cross_entropy
+from nnunet_ssl.training.trans_aspp_network import TransASPPNetwork
+
+
+class TransASPPTeacherTrainer(TransASPPNetwork, PhasedTrainer):
+    """`nnUNetv2_train D CONFIGURATION FOLD -tr TransASPPTeacherTrainer`.
+
+    The supervised phase is nnU-Net's own training of another network. In the second phase the uncertainty head learns from the images of
+    the fold's training cases and, where `nnssl_prepare` has prepared a pool for these plans, from the pool's.
+    """
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's own default)
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        teacher = self.method.teacher
+        self.weight_decay = teacher.weight_decay
+        self.num_iterations_per_epoch = teacher.length.iterations_per_epoch
+        self.num_val_iterations_per_epoch = teacher.length.val_iterations_per_epoch
+        supervised = Phase(SUPERVISED, teacher.length.num_epochs, teacher.initial_lr)
+        self._use_phases([supervised, *self._distillation_phase(teacher.distillation_epochs)], terms={})
+
+    def _build_loss(self) -> nn.Module:
+        return weigh_cross_entropy(super()._build_loss(), self.method.teacher.lambda_ce)
+
+    def _distillation_datasets(self) -> list[Any]:
+        datasets = super()._distillation_datasets()
+        # a cascade's images need the previous stage's segmentation, which the pool does not have
+        pool = None if self.is_cascaded else self._pool()
+        if pool is not None:
+            datasets.append(infer_dataset_class(str(pool.folder))(str(pool.folder), list(pool.case_ids)))
+        self.print_to_log_file(f"Distillation images: {', '.join(str(len(d.identifiers)) for d in datasets)} (training cases, pool)")
+        return datasets
+
+    def _pool(self) -> Any:
+        from nnunet_ssl.data.pool import find_pool  # the pool's module is needed in this phase alone
+
+        return find_pool(self.plans_manager, self.configuration_manager)

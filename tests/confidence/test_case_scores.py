@@ -1,0 +1,115 @@
+"""Case scores; pairwise Dice against the masks themselves."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from nnunet_ssl.confidence import Evidence, all_scores, foreground_score, mean_score, pairwise_dice, score_case
+from nnunet_ssl.confidence.quantise import probability_from_uint16, probability_to_uint16
+from nnunet_ssl.config import CASE_SCORES
+from nnunet_ssl.errors import StateError
+
+
+def of_masks(masks: np.ndarray, *, has_regions: bool = True) -> Evidence:
+    """Evidence whose samples were the binary masks (K, H, *spatial)."""
+    f = masks.mean(0)
+    return Evidence(mean=f, variance=f * (1 - f), votes=f, num_samples=len(masks), has_regions=has_regions)
+
+
+def pooled_pairwise_dice(masks: np.ndarray) -> float:
+    """Sum of twice the overlap over all pairs of masks (K, *spatial), over the sum of their sizes."""
+    pairs = list(combinations(masks, 2))
+    return 2 * sum((a & b).sum() for a, b in pairs) / sum(a.sum() + b.sum() for a, b in pairs)
+
+
+@pytest.mark.parametrize("k", [2, 3, 8, 32])
+def test_pairwise_dice_is_that_of_the_masks(k: int) -> None:
+    rng = np.random.default_rng(k)
+    truth = rng.random((2, 6, 6, 6)) > 0.7
+    masks = truth[None] ^ (rng.random((k, 2, 6, 6, 6)) > 0.9)
+    expected = np.mean([pooled_pairwise_dice(masks[:, r]) for r in range(2)])
+    assert pairwise_dice(of_masks(masks)).value == pytest.approx(expected, abs=1e-5)
+
+
+def test_pairwise_dice_survives_storage() -> None:
+    masks = np.random.default_rng(0).random((8, 1, 6, 6)) > 0.6
+    f = probability_from_uint16(probability_to_uint16(masks.mean(0)))
+    stored = Evidence(mean=f, variance=f * 0, votes=f, num_samples=8, has_regions=True)
+    assert pairwise_dice(stored).value == pytest.approx(pooled_pairwise_dice(masks[:, 0]), abs=1e-4)
+
+
+def test_pairwise_dice_leaves_out_background_and_unpredicted_classes() -> None:
+    masks = np.zeros((2, 4, 1, 5), dtype=bool)
+    masks[0, 1, 0, :2] = True
+    masks[1, 1, 0, 1:3] = True
+    masks[0, 3, 0, 4] = True
+    masks[:, 0] = ~masks[:, 1:].any(1)
+    # class 1: overlap 1 of 2 + 2; class 2: never; class 3: one sample only, so no overlap
+    assert pairwise_dice(of_masks(masks, has_regions=False)).value == pytest.approx((0.5 + 0) / 2)
+
+
+def test_a_trace_from_single_windows_is_no_prediction() -> None:
+    f = np.zeros((2, 1, 5), dtype=np.float32)
+    f[0, 0, 0], f[1, 0, :2] = 0.01, 1
+    evidence = Evidence(mean=f, variance=f * 0, votes=f, num_samples=8, has_regions=True)
+    assert pairwise_dice(evidence).value == pytest.approx(1)
+
+
+def test_blurred_votes_are_clipped() -> None:
+    f = np.full((1, 4), 0.05, dtype=np.float32)
+    evidence = Evidence(mean=f, variance=f * 0, votes=f, num_samples=8, has_regions=True)
+    assert pairwise_dice(evidence).value == 0
+
+
+def test_no_pairwise_dice_without_foreground_or_pairs() -> None:
+    empty = of_masks(np.zeros((4, 1, 3), dtype=bool))
+    assert pairwise_dice(empty).value is None
+    assert "no sample predicts" in pairwise_dice(empty).reason
+    single = of_masks(np.ones((1, 1, 3), dtype=bool))
+    assert pairwise_dice(single).value is None
+    assert "single sample" in pairwise_dice(single).reason
+
+
+def softmax_case() -> tuple[Evidence, np.ndarray, np.ndarray]:
+    mean = np.array([[[0.9, 0.2, 0.4, 1.0]], [[0.1, 0.8, 0.6, 0.0]]])
+    confidence = np.array([[[0.9, 0.7, 0.5, 1.0]]], dtype=np.float32)
+    mask = np.array([[True, True, True, False]])
+    return Evidence(mean=mean, variance=mean * 0, votes=mean > 0.5, num_samples=2, has_regions=False), confidence, mask
+
+
+def test_mean_and_foreground_scores_by_hand() -> None:
+    evidence, confidence, mask = softmax_case()
+    assert mean_score(confidence, mask).value == pytest.approx(0.7)
+    assert foreground_score(evidence, confidence).value == pytest.approx(0.6)
+    assert mean_score(confidence, mask & False).value is None
+
+
+def test_foreground_score_of_regions_takes_each_in_its_own_voxels() -> None:
+    mean = np.array([[0.9, 0.8, 0.1], [0.6, 0.1, 0.1]])
+    evidence = Evidence(mean=mean, variance=mean * 0, votes=mean, num_samples=2, has_regions=True)
+    confidence = np.array([[0.9, 0.6, 0.1], [0.3, 0.1, 0.1]], dtype=np.float32)
+    assert foreground_score(evidence, confidence).value == pytest.approx(0.6)
+
+
+def test_all_scores_have_the_names_of_the_settings() -> None:
+    scores = all_scores(*softmax_case())
+    assert set(scores) == set(CASE_SCORES)
+    assert scores["pairwise_dice"] == pytest.approx(1)
+
+
+def test_a_case_without_foreground_says_why_it_has_no_score() -> None:
+    mean = np.array([[1.0, 1.0], [0.0, 0.0]])
+    evidence = Evidence(mean=mean, variance=mean * 0, votes=mean, num_samples=4, has_regions=False)
+    confidence, mask = np.ones((1, 2), dtype=np.float32), np.ones(2, dtype=bool)
+    assert all_scores(evidence, confidence, mask) == {"pairwise_dice": None, "foreground": None, "mean": 1.0}
+    reasons = {name: score.reason for name, score in score_case(evidence, confidence, mask).items()}
+    assert reasons["foreground"] == "no foreground is predicted"
+
+
+def test_wrong_shapes_are_refused() -> None:
+    evidence, confidence, mask = softmax_case()
+    with pytest.raises(StateError, match="voxel confidence has shape"):
+        all_scores(evidence, confidence[0], mask)
+    with pytest.raises(StateError, match="nonzero mask has shape"):
+        all_scores(evidence, confidence, mask[0])

@@ -1,0 +1,38 @@
+"""Voxel confidence of the paper, by hand."""
+
+import math
+
+import numpy as np
+
+from nnunet_ssl.confidence import Evidence, paper_confidence
+
+MEAN = np.array([[0.9, 0.3, 0.2], [0.1, 0.7, 0.8]])
+VARIANCE = np.array([[0.01, 0.2, 0.3], [0.25, 0.1, 0.25]])
+
+
+def test_softmax_takes_mean_and_variance_of_the_predicted_class() -> None:
+    evidence = Evidence(mean=MEAN, variance=VARIANCE, votes=MEAN, num_samples=8, has_regions=False)
+    confidence = paper_confidence(evidence)
+    assert confidence.shape == (1, 3)
+    assert confidence.dtype == np.float32
+    np.testing.assert_allclose(confidence[0], [0.9 * 0.96, 0.7 * 0.6, 0], atol=1e-6)
+
+
+def test_regions_take_the_side_that_is_predicted() -> None:
+    evidence = Evidence(mean=MEAN, variance=VARIANCE, votes=MEAN, num_samples=8, has_regions=True)
+    confidence = paper_confidence(evidence)
+    np.testing.assert_allclose(confidence, [[0.9 * 0.96, 0.7 * 0.2, 0], [0, 0.7 * 0.6, 0]], atol=1e-6)
+
+
+def test_the_head_stands_in_for_samples_that_are_not_there() -> None:
+    u = np.full((1, 3), math.log(0.05))
+    single = Evidence(mean=MEAN, variance=MEAN * 0, votes=MEAN, num_samples=1, has_regions=False, log_variance=u)
+    np.testing.assert_allclose(paper_confidence(single)[0], np.array([0.9, 0.7, 0.8]) * 0.8, atol=1e-6)
+    several = Evidence(mean=MEAN, variance=MEAN * 0, votes=MEAN, num_samples=2, has_regions=False, log_variance=u)
+    np.testing.assert_allclose(paper_confidence(several)[0], [0.9, 0.7, 0.8], atol=1e-6)
+
+
+def test_the_head_may_have_one_channel_per_region() -> None:
+    u = np.log([[0.05] * 3, [0.25] * 3])
+    single = Evidence(mean=MEAN, variance=MEAN * 0, votes=MEAN, num_samples=1, has_regions=True, log_variance=u)
+    np.testing.assert_allclose(paper_confidence(single), [[0.72, 0.56, 0.64], [0, 0, 0]], atol=1e-6)
