@@ -67,10 +67,10 @@ class TeacherConfig:
     """Learning rate at the start of the supervised phase (nnU-Net's default)."""
     weight_decay: float = 3e-5
     """Weight decay, lambda_reg of Eq. 6 (nnU-Net's default)."""
-    distillation_epochs: int = 50
+    distillation_epochs: int = 20
     """Epochs of the second phase, in which only the uncertainty head learns; 0 skips it."""
     distillation_lr: float = 1e-3
-    """Learning rate (Adam-free, momentum SGD) of the uncertainty head in the second phase."""
+    """Learning rate of the uncertainty head in the second phase."""
     distillation_loss: DistillationLoss = "variance"
     """`variance`: v exp(-U) + U, whose minimiser is the mean variance; `paper`: squared error to log v."""
     num_samples: int = 8
@@ -192,8 +192,8 @@ class StudentConfig:
     """Keep an exponential moving average of the student; it is what is evaluated, saved for inference and labels the next stage."""
     ema_decay: float | None = None
     """Decay of the average; null: one minus the inverse of a twentieth of the stage's steps, within [0.98, 0.999]."""
-    distillation_epochs: int = 0
-    """Epochs at the end of the last stage in which only the student's uncertainty head learns (networks that have one)."""
+    distillation_epochs: int = 20
+    """Epochs at the end of the last stage in which only the student's uncertainty head learns (networks that have one); 0 skips it."""
     fine_tune_epochs: int = 0
     """Epochs at the end of the last stage on manual labels alone."""
 

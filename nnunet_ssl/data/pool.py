@@ -124,6 +124,20 @@ def prepare_pool(setup: NnunetSetup, folders: Sequence[Path], *, skip_bad: bool,
     return PoolIndex(folder, {c: good[c] for c in sorted(good)}, dict(sorted(skipped.items())))
 
 
+def pool_is_current(setup: NnunetSetup, folders: Sequence[Path]) -> bool:
+    """Whether a pool of exactly these folders is prepared and none of its images has changed since."""
+    folder, index_file = _places(setup)
+    if not index_file.is_file():
+        return False
+    index = read_json(index_file)
+    if index["folders"] != [str(f.absolute()) for f in folders]:
+        return False
+    images, incomplete = _collect(setup, folders, skip_bad=True)
+    if set(images) | set(incomplete) != set(index["cases"]) | set(index["skipped"]):
+        return False
+    return all(_is_whole(folder, case) and _stamp(images[case]) == entry["stamp"] for case, entry in index["cases"].items())
+
+
 def load_pool(setup: NnunetSetup) -> PoolIndex:
     """The pool that `nnssl_prepare` made.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 _COUNTED = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 
@@ -15,7 +15,7 @@ _COUNTED = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Lin
 def compute_conv_feature_map_size(network: nn.Module, input_channels: int, input_size: Sequence[int]) -> int:
     """Count the elements that all convolutions and linear layers put out in one forward pass of one image.
 
-    The pass runs on PyTorch's meta device: shapes only, no numbers. nnU-Net's networks count their convolutions likewise.
+    A copy of the network runs on PyTorch's meta device: shapes only, no numbers. nnU-Net's networks count their convolutions likewise.
 
     Args:
         network: the network; left as it is.
@@ -31,12 +31,10 @@ def compute_conv_feature_map_size(network: nn.Module, input_channels: int, input
         nonlocal elements
         elements += output.numel()
 
-    weights = {name: tensor.to("meta") for name, tensor in (*network.named_parameters(), *network.named_buffers())}
-    hooks = [module.register_forward_hook(count) for module in network.modules() if isinstance(module, _COUNTED)]
-    try:
-        with torch.no_grad():
-            functional_call(network, weights, (torch.empty(1, input_channels, *input_size, device="meta"),))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    shapes_only = copy.deepcopy(network).to("meta")
+    for module in shapes_only.modules():
+        if isinstance(module, _COUNTED):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        shapes_only(torch.empty(1, input_channels, *(int(size) for size in input_size), device="meta"))
     return elements

@@ -221,7 +221,7 @@ def _sidecar(run: Run, stage: int, chosen: list[str], source: LabelSource) -> St
         num_epochs=run.method.curriculum.stage_epochs(student.length.num_epochs)[stage - 1],
         fold=run.fold,
         labelled_cases=train,
-        validation_cases=validation,
+        validation_cases=validation or train,  # with `all` nothing is held out; nnU-Net's progress plot still needs cases
         pool_cases=chosen,
         num_confidence_channels=heads if setup.has_regions else 1,
         num_probability_channels=heads if student.needs_probabilities else 0,

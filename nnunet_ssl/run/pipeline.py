@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from nnunet_ssl.config import MethodConfig
-from nnunet_ssl.data.pool import prepare_pool
+from nnunet_ssl.data.pool import pool_is_current, prepare_pool
 from nnunet_ssl.errors import SetupError
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
@@ -97,7 +97,12 @@ def pipeline(request: RunRequest) -> list[Step]:
     if request.unlabelled:
         folders = " ".join(map(str, request.unlabelled))
         steps.append(
-            Step("prepare the pool", f"nnssl_prepare -d {number} -c {configuration}{plans} -u {folders}", lambda: False, _prepare(request))
+            Step(
+                "prepare the pool",
+                f"nnssl_prepare -d {number} -c {configuration}{plans} -u {folders}",
+                lambda: pool_is_current(request.setup, request.unlabelled),
+                _prepare(request),
+            )
         )
     for fold in request.folds:
         steps.append(

@@ -58,6 +58,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for everything that is made")
     parser.add_argument("--labels", default="8", choices=("4", "8", "16", "32"), help="label budget")
     parser.add_argument("--draw", type=int, default=0, help="which fixed draw of labelled cases")
+    parser.add_argument("--split", default="test", choices=("test", "development"), help="cases to evaluate; choose settings on development")
     parser.add_argument("--preset", default="cpu", help="overlay for teacher and student")
     parser.add_argument(
         "--stock", action="store_true", help="stock nnUNetTrainer teacher (5 epochs of 250 steps), SemiSupervisedStudentTrainer, one stage"
@@ -76,7 +77,8 @@ class Benchmark:
         self.data, self.out = arguments.data.resolve(), arguments.out.resolve()
         self.splits = json.loads((self.data / "splits.json").read_text())
         self.labelled = self.splits["labelled"][arguments.labels][arguments.draw]
-        self.pool = sorted(set(self.splits["train"]) - set(self.labelled))
+        self.evaluated = [case for case in self.splits[arguments.split] if case not in self.labelled]
+        self.pool = sorted(set(self.splits["train"]) - set(self.labelled) - set(self.evaluated))
         self.env = {**os.environ, "nnUNet_n_proc_DA": "1", "nnUNet_compile": "0"}
         for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
             (self.out / name).mkdir(parents=True, exist_ok=True)
@@ -95,12 +97,12 @@ class Benchmark:
         """Datasets with 8 and with 160 labels under the same plans, and the pool's images without labels."""
         self.write_dataset(DATASET, self.labelled)
         self.link_images(self.pool, self.out / "pool")
-        self.link_images(self.splits["test"], self.out / "test")
+        self.link_images(self.evaluated, self.out / "test")
         if not self.plans_file(DATASET, "nnUNetPlans").is_file():
             self.call("nnUNetv2_plan_and_preprocess", "-d", DATASET, "-c", CONFIGURATION, "-npfp", 2, "-np", 2)
         if self.arguments.no_controls:
             return
-        self.write_dataset(CEILING, self.splits["train"])
+        self.write_dataset(CEILING, sorted(set(self.splits["train"]) - set(self.evaluated)))
         if not self.plans_file(CEILING, "nnUNetPlans").is_file():
             self.call("nnUNetv2_extract_fingerprint", "-d", CEILING, "-np", 2)
             self.call("nnUNetv2_move_plans_between_datasets", "-s", DATASET, "-t", CEILING, "-sp", "nnUNetPlans", "-tp", "nnUNetPlans")
@@ -209,7 +211,7 @@ class Benchmark:
             )
             truth = self.out / "test_labels"
             truth.mkdir(exist_ok=True)
-            for case in self.splits["test"]:
+            for case in self.evaluated:
                 link(self.data / "labels" / f"{case}.nii.gz", truth / f"{case}.nii.gz")
             self.call(
                 "nnUNetv2_evaluate_folder", truth, folder, "-djfile", folder / "dataset.json", "-pfile", folder / "plans.json", "-np", 2

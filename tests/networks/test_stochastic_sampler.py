@@ -1,0 +1,143 @@
+import pytest
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from torch import nn
+
+from nnunet_ssl.networks import StochasticSampler, mirror_views, single_pass_log_variance, unwrap
+
+
+class Fixed(nn.Module):
+    """Gives the same logits for any image: nothing equivariant about it."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [self.logits, self.logits[..., ::2, ::2]]
+
+
+def stock_network() -> PlainConvUNet:
+    return PlainConvUNet(
+        2, 2, [4, 8], nn.Conv2d, 3, [1, 2], 1, 3, 1, norm_op=nn.InstanceNorm2d, nonlin=nn.LeakyReLU, deep_supervision=True
+    ).eval()  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("axes", "views"),
+    [
+        (None, ((),)),
+        ((), ((),)),
+        ((1,), ((), (1,))),
+        ((0, 1), ((), (0,), (1,), (0, 1))),
+        ((0, 1, 2), ((), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2))),
+    ],
+)
+def test_mirror_views(axes, views):
+    assert mirror_views(axes) == views
+
+
+@pytest.mark.parametrize(
+    ("axes", "wanted", "drawn"), [(None, 5, 5), ((0, 1), 1, 4), ((0, 1), 4, 4), ((0, 1), 5, 8), ((0,), 6, 6), ((0, 1), 32, 32)]
+)
+def test_number_of_samples(build, axes, wanted, drawn):
+    network, x = build("2d")
+    sampler = StochasticSampler(network.eval(), mirror_axes=axes, num_samples=wanted, has_regions=False)
+    assert sampler.num_samples == drawn
+    with torch.inference_mode():
+        assert sum(1 for _ in sampler.samples(x)) == drawn
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("regions", [True, False])
+def test_first_sample_is_the_plain_prediction(build, training, regions):
+    network, x = build("2d", deep_supervision=True)
+    logits = network.eval()(x)[0]
+    expected = logits.sigmoid() if regions else logits.softmax(dim=1)
+    sampler = StochasticSampler(network.train(training), mirror_axes=(0, 1), num_samples=8, has_regions=regions)
+    first, second = [sample for sample, _ in zip(sampler.samples(x), range(2), strict=False)]
+    torch.testing.assert_close(first, expected)
+    assert first.dtype is torch.float32
+    assert (first - second).abs().max() > 1e-4
+
+
+def test_unmirroring_is_exact_for_an_equivariant_network():
+    network, x = nn.Conv3d(2, 3, 1), torch.randn(1, 2, 3, 4, 5)
+    sampler = StochasticSampler(network, mirror_axes=(0, 1, 2), num_samples=1, has_regions=False)
+    samples = list(sampler.samples(x))
+    assert len(samples) == 8
+    for sample in samples:
+        torch.testing.assert_close(sample, network(x).softmax(dim=1))
+
+
+def test_each_view_is_turned_back_along_its_own_axes():
+    logits = torch.randn(1, 2, 4, 6)
+    sampler = StochasticSampler(Fixed(logits), mirror_axes=(0, 1), num_samples=4, has_regions=True)
+    probs = logits.sigmoid()
+    expected = [probs, probs.flip(2), probs.flip(3), probs.flip(2, 3)]
+    for sample, view in zip(sampler.samples(torch.zeros(1, 1, 4, 6)), expected, strict=True):
+        assert torch.equal(sample, view)
+
+
+@pytest.mark.parametrize("wanted", [1, 16])
+def test_stock_network_has_as_many_samples_as_views(wanted):
+    sampler = StochasticSampler(stock_network(), mirror_axes=(0, 1), num_samples=wanted, has_regions=False)
+    assert sampler.num_samples == 4
+    assert len(list(sampler.samples(torch.randn(1, 2, 8, 8)))) == 4
+
+
+def test_without_dropout_there_is_one_draw_per_view(build):
+    network, _ = build("2d", decoder_dropout=0.0)
+    assert StochasticSampler(network, mirror_axes=(0,), num_samples=16, has_regions=False).num_samples == 2
+
+
+def test_views_share_one_encoder_pass_and_nothing_is_drawn_ahead(build):
+    network, x = build("2d")
+    calls = []
+    network.encoder.register_forward_hook(lambda *_: calls.append("encode"))
+    network.decoder.register_forward_hook(lambda *_: calls.append("decode"))
+    sampler = StochasticSampler(network.eval(), mirror_axes=(1,), num_samples=6, has_regions=False)
+    samples = sampler.samples(x)
+    next(samples)
+    assert calls == ["encode", "decode"]
+    assert len(list(samples)) == 5
+    assert calls == ["encode", "decode", "decode", "decode"] * 2
+
+
+def test_nothing_stays_switched_between_samples(build):
+    network, x = build("2d")
+    plain = network.eval()(x)
+    samples = StochasticSampler(network, mirror_axes=None, num_samples=4, has_regions=False).samples(x)
+    next(samples)
+    next(samples)
+    assert torch.equal(network(x), plain)
+
+
+def test_a_generator_repeats_the_samples(build):
+    network, x = build("2d")
+    sampler = StochasticSampler(network.eval(), mirror_axes=(0,), num_samples=6, has_regions=False)
+    first, second, other = (list(sampler.samples(x, generator=torch.Generator().manual_seed(seed))) for seed in (5, 5, 6))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    assert not torch.equal(first[1], other[1])
+
+
+def test_gradients_are_the_callers_affair(build):
+    network, x = build("2d")
+    sampler = StochasticSampler(network, mirror_axes=None, num_samples=2, has_regions=False)
+    assert all(sample.requires_grad for sample in sampler.samples(x))
+
+
+def test_wrappers_are_taken_off(build):
+    network, x = build("2d")
+    compiled = torch.compile(network, backend="eager")
+    assert unwrap(compiled) is network
+    assert unwrap(nn.DataParallel(compiled)) is network
+    assert StochasticSampler(compiled, mirror_axes=None, num_samples=4, has_regions=False).num_samples == 4
+    assert single_pass_log_variance(compiled, x).shape == (2, 1, *x.shape[2:])
+
+
+def test_single_pass_log_variance(build):
+    network, x = build("2d")
+    expected = network.eval().decode_with_uncertainty(network.encode(x))[1]
+    torch.testing.assert_close(single_pass_log_variance(network.train(), x), expected)
+    assert single_pass_log_variance(stock_network(), torch.randn(1, 2, 8, 8)) is None
