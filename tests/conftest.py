@@ -11,6 +11,8 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
 
+pytest_plugins = ["tiny_setup"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class NnunetEnvironment:

@@ -58,9 +58,11 @@ class LabelledLoss(nn.Module):
         """Give a loss without ignore label one: the value behind the last class, as in nnU-Net's own datasets."""
         inner = inner_loss(self.loss)
         if hasattr(inner, "use_ignore_label"):
-            self._adds_ignore_channel = not inner.use_ignore_label
-            inner.use_ignore_label = True
-            inner.ce = nn.BCEWithLogitsLoss(reduction="none")
+            if not inner.use_ignore_label:
+                self._adds_ignore_channel = inner.use_ignore_label = True
+                inner.ce = nn.BCEWithLogitsLoss(reduction="none")
+                # with an ignore label nnU-Net divides the sum over all regions by the number of voxels, without one by that of both
+                inner.weight_ce /= num_outputs
             return
         if inner.ignore_label is None:
             inner.ignore_label = inner.ce.ignore_index = num_outputs

@@ -58,7 +58,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for everything that is made")
     parser.add_argument("--labels", default="8", choices=("4", "8", "16", "32"), help="label budget")
     parser.add_argument("--draw", type=int, default=0, help="which fixed draw of labelled cases")
-    parser.add_argument("--split", default="test", choices=("test", "development"), help="cases to evaluate; choose settings on development")
+    parser.add_argument(
+        "--split", default="test", choices=("test", "development"), help="cases to evaluate; choose settings on development"
+    )
     parser.add_argument("--preset", default="cpu", help="overlay for teacher and student")
     parser.add_argument(
         "--stock", action="store_true", help="stock nnUNetTrainer teacher (5 epochs of 250 steps), SemiSupervisedStudentTrainer, one stage"

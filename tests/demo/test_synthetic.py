@@ -130,17 +130,24 @@ def test_images_are_zero_outside_the_brain_and_tumours_lie_inside(dataset: Synth
         assert inside[sitk.GetArrayFromImage(sitk.ReadImage(str(dataset.labels_folder(group) / f"{case}.nii.gz"))) > 0].all()
 
 
-def test_a_tumour_class_stands_out_where_it_should_but_not_fully() -> None:
-    shape, spacing_mm = (36, 40, 36), (1.0, 1.0, 1.0)
-    phantom = make_phantom(shape=shape, spacing_mm=spacing_mm, enhancing=True, rng=np.random.default_rng(3))
-    images = acquire(SEEN_SCANNERS[0], phantom.signal, spacing_mm=spacing_mm, rng=np.random.default_rng(4)).astype(float)
-    flair, t1ce = images[CHANNELS.index("flair")], images[CHANNELS.index("t1ce")]
-    healthy = (phantom.signal[0] > 0) & (phantom.labels == 0)
-    enhancing, core = phantom.labels == LABELS["enhancing"], phantom.labels == LABELS["core"]
-    assert flair[phantom.labels == LABELS["edema"]].mean() > flair[healthy].mean() + 0.5 * flair[healthy].std()
-    assert t1ce[enhancing].mean() > t1ce[core].mean() + 0.5 * t1ce[core].std()
-    # Some healthy voxels are as bright as the tumour: no threshold solves the task.
-    assert (flair[healthy] > np.median(flair[phantom.labels == LABELS["edema"]])).mean() > 0.01
+def best_threshold_dice(image: NDArray[np.float64], mask: NDArray[np.bool_]) -> float:
+    """Dice of the best of all thresholds, chosen with the truth at hand."""
+    candidates = [image > threshold for threshold in np.quantile(image, np.linspace(0.5, 0.995, 40))]
+    return max(2 * (chosen & mask).sum() / (chosen.sum() + mask.sum()) for chosen in candidates)
+
+
+def test_tumours_stand_out_but_no_threshold_finds_them() -> None:
+    spacing_mm = (1.0, 1.0, 1.0)
+    whole, enhancing = [], []
+    for seed in range(6):
+        phantom = make_phantom(shape=(36, 40, 36), spacing_mm=spacing_mm, enhancing=True, rng=np.random.default_rng(seed))
+        images = acquire(SEEN_SCANNERS[0], phantom.signal, spacing_mm=spacing_mm, rng=np.random.default_rng(4)).astype(float)
+        inside = phantom.signal[0] > 0
+        whole.append(best_threshold_dice(images[CHANNELS.index("flair")][inside], phantom.labels[inside] > 0))
+        enhancing.append(best_threshold_dice(images[CHANNELS.index("t1ce")][inside], phantom.labels[inside] == LABELS["enhancing"]))
+    # Random voxels would give about 0.1; a task that a threshold solves would leave nothing to learn from a pool.
+    assert 0.5 < np.mean(whole) < 0.9
+    assert 0.2 < np.mean(enhancing) < 0.7
 
 
 def test_channels_are_correlated() -> None:

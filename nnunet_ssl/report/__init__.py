@@ -1,0 +1,1 @@
+"""What a run has come to: tables as CSV, and one self-contained HTML page with figures."""

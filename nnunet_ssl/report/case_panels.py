@@ -1,0 +1,180 @@
+"""One slice of a few cases, best to worst: image, pseudo-label, confidence, uncertainty."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_ssl.confidence.evidence import Evidence, fuse
+from nnunet_ssl.confidence.quantise import share_from_int16
+from nnunet_ssl.data.evidence_store import EvidenceStore
+from nnunet_ssl.data.manifest import Manifest, StageRecord
+from nnunet_ssl.data.pool import load_pool
+from nnunet_ssl.data.stage_dataset import CODE_IGNORED, read_sidecar
+from nnunet_ssl.errors import NnsslError, StateError
+from nnunet_ssl.locations import preprocessed_root, targets_folder
+from nnunet_ssl.nnunet_api.checkpoints import fingerprint
+from nnunet_ssl.nnunet_api.setup import NnunetSetup
+from nnunet_ssl.report.collect import RunFacts, student_of
+
+logger = logging.getLogger(__name__)
+
+FloatImage = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CasePanel:
+    """A slice of one case, (Y, X) on the network's grid."""
+
+    case: str
+    place: str
+    """`best`, `median` or `worst` of the stage."""
+    rank: int
+    """Position within the stage, from 1."""
+    score: float | None
+    image: FloatImage
+    """Channel 0, as nnU-Net normalised it."""
+    labels: NDArray[np.int16]
+    """The pseudo-label; -1 outside the nonzero mask."""
+    confidence: FloatImage
+    """In [0, 1]; for regions the lowest over them."""
+    ignored: NDArray[np.bool_]
+    """Where teacher and student disagree and nothing is learned."""
+    deviation: FloatImage | None
+    """Standard deviation of the predicted class's probability over the samples, in [0, 1/2]; for regions the highest over them. None where
+    the evidence is no longer there."""
+    aspect: float
+    """Width over height, in millimetres."""
+
+
+def case_panels(setup: NnunetSetup, facts: RunFacts) -> tuple[CasePanel, ...]:
+    """Best, median and worst case of the newest stage; empty before the first stage, or where its files are gone (which is warned of)."""
+    workspace = facts.teacher.workspace(facts.fold)
+    manifest = Manifest.load(workspace)
+    if manifest is None or not manifest.stages:
+        return ()
+    record = manifest.stages[-1]
+    scores = {case.case: case.score for case in facts.ranking}
+    try:
+        reader = _StageReader(setup, manifest, record, workspace)
+        return tuple(reader.panel(record.cases[i], place, i, scores.get(record.cases[i])) for i, place in _places(len(record.cases)))
+    except NnsslError as error:
+        logger.warning("the report shows no images: %s", error)
+        return ()
+
+
+def _places(count: int) -> list[tuple[int, str]]:
+    """Indices of best, median and worst among cases that are sorted from best to worst; each once."""
+    wanted = {0: "best", count - 1: "worst", (count - 1) // 2: "median"} if count > 2 else {0: "best", count - 1: "worst"}
+    return sorted(wanted.items())[:count] if count > 1 else [(0, "only")][:count]
+
+
+class _StageReader:
+    """Reads what the student of a stage learns from."""
+
+    def __init__(self, setup: NnunetSetup, manifest: Manifest, record: StageRecord, workspace: Path) -> None:
+        identifier = str(setup.configuration_manager.data_identifier)
+        self.data = preprocessed_root() / record.dataset / identifier
+        self.targets = targets_folder(record.dataset, identifier)
+        self.pool = load_pool(setup).folder
+        sidecar = read_sidecar(preprocessed_root() / record.dataset)
+        if sidecar is None:
+            raise StateError(f"the dataset of stage {record.stage}, {record.dataset}, is no longer there.")
+        self.confidence_channels = int(sidecar["num_confidence_channels"])
+        self.spacing_mm = [float(s) for s in setup.configuration_manager.spacing][-2:]
+        self.manifest, self.record, self.workspace = manifest, record, workspace
+
+    def panel(self, case: str, place: str, index: int, score: float | None) -> CasePanel:
+        labels = _load(self.data / f"{case}_seg.b2nd")[0].astype(np.int16)
+        at = central_slice(labels)
+        targets = _load(self.targets / f"{case}.b2nd", (slice(0, 1 + self.confidence_channels), at))
+        height, width = labels.shape[1:]
+        return CasePanel(
+            case=case,
+            place=place,
+            rank=index + 1,
+            score=score,
+            image=_load(self.pool / f"{case}.b2nd", (0, at)).astype(np.float32),
+            labels=labels[at],
+            confidence=share_from_int16(targets[1:]).min(axis=0),
+            ignored=targets[0] == CODE_IGNORED,
+            deviation=self._deviation(case, at),
+            aspect=width * self.spacing_mm[1] / (height * self.spacing_mm[0]),
+        )
+
+    def _deviation(self, case: str, at: int) -> FloatImage | None:
+        try:
+            return deviation_of_prediction(self._evidence(case), at)
+        except NnsslError as error:
+            logger.warning("the report shows no uncertainty of case '%s': %s", case, error)
+            return None
+
+    def _evidence(self, case: str) -> Evidence:
+        """The evidence that the stage's labels were made from."""
+        folder, record = self.workspace / "evidence", self.record
+        teacher = EvidenceStore(folder / "teacher", source=self.manifest.teacher_fingerprint).read(case)
+        if record.label_stage is None or record.agreement_weight == 0:
+            return teacher
+        dataset = self.manifest.stages[record.label_stage - 1].dataset
+        checkpoint = student_of(self.manifest, dataset).checkpoint(self.manifest.fold)
+        if not checkpoint.is_file():
+            raise StateError(f"{checkpoint} is no longer there.")
+        source = f"{fingerprint(checkpoint)}-k{self.manifest.method['evidence']['num_samples']}"
+        student = EvidenceStore(folder / f"student_s{record.label_stage}", source=source).read(case)
+        return fuse(teacher, student, weight=record.agreement_weight)
+
+
+def central_slice(labels: NDArray[np.int16]) -> int:
+    """Index along the first axis that has as much predicted foreground before it as after it; the middle where there is none.
+
+    Args:
+        labels: (X, Y, Z).
+    """
+    per_slice = (labels > 0).sum(axis=(1, 2))
+    total = int(per_slice.sum())
+    return int(np.searchsorted(per_slice.cumsum(), (total + 1) // 2)) if total else len(labels) // 2
+
+
+def deviation_of_prediction(evidence: Evidence, at: int) -> FloatImage:
+    """Standard deviation of the predicted class's probability in one slice.
+
+    Args:
+        evidence: of one case, (H, X, Y, Z).
+        at: index along X.
+
+    Returns:
+        (Y, Z) in [0, 1/2]; for regions the highest over them.
+    """
+    if evidence.num_samples == 1 and evidence.log_variance is not None:
+        variance = np.exp(evidence.log_variance[:, at])
+    elif evidence.has_regions:
+        variance = evidence.variance[:, at]
+    else:
+        predicted = evidence.mean[:, at].argmax(axis=0)[None]
+        variance = np.take_along_axis(evidence.variance[:, at], predicted, axis=0)
+    return np.sqrt(variance).max(axis=0).astype(np.float32)
+
+
+def _load(path: Path, key: Any = slice(None)) -> NDArray[Any]:
+    if not path.is_file():
+        raise StateError(f"{path} is no longer there.")
+    try:
+        return np.asarray(blosc2.open(str(path), mode="r")[key])
+    except (RuntimeError, OSError, ValueError) as error:
+        raise StateError(f"{path} is damaged ({error}).") from error
+
+
+def label_names(setup: NnunetSetup, present: Sequence[int]) -> dict[int, str]:
+    """A name for every label value in pseudo-labels; a value that regions are written with has the region's name."""
+    if setup.has_regions:
+        order = [int(value) for value in setup.dataset_json["regions_class_order"]]
+        return dict(zip(order, setup.class_names, strict=False))
+    values = {int(value): name for name, value in setup.dataset_json["labels"].items() if name != "ignore"}
+    return {value: values.get(value, str(value)) for value in present}

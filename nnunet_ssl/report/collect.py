@@ -1,0 +1,200 @@
+"""Everything the report says about a run, as plain numbers and names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nnunet_ssl.config import MethodConfig
+from nnunet_ssl.data.manifest import Manifest, StageRecord
+from nnunet_ssl.errors import SetupError
+from nnunet_ssl.locations import ModelLocation
+from nnunet_ssl.nnunet_api.setup import NnunetSetup
+from nnunet_ssl.report.scored_cases import ScoredCase, read_ranking
+from nnunet_ssl.report.training_log import TrainingLog, read_training_log
+from nnunet_ssl.report.validation import Validation, foreground_keys, read_validation
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """The teacher (stage 0) or the student of one stage."""
+
+    stage: int
+    dataset: str
+    """Dataset it trains on."""
+    fraction: float | None
+    """K_t; None for the teacher."""
+    labelled_cases: int
+    """Manual labels it trains on."""
+    pool_cases: int
+    """Pseudo-labelled cases it trains on."""
+    log: TrainingLog | None
+    """None before its first checkpoint."""
+    is_comparable: bool
+    """Whether its pseudo Dice was measured on the same cases as the other models'; not so for a teacher of another fold."""
+    validation: Validation | None
+    """None before validation and in final mode."""
+    share_confident: float | None
+    changed: float | None
+    """Largest share of changed foreground voxels over the classes, against the labels of the stage before."""
+    kept_previous: bool
+    """Whether the refined labels changed too much, so that the previous ones were kept."""
+    minutes: float | None
+    """Labelling and training together, so far."""
+
+    @property
+    def name(self) -> str:
+        return "teacher" if self.stage == 0 else f"student {self.stage}"
+
+    @property
+    def state(self) -> str:
+        """How far its training is."""
+        if self.log is None:
+            return "not trained"
+        return "trained" if self.log.is_finished else f"in training, {self.log.num_epochs} epochs done"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """A run, finished or not."""
+
+    dataset: str
+    configuration: str
+    plans: str
+    fold: int | str
+    teacher: ModelLocation
+    teacher_folds: tuple[int | str, ...]
+    student_trainer: str | None
+    """None where no stage is written: the first one decides."""
+    pool_cases: int | None
+    """None where the run has not begun."""
+    validation_cases: int
+    """Labelled cases of the fold that nothing trains on; 0 in final mode."""
+    class_names: tuple[str, ...]
+    """Foreground classes (regions), in the order of the network's outputs."""
+    settings: Mapping[str, Any]
+    """As in the plans' `nnssl` section."""
+    num_stages: int
+    """Stages the curriculum has."""
+    models: tuple[ModelFacts, ...]
+    """The teacher, then one student for every stage that is written."""
+    ranking: tuple[ScoredCase, ...]
+    """The pool as the newest stage ranks it."""
+    is_published: bool
+
+    @property
+    def is_final_mode(self) -> bool:
+        """Whether every label trains, so that no figure on unseen cases exists."""
+        return self.fold == "all"
+
+    @property
+    def students(self) -> tuple[ModelFacts, ...]:
+        return self.models[1:]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every stage is written and its student trained."""
+        logs = [m.log for m in self.models]
+        return len(self.students) == self.num_stages and all(log is not None and log.is_finished for log in logs)
+
+    @property
+    def ranking_score(self) -> str:
+        """Name of the case score that ranks."""
+        return MethodConfig.from_dict(dict(self.settings)).evidence.case_score
+
+
+def teacher_of(setup: NnunetSetup, teacher_trainer: str) -> ModelLocation:
+    """Where the teacher of a set-up stands."""
+    return ModelLocation(dataset=setup.dataset, trainer=teacher_trainer, plans=setup.plans_name, configuration=setup.configuration)
+
+
+def student_of(manifest: Manifest, dataset: str) -> ModelLocation:
+    """The student that trains on a stage's dataset."""
+    return ModelLocation(dataset=dataset, trainer=manifest.student_trainer, plans=manifest.plans, configuration=manifest.configuration)
+
+
+def collect(setup: NnunetSetup, fold: int | str, teacher_trainer: str) -> RunFacts:
+    """Read what the files of a run say.
+
+    Args:
+        setup: the labelled dataset and its plans.
+        fold: fold of the run.
+        teacher_trainer: class name of the teacher's trainer.
+
+    Raises:
+        SetupError: if neither a run nor a trained teacher is there.
+        StateError: if the manifest or a table is damaged.
+    """
+    teacher = teacher_of(setup, teacher_trainer)
+    manifest = Manifest.load(teacher.workspace(fold))
+    teacher_folds = tuple(manifest.teacher_folds) if manifest else (fold,)
+    train, validation = setup.fold_cases(fold)
+    models = [_teacher_facts(teacher, fold, teacher_folds, len(train), foreground_keys(setup))]
+    if manifest is None and models[0].log is None:
+        plans = "" if setup.plans_name == "nnUNetPlans" else f" -p {setup.plans_name}"
+        command = f"nnUNetv2_train {int(setup.dataset[7:10])} {setup.configuration} {fold} -tr {teacher_trainer}{plans}"
+        raise SetupError(f"there is nothing to report yet: {teacher.fold_folder(fold)} holds no checkpoint; run: {command}")
+    records = manifest.stages if manifest else []
+    if manifest is not None:
+        models += [_student_facts(student_of(manifest, r.dataset), r, fold, len(train), foreground_keys(setup)) for r in records]
+    settings = manifest.method if manifest else setup.method.to_dict()
+    return RunFacts(
+        dataset=setup.dataset,
+        configuration=setup.configuration,
+        plans=setup.plans_name,
+        fold=fold,
+        teacher=teacher,
+        teacher_folds=teacher_folds,
+        student_trainer=manifest.student_trainer if manifest else None,
+        pool_cases=len(manifest.pool) if manifest else None,
+        validation_cases=len(validation),
+        class_names=tuple(foreground_keys(setup)),
+        settings=settings,
+        num_stages=MethodConfig.from_dict(settings).curriculum.num_stages,
+        models=tuple(models),
+        ranking=read_ranking(teacher.workspace(fold) / f"ranking_{len(records)}.csv"),
+        is_published=manifest.published if manifest else False,
+    )
+
+
+def _teacher_facts(
+    teacher: ModelLocation, fold: int | str, teacher_folds: tuple[int | str, ...], labelled_cases: int, keys: Mapping[str, str]
+) -> ModelFacts:
+    logs = [read_training_log(teacher, member) for member in teacher_folds]
+    known = [log.minutes for log in logs if log is not None]
+    same_fold = teacher_folds == (fold,)
+    return ModelFacts(
+        stage=0,
+        dataset=teacher.dataset,
+        fraction=None,
+        labelled_cases=labelled_cases,
+        pool_cases=0,
+        log=logs[0],
+        is_comparable=same_fold,
+        validation=read_validation(teacher, fold, keys) if same_fold else None,
+        share_confident=None,
+        changed=None,
+        kept_previous=False,
+        minutes=sum(known) if known else None,
+    )
+
+
+def _student_facts(
+    student: ModelLocation, record: StageRecord, fold: int | str, labelled_cases: int, keys: Mapping[str, str]
+) -> ModelFacts:
+    log = read_training_log(student, fold)
+    return ModelFacts(
+        stage=record.stage,
+        dataset=record.dataset,
+        fraction=record.fraction,
+        labelled_cases=labelled_cases,
+        pool_cases=len(record.cases),
+        log=log,
+        is_comparable=True,
+        validation=read_validation(student, fold, keys),
+        share_confident=record.share_confident,
+        changed=max(record.change.values(), default=None) if record.change is not None else None,
+        kept_previous=record.kept_previous,
+        minutes=record.seconds / 60 + (log.minutes if log is not None else 0.0),
+    )

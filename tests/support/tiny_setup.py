@@ -1,0 +1,285 @@
+"""A tiny nnU-Net set-up, planned and preprocessed by nnU-Net itself, with a pool, labels beside it, a teacher and evidence.
+
+Six labelled and six unlabelled images of 20 x 22 x 18 voxels: a ball (class `rim`) with a core (class `core`) in noise. It is built once per
+session; tests work on copies. Evidence is written by hand where a test is about what follows from it, so that no network has to be trained.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+DATASET = "Dataset137_Tiny"
+CONFIGURATION = "3d_fullres"
+PLANS = "nnUNetPlans_nnssl_tiny"
+IDENTIFIER = f"nnUNetPlans_{CONFIGURATION}"
+OUR_TEACHER, OUR_STUDENT = "TransASPPTeacherTrainer", "TransASPPStudentTrainer"
+LABELLED = [f"lab_{i}" for i in range(6)]
+POOL = [f"pool_{i}" for i in range(6)]
+VALIDATION = ["lab_0"]
+"""Validation case of fold 0; the other labelled cases train."""
+SHAPE = (18, 22, 20)
+"""Array axes (z, y, x): 20 x 22 x 18 voxels."""
+ORIGIN, DIRECTION = (5.0, -3.5, 12.0), (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
+PATCH = [16, 16, 16]
+LABELS = {"background": 0, "rim": 1, "core": 2}
+LENGTH = {"iterations_per_epoch": 2, "val_iterations_per_epoch": 1}
+OVERLAY: dict[str, Any] = {
+    "network": "TransASPPUNet",
+    "features": {"base": 4, "max": 8},
+    "batch_size": 2,
+    "nnssl": {
+        "teacher": {"length": {"num_epochs": 1, **LENGTH}, "distillation_epochs": 1, "num_samples": 2},
+        "curriculum": {"fractions": [0.5, 1.0]},
+        "student": {"length": {"num_epochs": 2, **LENGTH}, "distillation_epochs": 1},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Project:
+    """nnU-Net's folders of one copy of the set-up, which the environment variables name, and the folder of unlabelled images."""
+
+    raw: Path
+    preprocessed: Path
+    results: Path
+    unlabelled: Path
+
+    def setup(self, plans: str = PLANS, dataset: str = "137") -> Any:
+        """The `NnunetSetup` of plans."""
+        from nnunet_ssl.nnunet_api.setup import load_setup
+
+        return load_setup(dataset, CONFIGURATION, plans)
+
+    def prepare_pool(self, **options: Any) -> Any:
+        """The pool of `unlabelled`, prepared in this process."""
+        from nnunet_ssl.data.pool import prepare_pool
+
+        return prepare_pool(self.setup(), [self.unlabelled], **{"skip_bad": False, "num_processes": 1, "progress": False, **options})
+
+    @property
+    def plans_file(self) -> Path:
+        return self.preprocessed / DATASET / f"{PLANS}.json"
+
+    def change_plans(self, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
+        """Edit the plans: `change(plans, configuration)` works in place."""
+        plans = json.loads(self.plans_file.read_text())
+        change(plans, plans["configurations"][CONFIGURATION])
+        self.plans_file.write_text(json.dumps(plans))
+
+    def labelled_files(self) -> list[Path]:
+        """Every file of the labelled dataset, raw and preprocessed, that existed before the plugin came."""
+        folders = [self.raw / DATASET, self.preprocessed / DATASET / IDENTIFIER, self.preprocessed / DATASET / "gt_segmentations"]
+        tops = [self.preprocessed / DATASET / name for name in ("dataset.json", "dataset_fingerprint.json", "nnUNetPlans.json")]
+        return sorted([*(f for folder in folders for f in folder.rglob("*") if f.is_file()), *tops])
+
+
+def phantom(case: str) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Image and label of a case; the noise grows with the number in its name."""
+    number = int(case.rsplit("_", 1)[1])
+    random = np.random.default_rng([number, case.startswith("pool")])
+    grid = np.stack(np.meshgrid(*[np.arange(n) for n in SHAPE], indexing="ij"))
+    centre = np.array(SHAPE).reshape(3, 1, 1, 1) / 2 + random.uniform(-1.5, 1.5, size=(3, 1, 1, 1))
+    distance = np.linalg.norm(grid - centre, axis=0)
+    label = (distance < 6.5).astype(np.uint8) + (distance < 3.5)
+    return (2 * label + random.normal(0, 0.2 + 0.1 * number, SHAPE) + 3).astype(np.float32), label.astype(np.uint8)
+
+
+def write_image(array: NDArray[Any], path: Path, *, spacing: tuple[float, ...] = (1.0, 1.0, 1.0)) -> None:
+    """Write an array (z, y, x) in the geometry of all cases."""
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing)
+    image.SetOrigin(ORIGIN)
+    image.SetDirection(DIRECTION)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(image, str(path))
+
+
+def write_unlabelled(folder: Path) -> None:
+    """The pool's images, with their labels beside them under three usual names."""
+    for case in POOL:
+        image, label = phantom(case)
+        write_image(image, folder / f"{case}_0000.nii.gz")
+        for name in (f"{case}.nii.gz", f"{case}_seg.nii.gz", f"labelsTr/{case}.nii.gz"):
+            write_image(label, folder / name)
+
+
+def label_files(unlabelled: Path) -> list[Path]:
+    """Every label of a pool case below a folder."""
+    return sorted(f for f in unlabelled.rglob("*.nii.gz") if not f.name.endswith("_0000.nii.gz"))
+
+
+def write_raw(raw: Path) -> None:
+    """The labelled dataset."""
+    folder = raw / DATASET
+    for case in LABELLED:
+        image, label = phantom(case)
+        write_image(image, folder / "imagesTr" / f"{case}_0000.nii.gz")
+        write_image(label, folder / "labelsTr" / f"{case}.nii.gz")
+    content = {"channel_names": {"0": "T1"}, "labels": LABELS, "numTraining": len(LABELLED), "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(content))
+
+
+def plan_and_preprocess(project: Project, *, configurations: tuple[str, ...] = (CONFIGURATION,)) -> None:
+    """What `nnUNetv2_plan_and_preprocess` does, then a patch smaller than the images and five splits."""
+    from nnunetv2.experiment_planning import plan_and_preprocess_api as api
+
+    folder = project.preprocessed / DATASET
+    folder.mkdir(parents=True)
+    with contextlib.redirect_stdout(io.StringIO()):
+        api.extract_fingerprints([137], num_processes=1, show_progress_bar=False, verbose=False)
+        api.plan_experiments([137])
+        plans = json.loads((folder / "nnUNetPlans.json").read_text())
+        plans["configurations"][CONFIGURATION]["patch_size"] = PATCH
+        (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+        api.preprocess([137], configurations=configurations, num_processes=[1], show_progress_bar=False)
+    splits = [{"train": [c for c in LABELLED if c != held], "val": [held]} for held in LABELLED[:5]]
+    (folder / "splits_final.json").write_text(json.dumps(splits))
+
+
+def lay_overlay(project: Project, overlay: Mapping[str, Any] | None = None) -> str:
+    """Plans with the tiny network and lengths; returns their name."""
+    from nnunet_ssl.data.overlay import lay_preset
+
+    path = project.results / "tiny.json"
+    path.write_text(json.dumps(overlay or OVERLAY))
+    name = lay_preset(project.setup("nnUNetPlans"), str(path))
+    path.unlink()
+    return name
+
+
+def write_teacher(trainer_name: str = OUR_TEACHER, *, plans: str = PLANS, fold: int | str = 0, dataset: str = DATASET, seed: int = 0) -> Path:
+    """A checkpoint in nnU-Net's own format with random weights, as if the training had ended; returns its fold's folder."""
+    import torch
+    from nnunetv2.run.run_training import get_trainer_from_args
+
+    from nnunet_ssl.nnunet_api.external_trainers import external_trainers
+
+    with external_trainers(), contextlib.redirect_stdout(io.StringIO()):
+        trainer = get_trainer_from_args(dataset, CONFIGURATION, fold, trainer_name, plans, device=torch.device("cpu"))
+        torch.manual_seed(seed)
+        trainer.initialize()
+        trainer.inference_allowed_mirroring_axes = (0, 1, 2)
+        folder = Path(trainer.output_folder)
+        trainer.save_checkpoint(str(folder / "checkpoint_final.pth"))
+    plans_file = Path(trainer.preprocessed_dataset_folder_base) / f"{plans}.json"
+    shutil.copy(plans_file, folder.parent / "plans.json")
+    shutil.copy(plans_file.parent / "dataset.json", folder.parent / "dataset.json")
+    return folder
+
+
+def evidence_of(label: NDArray[Any], *, doubt: float, heads: int = 3, num_samples: int = 8) -> Any:
+    """Softmax evidence of a predictor that sees a label map and is in doubt by the same amount everywhere.
+
+    Args:
+        label: (X, Y, Z) classes.
+        doubt: probability and votes that are not the label's, shared by the other classes; below 2/3.
+        heads: classes with background.
+        num_samples: K.
+    """
+    from nnunet_ssl.confidence.evidence import Evidence
+
+    one_hot = np.stack([label == k for k in range(heads)]).astype(np.float32)
+    mean = one_hot * (1 - doubt) + (1 - one_hot) * doubt / (heads - 1)
+    variance = np.full_like(mean, doubt**2 / 4)
+    return Evidence(mean=mean, variance=variance, votes=mean, num_samples=num_samples, has_regions=False)
+
+
+def write_evidence(store: Any, cases: list[str] | None = None, *, doubt: Callable[[str], float] | None = None, label: Any = None) -> None:
+    """Evidence of every pool case by hand: the true label, in more doubt the higher the number of the case."""
+    doubt = doubt or (lambda case: 0.05 + 0.05 * int(case[-1]))
+    for case in cases or POOL:
+        store.write(case, evidence_of(label(case) if label else phantom(case)[1], doubt=doubt(case)))
+
+
+def digests(files: list[Path]) -> dict[str, str]:
+    """SHA-256 of every file."""
+    return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def mtimes(*folders: Path) -> dict[str, int]:
+    """Modification time of every file and folder below folders."""
+    return {str(f): f.stat().st_mtime_ns for folder in folders for f in sorted(folder.rglob("*"))}
+
+
+@contextlib.contextmanager
+def environment(project: Project) -> Iterator[None]:
+    """nnU-Net's variables for a project, where no function-scoped fixture may set them."""
+    values = {"nnUNet_raw": project.raw, "nnUNet_preprocessed": project.preprocessed, "nnUNet_results": project.results}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [n for n in os.environ if n.startswith("nnUNet_")]:
+            patch.delenv(name)
+        for name, value in values.items():
+            patch.setenv(name, str(value))
+        patch.setenv("nnUNet_def_n_proc", "1")
+        patch.setenv("nnUNet_n_proc_DA", "1")
+        yield
+
+
+def _folders(root: Path) -> Project:
+    project = Project(*(root / f"nnUNet_{n}" for n in ("raw", "preprocessed", "results")), unlabelled=root / "unlabelled")
+    for folder in (project.raw, project.preprocessed, project.results):
+        folder.mkdir(parents=True)
+    return project
+
+
+@pytest.fixture(scope="session")
+def built_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The set-up with its pool prepared, built once; never to be changed."""
+    project = _folders(tmp_path_factory.mktemp("built"))
+    write_raw(project.raw)
+    write_unlabelled(project.unlabelled)
+    with environment(project):
+        plan_and_preprocess(project)
+        assert lay_overlay(project) == PLANS
+        project.prepare_pool()
+    return project
+
+
+@pytest.fixture(scope="session")
+def built_teacher(built_project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`nnUNet_results` with our teacher's random weights for folds 0 and 1."""
+    results = tmp_path_factory.mktemp("teacher") / "nnUNet_results"
+    results.mkdir()
+    with environment(Project(built_project.raw, built_project.preprocessed, results, built_project.unlabelled)):
+        write_teacher(fold=0, seed=0)
+        write_teacher(fold=1, seed=1)
+    return results
+
+
+@pytest.fixture
+def project(built_project: Project, nnunet_environment: Any, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A copy of the set-up with its pool, in the test's own nnU-Net folders; the unlabelled images are shared and not to be changed."""
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")
+    for name in ("raw", "preprocessed"):
+        shutil.copytree(getattr(built_project, name), getattr(nnunet_environment, name), dirs_exist_ok=True)
+    return Project(nnunet_environment.raw, nnunet_environment.preprocessed, nnunet_environment.results, built_project.unlabelled)
+
+
+@pytest.fixture
+def fresh_project(project: Project, tmp_path: Path) -> Project:
+    """As `project`, without a pool and with unlabelled images of its own, which a test may change."""
+    for found in (project.preprocessed / DATASET).glob("*__pool_*"):
+        shutil.rmtree(found) if found.is_dir() else found.unlink()
+    shutil.copytree(project.unlabelled, tmp_path / "unlabelled")
+    return Project(project.raw, project.preprocessed, project.results, tmp_path / "unlabelled")
+
+
+@pytest.fixture
+def taught_project(project: Project, built_teacher: Path) -> Project:
+    """As `project`, with our teacher's (random) weights for folds 0 and 1."""
+    shutil.copytree(built_teacher, project.results, dirs_exist_ok=True)
+    return project
