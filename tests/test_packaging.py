@@ -50,10 +50,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh environment with the wheel and, by a path file, the other packages of the present one."""
     environment = tmp_path_factory.mktemp("installed") / "venv"
-    run(sys.executable, "-m", "venv", environment, cwd=environment.parent)
-    python = environment / "bin" / "python"
+    run(sys.executable, "-m", "venv", "--without-pip", environment, cwd=environment.parent)
+    pip = (sys.executable, "-m", "pip", "--python", environment / "bin" / "python")
     # First the wheel, then the path file: else pip finds the package already there, in the present environment.
-    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel, cwd=environment.parent)
+    run(*pip, "install", "--quiet", "--no-deps", "--no-index", wheel, cwd=environment.parent)
     (packages,) = (environment / "lib").glob("python*/site-packages")
     present = [entry for entry in sys.path if Path(entry).name in {"site-packages", "dist-packages"}]
     (packages / "present_environment.pth").write_text("\n".join(present) + "\n", encoding="utf-8")

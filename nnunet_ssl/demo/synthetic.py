@@ -121,8 +121,7 @@ def write_synthetic_dataset(folder: Path, *, labelled: int, pool: int, test: int
     for plan in plans:
         _write_case(plan, dataset.images_folder(plan.group), dataset.labels_folder(plan.group))
     _write_dataset_json(dataset.dataset_folder, labelled)
-    with dataset.scanners_csv.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([("case", "group", "scanner"), *((p.case, p.group, p.scanner.name) for p in plans)])
+    _write_scanners(dataset.scanners_csv, plans)
     marker.write_text(json.dumps(recipe) + "\n", encoding="utf-8")  # last: its presence says that the rest is whole
     return dataset
 
@@ -170,3 +169,10 @@ def _write_dataset_json(dataset_folder: Path, num_training: int) -> None:
         "file_ending": _FILE_ENDING,
     }
     (dataset_folder / "dataset.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_scanners(path: Path, plans: list[_CasePlan]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("case", "group", "scanner"))
+        table.writerows((plan.case, plan.group, plan.scanner.name) for plan in plans)

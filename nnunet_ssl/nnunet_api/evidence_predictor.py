@@ -40,6 +40,7 @@ class EvidencePredictor(nnUNetPredictor):
             super().__init__(use_mirroring=use_mirroring, device=device, allow_tqdm=False)
         self.requested_samples = num_samples
         self.sampler: StochasticSampler | None = None
+        self._generator = torch.Generator()  # on the CPU, so that the draws are the same on every device
 
     def load_model(self, model_folder: Path, folds: list[int | str]) -> None:
         """Load a trained model's folds without executing what their checkpoints might carry.
@@ -106,16 +107,18 @@ class EvidencePredictor(nnUNetPredictor):
         return self.sampler
 
     @torch.inference_mode()
-    def sweep(self, image: Tensor) -> Tensor:
+    def sweep(self, image: Tensor, *, seed: int = 0) -> Tensor:
         """Evidence of one preprocessed image.
 
         Args:
             image: (channels, X, Y, Z) float32, as nnU-Net's preprocessor leaves it.
+            seed: of the dropout draws, so that a case has the same evidence whatever was swept before it.
 
         Returns:
             (3H + U, X, Y, Z) float32 on the CPU: mean probabilities M1, second moments M2, vote fractions f of H heads each, and U channels
             of log-variance where a single deterministic pass is all there is and the network has an uncertainty head (U = 0 otherwise).
         """
+        self._generator.manual_seed(seed)
         total: Tensor | None = None
         folds = self.list_of_parameters or [None]
         for weights in folds:
@@ -149,7 +152,7 @@ class EvidencePredictor(nnUNetPredictor):
         """(3H + U, *patch) for one window x (1, channels, *patch)."""
         sampler, heads = self._sampler(), self.heads
         moments = torch.zeros((3 * heads, *x.shape[2:]), dtype=torch.float32, device=x.device)
-        for probs in sampler.samples(x):
+        for probs in sampler.samples(x, generator=self._generator):
             p = probs[0]
             moments[:heads] += p
             moments[heads : 2 * heads].addcmul_(p, p)

@@ -147,7 +147,13 @@ class NnunetSetup:
 
     @cached_property
     def labelled_cases(self) -> dict[str, LabelledCase]:
-        """Every case of D with its files, sorted by case id; no file is opened."""
+        """Every case of D with its files, sorted by case id; no file is opened.
+
+        Raises:
+            SetupError: if the raw dataset is gone.
+        """
+        if not self.raw_folder.is_dir():
+            raise SetupError(f"{self.raw_folder} is missing: stage datasets link its labels and name its images; put the raw dataset back.")
         listed = get_filenames_of_train_images_and_targets(str(self.raw_folder), json.loads(json.dumps(self.dataset_json)))
         return {case: LabelledCase(case, tuple(listed[case]["images"]), str(listed[case]["label"])) for case in sorted(map(str, listed))}
 
@@ -167,10 +173,14 @@ class NnunetSetup:
 
         Raises:
             SetupError: if there is no file and too few cases for nnU-Net's five-fold split.
+            InputError: if the file is damaged.
         """
         path = self.preprocessed_folder / "splits_final.json"
         if path.is_file():
-            return list(json.loads(path.read_text()))
+            try:
+                return list(json.loads(path.read_text()))
+            except ValueError as error:
+                raise InputError(f"{path} cannot be read as JSON: {error}.") from error
         cases = list(self.labelled_cases)
         if len(cases) < 5:
             raise SetupError(

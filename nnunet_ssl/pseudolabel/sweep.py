@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -64,7 +65,7 @@ def gather_evidence(predictor: EvidencePredictor, pool: PoolIndex, cases: Sequen
     dataset = nnUNetDatasetBlosc2(str(pool.folder), list(todo))
     for case in tqdm(todo, desc=f"evidence of the {label}", disable=not todo):
         image, _, _, _ = dataset.load_case(case)
-        swept = predictor.sweep(torch.from_numpy(image[:]))
+        swept = predictor.sweep(torch.from_numpy(image[:]), seed=zlib.crc32(case.encode()))
         evidence = to_evidence(
             swept, heads=predictor.heads, num_samples=predictor.num_samples, has_regions=predictor.label_manager.has_regions
         )

@@ -159,14 +159,16 @@ def deviation_of_prediction(evidence: Evidence, at: int) -> FloatImage:
     else:
         predicted = evidence.mean[:, at].argmax(axis=0)[None]
         variance = np.take_along_axis(evidence.variance[:, at], predicted, axis=0)
-    return np.sqrt(variance).max(axis=0).astype(np.float32)
+    deviation: FloatImage = np.sqrt(variance).max(axis=0).astype(np.float32)
+    return deviation
 
 
 def _load(path: Path, key: Any = slice(None)) -> NDArray[Any]:
     if not path.is_file():
         raise StateError(f"{path} is no longer there.")
     try:
-        return np.asarray(blosc2.open(str(path), mode="r")[key])
+        array = blosc2.open(str(path), mode="r")
+        return np.asarray(array[key])
     except (RuntimeError, OSError, ValueError) as error:
         raise StateError(f"{path} is damaged ({error}).") from error
 

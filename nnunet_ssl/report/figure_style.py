@@ -23,7 +23,7 @@ _STAGES = LinearSegmentedColormap.from_list("stages", [BLUE, GREEN, "#c99a12", R
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """matplotlib's settings for the report's figures, whatever the user's own; as before afterwards."""
+    """Settings of matplotlib for the report's figures, whatever the user's own; as before afterwards."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(

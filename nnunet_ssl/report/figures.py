@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from nnunet_ssl.report.collect import RunFacts
 from nnunet_ssl.report.figure_style import GREY, SERIES, plain, stage_colour
@@ -98,9 +99,9 @@ def case_scores(facts: RunFacts) -> Figure:
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, max(1, len(names)), squeeze=False)
     for (upper, lower), name in zip(axes.T, names, strict=False):
-        scored = sorted(((case.scores[name], case) for case in facts.ranking if case.scores[name] is not None), key=lambda pair: pair[0])
-        values = np.array([value for value, _ in scored], dtype=float)
-        groups = _by_stage([case for _, case in scored], facts.num_stages)
+        cases = sorted((case for case in facts.ranking if case.scores[name] is not None), key=lambda case: case.scores[name] or 0.0)
+        values = np.array([case.scores[name] for case in cases], dtype=float)
+        groups = _by_stage(cases, facts.num_stages)
         upper.set_title(plain(f"{name} (ranks the pool)" if name == facts.ranking_score else name))
         _histogram(upper, values, groups)
         for _, colour, members in groups:
@@ -116,11 +117,11 @@ def _histogram(ax: Axes, values: np.ndarray[Any, np.dtype[np.float64]], groups: 
     low, high = values.min(), values.max()
     margin = max(0.02 * (high - low), 0.002)
     edges = np.linspace(low - margin, high + margin, min(_BINS, max(5, len(values) // 2)) + 1)
-    ax.hist([values[members] for _, _, members in groups], bins=edges, color=[colour for _, colour, _ in groups], stacked=True)
+    ax.hist([values[members] for _, _, members in groups], bins=edges.tolist(), color=[colour for _, colour, _ in groups], stacked=True)
     ax.axvline(values.mean(), color=GREY, linewidth=1.4, linestyle=(0, (4, 3)))
     ax.text(0.02, 0.98, f"mean {values.mean():.3f}", transform=ax.transAxes, va="top", fontsize=8)
     ax.set_ylim(top=ax.get_ylim()[1] * 1.15)
-    ax.yaxis.get_major_locator().set_params(integer=True)
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     ax.set_xlabel("score")
 
 

@@ -32,7 +32,7 @@ svg { width: 100%; height: auto; display: block; color: var(--ink); stroke-linej
 .cases h3 span { color: var(--soft); font-weight: 400; }
 .cases img { width: 100%; display: block; border-radius: 5px; background: #000; object-fit: fill; image-rendering: pixelated; }
 .cases .head { color: var(--soft); font-size: .82rem; }
-.gone { display: grid; place-items: center; background: var(--card); border-radius: 5px; color: var(--soft); font-size: .82rem; padding: .5rem; }
+.gone { display: grid; place-items: center; background: var(--card); color: var(--soft); font-size: .82rem; padding: .5rem; }
 .keys { display: flex; flex-wrap: wrap; gap: .4rem 1.2rem; margin: .8rem 0; font-size: .85rem; color: var(--soft); align-items: center; }
 .dot { display: inline-block; width: .8em; height: .8em; border-radius: 50%; margin-right: .4em; }
 .bar { display: inline-block; width: 90px; height: .75em; border-radius: 3px; margin: 0 .4em; }

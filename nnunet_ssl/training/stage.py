@@ -29,7 +29,7 @@ class Stage:
     labelled_cases: tuple[str, ...]
     """Labelled cases to train on."""
     validation_cases: tuple[str, ...]
-    """Manual labels that neither teacher nor student sees; with fold `all` the labelled cases again."""
+    """Manual labels that neither teacher nor student sees."""
     pool_cases: tuple[str, ...]
     num_confidence_channels: int
     num_probability_channels: int
@@ -50,7 +50,7 @@ class Stage:
         return results_root() / self.init_checkpoint
 
     def split(self, fold: int | str) -> tuple[list[str], list[str]]:
-        """Training and validation cases.
+        """Training and validation cases; with fold `all` nothing is held out, and validation repeats the labelled cases.
 
         Args:
             fold: the fold asked for on the command line.
@@ -61,9 +61,10 @@ class Stage:
         if str(fold) != str(self.fold):
             raise StateError(f"{self.dataset} was written for fold {self.fold}, not {fold}: run nnUNetv2_train with fold {self.fold}.")
         train = [*self.labelled_cases, *self.pool_cases]
-        if fold != "all":
-            self._refuse_leak(train, f"{self.dataset}/{STAGE_SIDECAR}")
-            self._refuse_leak(self._listed_in_splits(int(fold)), f"{self.dataset}/splits_final.json")
+        if fold == "all":
+            return train, list(self.labelled_cases)
+        self._refuse_leak(train, f"{self.dataset}/{STAGE_SIDECAR}")
+        self._refuse_leak(self._listed_in_splits(int(fold)), f"{self.dataset}/splits_final.json")
         return train, list(self.validation_cases)
 
     def _listed_in_splits(self, fold: int) -> list[str]:

@@ -81,7 +81,7 @@ class SemiSupervisedStudent(PhasedTrainer):
             load_all_weights(network, start)
         student = self.method.student
         if student.ema:
-            steps = self.num_epochs * self.num_iterations_per_epoch
+            steps = self.stage.num_epochs * self.num_iterations_per_epoch
             self.average = MovingAverage(network, decay=student.ema_decay or default_decay(steps))
 
     def _build_loss(self) -> nn.Module:

@@ -64,7 +64,7 @@ class DualLoss(nn.Module):
         self.ramp = 1.0
         """Weight of the pool terms; the trainer sets it before each step."""
         self.last_terms: dict[str, Tensor] = {}
-        """Detached terms of the last batch with extra channels; NaN where a batch had nothing to measure."""
+        """Detached terms of the last batch with extra channels, unweighted; NaN where the batch had nothing to measure."""
         self._last_scale: Tensor | None = None
 
     def forward(self, output: Tensor | Sequence[Tensor], target: Tensor | Sequence[Tensor]) -> Tensor:
@@ -85,10 +85,10 @@ class DualLoss(nn.Module):
         from_pool = (extras[0][:, 0] >= CODE_POOL).flatten(1).any(1)
         supervised = self.supervised(outputs, targets, ~from_pool)
         high, low, finest = self._pool_terms(outputs, targets, extras, from_pool)
-        low = self.ramp * self.config.lambda_low * low
-        scale, ratio = self._unlearning_scale(supervised, low, outputs[0], from_pool)
+        weighted_low = self.ramp * self.config.lambda_low * low
+        scale, ratio = self._unlearning_scale(supervised, weighted_low, outputs[0], from_pool)
         self._remember(supervised, high, low, ratio, finest, from_pool)
-        return supervised + self.ramp * self.config.lambda_high * high + scale * low  # type: ignore[no-any-return]
+        return supervised + self.ramp * self.config.lambda_high * high + scale * weighted_low  # type: ignore[no-any-return]
 
     def _pool_terms(
         self, outputs: Sequence[Tensor], targets: Sequence[Tensor], extras: Sequence[Tensor], from_pool: Tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -157,6 +158,13 @@ def test_channels_of_old_datasets(project: Project) -> None:
 # ---- the hash over what shapes the data
 
 
+def hash_after(project: Project, change: Any) -> str:
+    setup = project.setup()
+    plans = copy.deepcopy(setup.plans)
+    change(plans, plans["configurations"][CONFIGURATION])
+    return NnunetSetup(setup.dataset, setup.plans_name, setup.configuration, plans, setup.dataset_json).data_hash()
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -174,10 +182,7 @@ def test_channels_of_old_datasets(project: Project) -> None:
     ],
 )
 def test_data_hash_follows_what_shapes_the_data(project: Project, change: Any) -> None:
-    before = project.setup().data_hash()
-    setup = project.setup()
-    change(setup.plans, setup.plans["configurations"][CONFIGURATION])
-    assert setup.data_hash() != before
+    assert hash_after(project, change) != project.setup().data_hash()
 
 
 @pytest.mark.parametrize(
@@ -192,10 +197,7 @@ def test_data_hash_follows_what_shapes_the_data(project: Project, change: Any) -
     ],
 )
 def test_data_hash_ignores_the_rest(project: Project, change: Any) -> None:
-    before = project.setup().data_hash()
-    setup = project.setup()
-    change(setup.plans, setup.plans["configurations"][CONFIGURATION])
-    assert setup.data_hash() == before
+    assert hash_after(project, change) == project.setup().data_hash()
 
 
 def test_overlay_shares_the_data_of_its_base(project: Project) -> None:

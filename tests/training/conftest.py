@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,9 @@ class Tiny:
         self.sidecar |= changes
         (self.folder(STAGE) / "nnssl.json").write_text(json.dumps(self.sidecar))
 
-    def trainer(self, kind: Callable[..., Any], dataset: str = STAGE, *, fold: int | str = 0, settings: dict[str, Any] | None = None) -> Any:
+    def trainer(
+        self, kind: Callable[..., Any], dataset: str = STAGE, *, fold: int | str = 0, settings: dict[str, Any] | None = None
+    ) -> Any:
         """A trainer of that class, as `nnUNetv2_train` would make it, on the CPU and without the slow progress plot."""
         plans = copy.deepcopy(self.plans)
         plans |= {"dataset_name": dataset, "continue_training": False}
@@ -69,7 +71,10 @@ def settings(
 ) -> dict[str, Any]:
     """An `nnssl` section for trainings of seconds."""
     length = {"num_epochs": epochs, "iterations_per_epoch": iterations, "val_iterations_per_epoch": 1}
-    return {"teacher": {"length": length, "num_samples": 2, "distillation_epochs": 0, **(teacher or {})}, "student": {"length": length, **(student or {})}}
+    return {
+        "teacher": {"length": length, "num_samples": 2, "distillation_epochs": 0, **(teacher or {})},
+        "student": {"length": length, **(student or {})},
+    }
 
 
 def _architecture(dim: int) -> dict[str, Any]:
@@ -167,8 +172,12 @@ def write_pool_case(tiny: Tiny, case: str, num_outputs: int, probability_channel
     blosc2.asarray(np.ascontiguousarray(label[None]), urlpath=str(folder / f"{case}_seg.b2nd"), mode="w")
     properties = load_pickle(str(folder / f"{case}.pkl"))
     properties["class_locations"] = {
-        (tuple(c) if isinstance(c, list) else c): np.argwhere(np.isin(label[None], c)) for c in tiny.dataset_json["labels"].values() if c != 0
+        (tuple(c) if isinstance(c, list) else c): np.argwhere(np.isin(label[None], c))
+        for c in tiny.dataset_json["labels"].values()
+        if c != 0
     }
+    if "ignore" in tiny.dataset_json["labels"]:
+        properties["class_locations"][-1, 0, 1, 2] = np.argwhere(label[None] < 3)
     write_pickle(properties, str(folder / f"{case}.pkl"))
     regions = [np.isin(label, c) for n, c in tiny.dataset_json["labels"].items() if n not in ("background", "ignore")]
     num_confidence = num_outputs if has_regions else 1
@@ -231,7 +240,7 @@ def build(root: Path, *, dim: int = 3, patch: tuple[int, ...] = (16, 16, 16), re
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Path]]:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Builds each variant once; tests work on copies."""
     variants: dict[str, Path] = {}
 
@@ -242,7 +251,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Pa
             build(variants[key], **options)
         return variants[key]
 
-    yield get
+    return get
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def _train(rank: int) -> None:
 
 
 def test_two_processes(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_work, args=(str(tmp_path),), nprocs=2)
+    torch.multiprocessing.start_processes(_work, args=(str(tmp_path),), nprocs=2, start_method="fork")
 
 
 def test_alone_everything_is_the_identity() -> None:

@@ -29,7 +29,8 @@ def overridden(ours: type, theirs: type) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"), [*((t, nnUNetTrainer) for t in TRAINERS), (StageDataLoader, nnUNetDataLoader), (PhasedPolyLRScheduler, PolyLRScheduler)]
+    ("ours", "theirs"),
+    [*((t, nnUNetTrainer) for t in TRAINERS), (StageDataLoader, nnUNetDataLoader), (PhasedPolyLRScheduler, PolyLRScheduler)],
 )
 def test_signatures(ours: type, theirs: type) -> None:
     names = overridden(ours, theirs)
@@ -37,7 +38,9 @@ def test_signatures(ours: type, theirs: type) -> None:
     # nobody but us makes a scheduler
     for name in names - ({"__init__"} if ours is PhasedPolyLRScheduler else set()):
         assert parameters(getattr(ours, name)) == parameters(getattr(theirs, name)), name
-        assert isinstance(inspect.getattr_static(ours, name), staticmethod) == isinstance(inspect.getattr_static(theirs, name), staticmethod)
+        assert isinstance(inspect.getattr_static(ours, name), staticmethod) == isinstance(
+            inspect.getattr_static(theirs, name), staticmethod
+        )
 
 
 def test_what_is_overridden() -> None:

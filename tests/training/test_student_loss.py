@@ -89,10 +89,10 @@ def test_total_is_the_weighted_sum_of_its_terms() -> None:
     ours.ramp = 0.25
     total = ours(outputs, targets + extras)
     terms = ours.last_terms
-    torch.testing.assert_close(total, terms["loss_supervised"] + 0.25 * 0.5 * terms["loss_high"] + terms["loss_low"])
+    torch.testing.assert_close(total, terms["loss_supervised"] + 0.25 * (0.5 * terms["loss_high"] + 0.2 * terms["loss_low"]))
     of_scales = [ours._at_scale(o[1:], t[1:], e[1:]) for o, t, e in zip(outputs, targets, extras, strict=True)]
     torch.testing.assert_close(terms["loss_high"], sum(w * s.high for w, s in zip(WEIGHTS, of_scales, strict=True)))
-    torch.testing.assert_close(terms["loss_low"], 0.25 * 0.2 * sum(w * s.low for w, s in zip(WEIGHTS, of_scales, strict=True)))
+    torch.testing.assert_close(terms["loss_low"], sum(w * s.low for w, s in zip(WEIGHTS, of_scales, strict=True)))
     assert terms["confident_share"] == of_scales[0].share_confident
     assert terms[CLASS_TERM].shape == (3,)
 
@@ -174,6 +174,14 @@ def test_half_precision_logits() -> None:
     ours = dual(stock())
     loss = ours._pool_terms(halves, targets, extras, torch.tensor([False, True]))[0]
     assert loss.dtype == torch.float32
+
+
+def test_the_dice_loss_is_not_compiled_where_its_gradient_is_taken_twice() -> None:
+    for limit, compiled in ((0.1, False), (None, True)):
+        supervised = stock()
+        supervised.loss.dc = torch.compile(supervised.loss.dc, backend="eager")
+        dual(supervised, unlearning_gradient_ratio=limit)
+        assert hasattr(supervised.loss.dc, "_orig_mod") == compiled
 
 
 def test_weight_of_the_cross_entropy() -> None:

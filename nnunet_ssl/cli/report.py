@@ -1,0 +1,57 @@
+"""`nnssl_report`: tables and figures of a run, finished or not, as one HTML page and CSV files."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnunet_ssl.cli.arguments import add_dataset_arguments, fold_argument, make_parser, plans_flag
+from nnunet_ssl.cli.command import command
+
+if TYPE_CHECKING:
+    from nnunet_ssl.report.collect import RunFacts
+
+NAME = "nnssl_report"
+_TEACHER = "TransASPPTeacherTrainer"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `nnssl_report`."""
+    made = make_parser(
+        NAME,
+        "Write the tables and figures of a run, finished or not: one HTML page that needs no other file, and CSV tables.",
+        f"  {NAME} -d 137 -c 3d_fullres -f 0",
+    )
+    add_dataset_arguments(made)
+    made.add_argument("-f", required=True, type=fold_argument, metavar="FOLD", help="fold of the run: 0, 1, ... or 'all'")
+    made.add_argument("-tr", default=_TEACHER, metavar="TRAINER", help="the teacher's trainer (default: %(default)s)")
+    made.add_argument("-o", type=Path, metavar="FOLDER", help="where to write (default: the folder 'report' in the run's workspace)")
+    return made
+
+
+@command(NAME)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the report and print where it is and what comes next."""
+    arguments = parser().parse_args(argv)
+    from nnunet_ssl.nnunet_api.setup import load_setup
+    from nnunet_ssl.report.write_report import write_report
+
+    setup = load_setup(arguments.d, arguments.c, arguments.p)
+    facts, page = write_report(setup, arguments.f, arguments.tr, arguments.o)
+    print(f"report: {page}")
+    print(f"tables: {', '.join(sorted(path.name for path in page.parent.glob('*.csv')))} in {page.parent}")
+    print(f"next: {_next_line(facts)}")
+
+
+def _next_line(facts: RunFacts) -> str:
+    """The command that continues an unfinished run, or that uses the published student."""
+    number, plans = int(facts.dataset[7:10]), plans_flag(facts.plans)
+    if facts.is_published:
+        model = f"-d {number} -c {facts.configuration} -f {facts.fold} -tr {facts.student_trainer}{plans}"
+        return f"nnUNetv2_predict {model} -i INPUT_FOLDER -o OUTPUT_FOLDER"
+    teacher = "" if facts.teacher.trainer == _TEACHER else f" -tr {facts.teacher.trainer}"
+    folds = "" if facts.teacher_folds == (facts.fold,) else f" --teacher-folds {' '.join(map(str, facts.teacher_folds))}"
+    pool = " -u FOLDER" if facts.pool_cases is None else ""
+    return f"nnssl_run -d {number} -c {facts.configuration} -f {facts.fold}{plans}{teacher}{folds}{pool}"

@@ -1,0 +1,218 @@
+"""The report's page, section by section."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+
+import numpy as np
+
+from nnunet_ssl import __version__
+from nnunet_ssl.config import MethodConfig
+from nnunet_ssl.report import tables
+from nnunet_ssl.report.case_panels import CasePanel
+from nnunet_ssl.report.collect import ModelFacts, RunFacts
+from nnunet_ssl.report.elements import definitions, document, figure_element, folded, heading, paragraph, table_element
+from nnunet_ssl.report.figure_style import inline_svg
+from nnunet_ssl.report.figures import case_scores, training_curves
+from nnunet_ssl.report.page_style import STYLE
+from nnunet_ssl.report.slice_images import (
+    CONFIDENCE_MAP,
+    DEVIATION_MAP,
+    DEVIATION_MAX,
+    colour_map,
+    data_uri,
+    gradient,
+    grey_image,
+    label_colour,
+    overlay,
+)
+
+_FINAL_MODE = (
+    "Fold “all”: every manual label trains, so no validation figure is claimed. Losses and pseudo Dice below are measured on labels that "
+    "the networks have learned from; they show that training went well, not how good the model is."
+)
+
+
+def page(facts: RunFacts, panels: Sequence[CasePanel], labels: dict[int, str]) -> str:
+    """The whole page.
+
+    Args:
+        facts: see `collect`.
+        panels: slices to show, none where there are none.
+        labels: names of the label values that occur in pseudo-labels.
+
+    Returns:
+        HTML that needs no other file and no network.
+    """
+    body = [
+        *_header(facts),
+        *_stages(facts),
+        *_classes(facts),
+        *_curves(facts),
+        *_scores(facts),
+        *_images(panels, labels, facts),
+        *_review(facts),
+        *_settings(facts),
+        f"<footer>nnunet-ssl {escape(__version__)}. The tables are also in CSV files beside this page.</footer>",
+    ]
+    return document(f"{facts.dataset}, fold {facts.fold}: semi-supervised run", STYLE, body)
+
+
+def _header(facts: RunFacts) -> Iterator[str]:
+    yield '<p class="kind">Semi-supervised nnU-Net run</p>'
+    yield f"<h1>{escape(facts.dataset)}, {escape(facts.configuration)}, fold {escape(str(facts.fold))}</h1>"
+    yield f'<p class="notice">{escape(_summary(facts))}</p>'
+    folds = "" if facts.teacher_folds == (facts.fold,) else f", folds {' '.join(map(str, facts.teacher_folds))}"
+    mode = "final (every label trains)" if facts.is_final_mode else f"report ({facts.validation_cases} validation cases unseen)"
+    yield definitions(
+        {
+            "Mode": mode,
+            "Progress": _progress(facts),
+            "Teacher": f"{facts.teacher.trainer}{folds}",
+            "Student": facts.student_trainer or "not chosen yet",
+            "Plans": facts.plans,
+            "Manual labels in training": str(facts.models[0].labelled_cases),
+            "Unlabelled pool": f"{facts.pool_cases} cases" if facts.pool_cases is not None else "not used yet",
+            "Published for nnUNetv2_predict": "yes" if facts.is_published else "no",
+        }
+    )
+
+
+def _progress(facts: RunFacts) -> str:
+    trained = sum(model.log is not None and model.log.is_finished for model in facts.students)
+    return f"{trained} of {facts.num_stages} students trained"
+
+
+def _summary(facts: RunFacts) -> str:
+    """What a reader wants to know first."""
+    teacher, newest = facts.models[0], _newest_trained(facts)
+    if not facts.students:
+        return f"No stage of the curriculum is written yet: this page shows the teacher alone ({teacher.state})."
+    if facts.is_final_mode:
+        return _FINAL_MODE
+    if newest is None or newest.validation is None or newest.validation.mean.dice is None:
+        return "No student has been validated yet; figures on the fold's validation cases will appear here."
+    text = f"{newest.name.capitalize()}: mean foreground Dice {newest.validation.mean.dice:.4f} on {newest.validation.num_cases} labelled "
+    text += "validation cases that neither teacher nor student saw"
+    if teacher.validation is None or teacher.validation.mean.dice is None:
+        return text + "."
+    gain = newest.validation.mean.dice - teacher.validation.mean.dice
+    return f"{text}; the teacher alone has {teacher.validation.mean.dice:.4f} ({gain:+.4f})."
+
+
+def _newest_trained(facts: RunFacts) -> ModelFacts | None:
+    return next((m for m in reversed(facts.students) if m.validation is not None), None)
+
+
+def _stages(facts: RunFacts) -> Iterator[str]:
+    yield heading("Stages")
+    if facts.is_final_mode and not facts.students:
+        yield paragraph(_FINAL_MODE)
+    yield table_element(tables.stage_table(facts))
+    waiting = facts.num_stages - len(facts.students)
+    if waiting:
+        yield paragraph(f"{waiting} of {facts.num_stages} stages {'is' if waiting == 1 else 'are'} not written yet.")
+    yield paragraph(
+        "Losses and pseudo Dice come from nnU-Net's training log (patches, best epoch); gains are against the row above. Confident voxels "
+        "are the share of predicted foreground whose confidence reaches tau. Changed labels compare with the stage before; the class that "
+        "changed most is shown. Minutes are labelling and training together.",
+        "soft",
+    )
+
+
+def _classes(facts: RunFacts) -> Iterator[str]:
+    yield heading("Dice and IoU per class")
+    if facts.is_final_mode:
+        yield paragraph("Left out: with fold “all” there are no cases that the networks have not learned from.")
+        return
+    validated = [model for model in facts.models if model.validation is not None]
+    if not validated:
+        yield paragraph("No model of this run has been validated yet.")
+        return
+    yield table_element(tables.class_comparison(facts))
+    missing = [model.name for model in facts.models if model.validation is None]
+    cases = ", ".join(sorted({str(m.validation.num_cases) for m in validated if m.validation is not None}))
+    note = f"nnU-Net's own final validation on {cases} manually labelled cases of fold {facts.fold}; mean over the cases."
+    yield paragraph(note + (f" Not validated yet: {', '.join(missing)}." if missing else ""), "soft")
+
+
+def _curves(facts: RunFacts) -> Iterator[str]:
+    yield heading("Training")
+    if all(model.log is None or not model.log.num_epochs for model in facts.models):
+        yield paragraph("No checkpoint with a training log is there.")
+        return
+    svg = inline_svg(lambda: training_curves(facts), name="curves", description="Losses and pseudo Dice over the epochs of all models")
+    caption = "Teacher and students one after another, dashed lines between them."
+    yield figure_element(
+        svg, f"{caption} The student's training loss holds the pool's terms too, so it cannot be compared with the teacher's."
+    )
+
+
+def _scores(facts: RunFacts) -> Iterator[str]:
+    yield heading("Case scores of the pool")
+    if not facts.ranking:
+        yield paragraph("The pool has not been ranked yet.")
+        return
+    if all(value is None for case in facts.ranking for value in case.scores.values()):
+        yield paragraph("No case has a score.")
+    else:
+        svg = inline_svg(lambda: case_scores(facts), name="scores", description="Histogram and sorted curve of every case score")
+        yield figure_element(
+            svg, f"The newest ranking; {facts.ranking_score} ranks, the others are for comparison. Above: number of cases per score."
+        )
+    yield folded(f"All {len(facts.ranking)} cases", table_element(tables.case_table(facts)))
+
+
+def _images(panels: Sequence[CasePanel], labels: dict[int, str], facts: RunFacts) -> Iterator[str]:
+    yield heading("Pseudo-labels of the newest stage")
+    if not panels:
+        yield paragraph("The images are no longer there." if facts.students else "No stage is written yet.")
+        return
+    present = sorted({int(value) for panel in panels for value in np.unique(panel.labels) if value > 0})
+    keys = [f'<span><span class="dot" style="background:{label_colour(v)}"></span>{escape(labels.get(v, str(v)))}</span>' for v in present]
+    keys.append(_scale("confidence", CONFIDENCE_MAP, "0", "1"))
+    keys.append(_scale("standard deviation of the prediction", DEVIATION_MAP, "0", f"{DEVIATION_MAX:g}"))
+    yield f'<div class="keys">{"".join(keys)}</div>'
+    heads = ("image (channel 0)", "pseudo-label", "confidence", "uncertainty")
+    yield '<div class="cases">' + "".join(f'<div class="head">{h}</div>' for h in heads) + "".join(map(_panel, panels)) + "</div>"
+    yield paragraph(
+        "Central slice through the predicted foreground, on the network's grid. Grey in the confidence map: teacher and student disagree, "
+        "nothing is learned there.",
+        "soft",
+    )
+
+
+def _scale(name: str, colours: str, low: str, high: str) -> str:
+    return f'<span>{escape(name)} {low}<span class="bar" style="background:{gradient(colours)}"></span>{high}</span>'
+
+
+def _panel(panel: CasePanel) -> str:
+    grey = grey_image(panel.image)
+    images = [grey, overlay(grey, panel.labels), colour_map(panel.confidence, CONFIDENCE_MAP, 1, ignored=panel.ignored)]
+    if panel.deviation is not None:
+        images.append(colour_map(panel.deviation, DEVIATION_MAP, DEVIATION_MAX))
+    score = "no score" if panel.score is None else f"score {panel.score:.4f}"
+    title = f"<h3>{escape(panel.case)} <span>{panel.place}, number {panel.rank} of the stage, {score}</span></h3>"
+    cells = "".join(f'<img alt="" style="aspect-ratio:{panel.aspect:.4f}" src="{data_uri(image)}">' for image in images)
+    return title + cells + ("" if panel.deviation is not None else '<div class="gone">evidence no longer there</div>')
+
+
+def _review(facts: RunFacts) -> Iterator[str]:
+    yield heading("Cases for review")
+    table = tables.review_table(facts)
+    if not facts.ranking:
+        yield paragraph("The pool has not been ranked yet.")
+    elif not table.rows:
+        yield paragraph("None: every case of the pool has a score.")
+    else:
+        yield paragraph("These cases have no score, as a rule because nothing is predicted in them. They come last; please look at them.")
+        yield table_element(table)
+
+
+def _settings(facts: RunFacts) -> Iterator[str]:
+    yield heading("Settings in force")
+    table = tables.settings_table(facts, MethodConfig().to_dict())
+    changed = [f"{row['setting']} = {row['value']}" for row in table.rows if row["changed"]]
+    yield paragraph("Other than the defaults: " + "; ".join(changed) + "." if changed else "All as by default.")
+    yield folded("All settings (* differs from the default)", table_element(table))

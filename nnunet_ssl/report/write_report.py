@@ -1,0 +1,55 @@
+"""Write the report of a run: the page and its tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nnunet_ssl.data.files import replacing
+from nnunet_ssl.nnunet_api.setup import NnunetSetup
+from nnunet_ssl.report import tables
+from nnunet_ssl.report.case_panels import case_panels, label_names
+from nnunet_ssl.report.collect import RunFacts, collect
+from nnunet_ssl.report.page import page
+
+PAGE = "report.html"
+
+
+def default_folder(facts: RunFacts) -> Path:
+    """Where a report is written when nothing else is said: in the run's workspace."""
+    return facts.teacher.workspace(facts.fold) / "report"
+
+
+def write_report(setup: NnunetSetup, fold: int | str, teacher_trainer: str, folder: Path | None = None) -> tuple[RunFacts, Path]:
+    """Write `report.html` and the tables of a run, finished or not.
+
+    Args:
+        setup: the labelled dataset and its plans.
+        fold: fold of the run.
+        teacher_trainer: class name of the teacher's trainer.
+        folder: where to write; None takes `report` in the run's workspace.
+
+    Returns:
+        What the report says, and the page.
+
+    Raises:
+        SetupError: if there is nothing to report.
+        StateError: if the run's files are damaged.
+    """
+    facts = collect(setup, fold, teacher_trainer)
+    folder = folder or default_folder(facts)
+    panels = case_panels(setup, facts)
+    labels = label_names(setup, sorted({int(value) for panel in panels for value in panel.labels.ravel()}))
+    made = {
+        "stages.csv": tables.stage_table(facts),
+        "cases.csv": tables.case_table(facts),
+        "review.csv": tables.review_table(facts),
+        "epochs.csv": tables.epoch_table(facts),
+    }
+    if not facts.is_final_mode:
+        made["classes.csv"] = tables.class_table(facts)
+    for name, table in made.items():
+        table.write(folder / name)
+    content = page(facts, panels, labels)
+    with replacing(folder / PAGE) as temporary:
+        temporary.write_text(content, encoding="utf-8")
+    return facts, folder / PAGE

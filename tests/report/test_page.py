@@ -1,0 +1,199 @@
+"""The page: whole, self-contained, safe against any name, for runs in every state; and the command that writes it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pytest
+from matplotlib.figure import Figure
+
+from nnunet_ssl.cli.report import main
+from nnunet_ssl.report.figure_style import inline_svg, plain
+from nnunet_ssl.report.write_report import write_report
+
+TEACHER = "TransASPPTeacherTrainer"
+VOID = {"meta", "img", "br", "path", "use", "rect", "circle", "line"}
+
+
+class Reader(HTMLParser):
+    """Collects a page's tags, attributes and text; notices tags that do not close."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def written(run: Any, folder: Path) -> tuple[str, Reader]:
+    text = write_report(run.setup, run.fold, TEACHER, folder)[1].read_text(encoding="utf-8")
+    return text, Reader(text)
+
+
+def visible(reader: Reader) -> str:
+    return " ".join(" ".join(reader.text).split())
+
+
+def test_complete_run(complete_run: Any, tmp_path: Path) -> None:
+    _, reader = written(complete_run, tmp_path / "report")
+    assert reader.open == []
+    assert reader.tags.count("svg") == 2
+    assert reader.tags.count("img") == 3 * 4
+    assert "Student 2: mean foreground Dice 0.6000 on 2 labelled validation cases" in visible(reader)
+    assert "the teacher alone has 0.4000 (+0.2000)" in visible(reader)
+    assert sorted(p.name for p in (tmp_path / "report").iterdir()) == [
+        "cases.csv",
+        "classes.csv",
+        "epochs.csv",
+        "report.html",
+        "review.csv",
+        "stages.csv",
+    ]
+
+
+def test_nothing_comes_from_outside(complete_run: Any, tmp_path: Path) -> None:
+    text, reader = written(complete_run, tmp_path)
+    assert not re.search(r"https?:|file:|//\w|@import|javascript:", text)
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form", "a"} & set(reader.tags)
+    for name, value in reader.attributes:
+        if name == "src":
+            assert value.startswith("data:image/png;base64,")
+        if name in ("href", "xlink:href"):
+            assert value.startswith("#")
+        assert not name.startswith("on")
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
+
+
+def test_ids_of_the_page_are_unique_and_found(complete_run: Any, tmp_path: Path) -> None:
+    text, reader = written(complete_run, tmp_path)
+    ids = [value for name, value in reader.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:url\(|href=")#([^)"]+)', text)) <= set(ids)
+
+
+def test_a_hostile_case_name_is_text(complete_run: Any, tmp_path: Path) -> None:
+    text, reader = written(complete_run, tmp_path)
+    assert "onerror=alert(1)>" not in text
+    assert complete_run.hostile in visible(reader)
+
+
+def test_hostile_class_names_are_text(complete_run: Any, tmp_path: Path) -> None:
+    for path in complete_run.setup.preprocessed_folder.glob("dataset.json"):
+        path.write_text(path.read_text().replace('"rim"', '"_$<b>rim$"'))
+    text, reader = written(complete_run, tmp_path)
+    assert "<b>" not in text
+    assert "_$<b>rim$" in visible(reader)
+
+
+def test_final_mode_says_so(final_run: Any, tmp_path: Path) -> None:
+    _, reader = written(final_run, tmp_path)
+    assert "no validation figure is claimed" in visible(reader)
+    assert "0.9800" not in visible(reader)  # what nnU-Net measured on training cases
+    assert not (tmp_path / "classes.csv").exists()
+
+
+def test_a_teacher_alone(toy_run: Any, tmp_path: Path) -> None:
+    toy_run.train(toy_run.teacher, dice=(0.2, 0.5, 0.4))
+    _, reader = written(toy_run, tmp_path)
+    assert "this page shows the teacher alone (trained)" in visible(reader)
+    assert "The pool has not been ranked yet." in visible(reader)
+    assert reader.tags.count("svg") == 1
+
+
+def test_a_run_without_a_trained_student(toy_run: Any, tmp_path: Path) -> None:
+    toy_run.train(toy_run.teacher, dice=(0.2, 0.5, 0.4), finished=False)
+    toy_run.write_stage(1)
+    _, reader = written(toy_run, tmp_path)
+    assert "No student has been validated yet" in visible(reader)
+    assert "1 of 2 stages is not written yet." in visible(reader)
+    assert "not trained" in visible(reader)
+    assert "No model of this run has been validated yet." in visible(reader)
+
+
+def test_a_run_whose_pool_is_gone(complete_run: Any, tmp_path: Path) -> None:
+    for folder in complete_run.setup.preprocessed_folder.glob("*__pool_*"):
+        shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
+    _, reader = written(complete_run, tmp_path)
+    assert "The images are no longer there." in visible(reader)
+
+
+def test_the_same_run_gives_the_same_bytes(complete_run: Any, tmp_path: Path) -> None:
+    written(complete_run, tmp_path / "a")
+    written(complete_run, tmp_path / "b")
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_figures_leave_matplotlib_as_it_was(complete_run: Any, tmp_path: Path) -> None:
+    before = dict(matplotlib.rcParams)
+    written(complete_run, tmp_path)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_svg_takes_the_pages_text_colour() -> None:
+    def draw() -> Figure:
+        figure = Figure(figsize=(2, 2))
+        figure.add_subplot().set_title(plain("_a$b$"))
+        return figure
+
+    svg = inline_svg(draw, name="x", description='a "b" <c>')
+    assert svg.startswith('<svg role="img" aria-label="a &quot;b&quot; &lt;c&gt;"')
+    assert "currentColor" in svg
+    assert "#0b0c0d" not in svg
+    assert "xmlns" not in svg
+
+
+def test_command_writes_into_the_workspace(complete_run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-d", "137", "-c", "3d_fullres", "-f", "0"]) == 0
+    page = complete_run.workspace / "report" / "report.html"
+    assert page.is_file()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"report: {page}"
+    assert lines[-1] == "next: nnssl_run -d 137 -c 3d_fullres -f 0"
+
+
+def test_command_with_a_folder_of_its_own(toy_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    toy_run.train(toy_run.teacher, dice=(0.5,))
+    assert main(["-d", "137", "-c", "3d_fullres", "-f", "0", "-o", str(tmp_path / "x" / "y")]) == 0
+    assert (tmp_path / "x" / "y" / "report.html").is_file()
+    assert capsys.readouterr().out.splitlines()[-1] == "next: nnssl_run -d 137 -c 3d_fullres -f 0 -u FOLDER"
+
+
+def test_command_after_publication_names_prediction(complete_run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    path = complete_run.workspace / "manifest.json"
+    path.write_text(path.read_text().replace('"published": false', '"published": true'))
+    assert main(["-d", "137", "-c", "3d_fullres", "-f", "0"]) == 0
+    expected = "next: nnUNetv2_predict -d 137 -c 3d_fullres -f 0 -tr TransASPPStudentTrainer -i INPUT_FOLDER -o OUTPUT_FOLDER"
+    assert capsys.readouterr().out.splitlines()[-1] == expected
+
+
+def test_command_without_anything_to_report(toy_run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-d", "137", "-c", "3d_fullres", "-f", "0"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("nnssl_report: error: there is nothing to report yet")
+    assert captured.err.count("\n") == 1
