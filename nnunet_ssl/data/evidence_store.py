@@ -100,4 +100,5 @@ class EvidenceStore:
 
     @staticmethod
     def _meta(path: Path) -> dict[str, Any]:
-        return dict(blosc2.open(str(path), mode="r").schunk.vlmeta["nnssl"])
+        array = blosc2.open(str(path), mode="r")  # kept: the metadata lives as long as the array
+        return dict(array.schunk.vlmeta["nnssl"])

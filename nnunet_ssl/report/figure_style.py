@@ -34,6 +34,7 @@ def figure_style() -> Iterator[None]:
                 "axes.titlesize": 10,
                 "axes.titlelocation": "left",
                 "axes.grid": True,
+                "axes.axisbelow": True,
                 "grid.alpha": 0.15,
                 "lines.linewidth": 1.6,
                 "legend.fontsize": 8,

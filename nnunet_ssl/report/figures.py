@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -27,6 +28,8 @@ _PANELS: tuple[tuple[str, dict[str, str]], ...] = (
 """Titles, and the logged values they show by their names in the legend; what no model has logged is left out."""
 _FEW_EPOCHS = 40
 _BINS = 20
+_TITLE_PAD = 17
+"""Points above the axes, for the names of the models below it."""
 
 
 def training_curves(facts: RunFacts) -> Figure:
@@ -38,7 +41,7 @@ def training_curves(facts: RunFacts) -> Figure:
     where = "on training labels" if facts.is_final_mode else "on validation patches"
     _pseudo_dice(axes[0], logs, facts.class_names, f"Pseudo Dice {where}")
     for ax, (title, keys) in zip(axes[1:], panels, strict=True):
-        ax.set_title(title)
+        ax.set_title(title, pad=_TITLE_PAD)
         for colour, (key, label) in zip(SERIES, keys.items(), strict=False):
             _curve(ax, [log.values.get(key, ()) for log in logs], logs, label, color=colour)
         if len(keys) > 1:
@@ -49,7 +52,7 @@ def training_curves(facts: RunFacts) -> Figure:
 
 
 def _pseudo_dice(ax: Axes, logs: Sequence[TrainingLog], class_names: Sequence[str], title: str) -> None:
-    ax.set_title(title)
+    ax.set_title(title, pad=_TITLE_PAD)
     ax.set_ylim(-0.02, 1.02)
     if len(class_names) > 1:
         for index, name in enumerate(class_names):
@@ -82,7 +85,6 @@ def _borders(ax: Axes, lengths: Sequence[int], names: Sequence[str]) -> None:
     total, start = max(1, sum(lengths)), 0
     ax.set_xlim(0.5 - 0.01 * total, total + 0.5 + 0.01 * total)
     ax.set_xlabel("epoch")
-    ax.title.set_y(1.06)
     for length, name in zip(lengths, names, strict=True):
         if start:
             ax.axvline(start + 0.5, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
@@ -118,7 +120,7 @@ def _histogram(ax: Axes, values: np.ndarray[Any, np.dtype[np.float64]], groups: 
     margin = max(0.02 * (high - low), 0.002)
     edges = np.linspace(low - margin, high + margin, min(_BINS, max(5, len(values) // 2)) + 1)
     ax.hist([values[members] for _, _, members in groups], bins=edges.tolist(), color=[colour for _, colour, _ in groups], stacked=True)
-    ax.axvline(values.mean(), color=GREY, linewidth=1.4, linestyle=(0, (4, 3)))
+    ax.axvline(values.mean(), color=matplotlib.rcParams["text.color"], linewidth=1.4, linestyle=(0, (4, 3)))
     ax.text(0.02, 0.98, f"mean {values.mean():.3f}", transform=ax.transAxes, va="top", fontsize=8)
     ax.set_ylim(top=ax.get_ylim()[1] * 1.15)
     ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))

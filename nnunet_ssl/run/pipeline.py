@@ -23,6 +23,7 @@ from nnunet_ssl.run.training_process import is_trained, train, training_command
 logger = logging.getLogger(__name__)
 
 OUR_TEACHER = "TransASPPTeacherTrainer"
+OUR_STUDENT = "TransASPPStudentTrainer"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,15 @@ def teacher_epochs(request: RunRequest) -> int | None:
         return None
     teacher = request.setup.method.teacher
     return teacher.length.num_epochs + teacher.distillation_epochs
+
+
+def student_epochs(run: Run, stage: int) -> int:
+    """Epochs of a stage's training, with the phases that follow in the last stage."""
+    epochs, student = run.manifest.stages[stage - 1].num_epochs, run.method.student
+    if stage < run.method.curriculum.num_stages:
+        return epochs
+    has_head = run.manifest.student_trainer == OUR_STUDENT
+    return epochs + student.fine_tune_epochs + (student.distillation_epochs if has_head else 0)
 
 
 def pipeline(request: RunRequest) -> list[Step]:
@@ -191,7 +201,7 @@ def _train_student(request: RunRequest, stage: int, logs: Path) -> Callable[[], 
         run = request.open()
         if len(run.manifest.stages) < stage:
             raise SetupError(f"stage {stage} is not written yet; run nnssl_pseudolabel first.")
-        epochs = run.manifest.stages[stage - 1].num_epochs
+        epochs = student_epochs(run, stage)
         train(run.student(stage), request.fold, device=request.device, log=logs / f"student_{stage}.txt", epochs=epochs)
 
     return work

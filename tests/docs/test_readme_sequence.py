@@ -16,7 +16,6 @@ from tiny_setup import CONFIGURATION, DATASET, OVERLAY, PATCH, POOL, phantom, wr
 
 NEW = "new_0"
 ON_DEVICE = ("nnUNetv2_train", "nnUNetv2_predict", "nnssl_pseudolabel", "nnssl_run")
-FEATURES = [4, 8]
 
 
 def readme_lines(readme: Path) -> list[str]:
@@ -45,10 +44,7 @@ def shrink_plans(preprocessed: Path) -> None:
     plans = json.loads(path.read_text())
     configuration = plans["configurations"][CONFIGURATION]
     kwargs = configuration["architecture"]["arch_kwargs"]
-    for name in ("kernel_sizes", "strides", "n_conv_per_stage", "features_per_stage"):
-        kwargs[name] = kwargs[name][: len(FEATURES)]
-    kwargs["n_conv_per_stage_decoder"] = kwargs["n_conv_per_stage_decoder"][: len(FEATURES) - 1]
-    kwargs |= {"n_stages": len(FEATURES), "features_per_stage": FEATURES}
+    kwargs["features_per_stage"] = [min(4 * 2**stage, 8) for stage in range(kwargs["n_stages"])]
     configuration |= {"patch_size": PATCH, "batch_size": 2, "nnssl": OVERLAY["nnssl"]}
     path.write_text(json.dumps(plans))
 

@@ -33,6 +33,7 @@ TEACHER, STUDENT = "TransASPPTeacherTrainer", "TransASPPStudentTrainer"
 LABELLED = [f"lab_{i}" for i in range(6)]
 VALIDATION = ["lab_0", "lab_1"]
 HOSTILE = "<img src=x onerror=alert(1)>&\"'$x_0$"
+LABELS = {"background": 0, "rim": 1, "core": 2}
 POOL = sorted(["p_0", "p_1", "p_2", "p_3", HOSTILE])
 RANKED = ["p_2", "p_0", HOSTILE, "p_1", "p_3"]
 """Best first; p_3 has no score."""
@@ -245,12 +246,12 @@ def plans_file() -> dict[str, Any]:
     }
 
 
-def write_base(labels: dict[str, Any]) -> None:
+def write_base() -> None:
     """The labelled dataset (whose images nobody opens here) and the prepared pool."""
     raw, pre = raw_root() / DATASET, preprocessed_root() / DATASET
-    content = {"channel_names": {"0": "T1"}, "labels": labels, "numTraining": len(LABELLED), "file_ending": ".nii.gz"}
-    if any(isinstance(value, list) for value in labels.values()):
-        content["regions_class_order"] = [1, 2]
+    content: dict[str, Any] = {"channel_names": {"0": "T1"}, "labels": LABELS, "numTraining": len(LABELLED), "file_ending": ".nii.gz"}
+    # without the list nnU-Net would look for the cases with a pool of processes
+    content["dataset"] = {c: {"images": [f"imagesTr/{c}_0000.nii.gz"], "label": f"labelsTr/{c}.nii.gz"} for c in LABELLED}
     for folder in (raw, pre):
         write_json(folder / "dataset.json", content)
     write_json(pre / f"{PLANS}.json", plans_file())
@@ -284,7 +285,7 @@ def write_pool(setup: NnunetSetup) -> None:
 @pytest.fixture
 def toy_run(nnunet_environment: Any) -> ToyRun:
     """A prepared pool in report mode; nothing is trained yet."""
-    write_base({"background": 0, "rim": 1, "core": 2})
+    write_base()
     return ToyRun(0, ModelLocation(dataset=DATASET, trainer=TEACHER, plans=PLANS, configuration=CONFIGURATION))
 
 

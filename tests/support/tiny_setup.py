@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,7 @@ def environment(project: Project) -> Iterator[None]:
             patch.setenv(name, str(value))
         patch.setenv("nnUNet_def_n_proc", "1")
         patch.setenv("nnUNet_n_proc_DA", "1")
+        patch.setattr("nnunetv2.utilities.utils.Pool", ThreadPool)
         yield
 
 

@@ -79,6 +79,13 @@ def test_other_kinds_of_data(make_tiny: Any, short: Settings, options: dict[str,
     assert np.isfinite(log(trainer)["loss_high"]).all()
 
 
+def test_batches_of_one_sample(tiny: Any, short: Settings) -> None:
+    tiny.plans["configurations"][tiny.configuration]["batch_size"] = 1
+    tiny.write_sidecar(num_epochs=1)
+    trainer = run(tiny.trainer(SemiSupervisedStudentTrainer, settings=short(iterations=8, student={"labelled_share": 0.5})))
+    assert np.isfinite(log(trainer)["train_losses"]).all()
+
+
 def test_batches_are_mixed_and_targets_follow_the_segmentation(tiny: Any, short: Settings) -> None:
     trainer = tiny.trainer(SemiSupervisedStudentTrainer, settings=short())
     trainer.initialize()

@@ -1,0 +1,265 @@
+"""One sliding-window sweep: moments and votes against sums written out voxel by voxel, with nnU-Net's windows and weights."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
+from tiny_setup import DATASET, PATCH, PLANS, Project, write_teacher
+from torch import Tensor, nn
+
+from nnunet_ssl.errors import SetupError, StateError
+from nnunet_ssl.nnunet_api.evidence_predictor import EvidencePredictor
+from nnunet_ssl.nnunet_api.setup import NnunetSetup
+
+CPU = torch.device("cpu")
+IMAGE = torch.randn(1, 20, 24, 18, generator=torch.Generator().manual_seed(3))
+"""Larger than the patch along every axis: 2 x 2 x 2 windows."""
+
+
+def network(seed: int = 0, heads: int = 3) -> nn.Module:
+    """A convolution whose kernels have no symmetry, so that every mirrored view gives another result."""
+    torch.manual_seed(seed)
+    net = nn.Conv3d(1, heads, 3, padding=1)
+    nn.init.normal_(net.weight, std=0.4)
+    return net.eval()
+
+
+def predictor(setup: NnunetSetup, net: nn.Module, *, num_samples: int = 8, axes: Any = (0, 1, 2), **options: Any) -> EvidencePredictor:
+    made = EvidencePredictor(num_samples=num_samples, device=CPU, **options)
+    made.use_network(net, setup.plans_manager, setup.configuration_manager, None, setup.dataset_json, "nnUNetTrainer", axes)
+    return made
+
+
+def with_regions(setup: NnunetSetup) -> NnunetSetup:
+    content = {**setup.dataset_json, "labels": {"background": 0, "whole": [1, 2], "core": [2]}, "regions_class_order": [1, 2]}
+    return NnunetSetup(setup.dataset, setup.plans_name, setup.configuration, setup.plans, content)
+
+
+def views(axes: tuple[int, ...]) -> list[tuple[int, ...]]:
+    return [tuple(a + 2 for a in c) for n in range(len(axes) + 1) for c in itertools.combinations(axes, n)]
+
+
+def windows(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    steps = compute_steps_for_sliding_window(shape, tuple(PATCH), 0.5)
+    for start in itertools.product(*steps):
+        yield tuple(slice(s, s + p) for s, p in zip(start, PATCH, strict=True))
+
+
+@torch.no_grad()
+def brute_force(net: nn.Module, image: Tensor, axes: tuple[int, ...], *, regions: bool = False) -> tuple[np.ndarray, ...]:
+    """M1, M2 and votes in float64: every window and view, weighted as nnU-Net weighs windows."""
+    gaussian = compute_gaussian(tuple(PATCH), sigma_scale=1 / 8, value_scaling_factor=10, dtype=torch.float32, device=CPU).double().numpy()
+    heads = net(image[None, :, :16, :16, :16]).shape[1]
+    sums = np.zeros((3, heads, *image.shape[1:]))
+    weight = np.zeros(image.shape[1:])
+    for window in windows(tuple(image.shape[1:])):
+        x = image[(slice(None), *window)][None]
+        for view in views(axes):
+            logits = net(x.flip(view)).flip(view)[0].double()
+            p = (logits.sigmoid() if regions else logits.softmax(0)).numpy()
+            chosen = p > 0.5 if regions else np.arange(heads).reshape(-1, 1, 1, 1) == p.argmax(0)
+            for moment, value in enumerate((p, p**2, chosen)):
+                sums[(moment, slice(None), *window)] += gaussian * value / len(views(axes))
+        weight[window] += gaussian
+    return tuple(sums / weight)
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (0, 2), (1,), None, ()])
+def test_moments_and_votes_by_brute_force(project: Project, axes: Any) -> None:
+    net = network()
+    made = predictor(project.setup(), net, axes=axes)
+    assert made.num_samples == 2 ** len(axes or ())
+    swept = made.sweep(IMAGE)
+    assert swept.dtype == torch.float32
+    assert swept.shape == (9, 20, 24, 18)
+    for found, expected in zip(swept.numpy().reshape(3, 3, 20, 24, 18), brute_force(net, IMAGE, tuple(axes or ())), strict=True):
+        np.testing.assert_allclose(found, expected, atol=2e-6)
+    mean, second, votes = swept.reshape(3, 3, 20, 24, 18)
+    assert torch.allclose(mean.sum(0), torch.ones(20, 24, 18), atol=1e-5)
+    assert torch.allclose(votes.sum(0), torch.ones(20, 24, 18), atol=1e-5)
+    assert float((second - mean.square()).min()) > -1e-6
+
+
+def test_regions_vote_each_on_their_own(project: Project) -> None:
+    net = network(heads=2)
+    swept = predictor(with_regions(project.setup()), net).sweep(IMAGE)
+    assert swept.shape == (6, 20, 24, 18)
+    for found, expected in zip(swept.numpy().reshape(2 + 1, 2, 20, 24, 18), brute_force(net, IMAGE, (0, 1, 2), regions=True), strict=True):
+        np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+class MeanProbabilities(nnUNetPredictor):
+    """nnU-Net's own sweep, but of probabilities instead of logits."""
+
+    def _internal_maybe_mirror_and_predict(self, x: Tensor) -> Tensor:
+        turned = [self.network(x.flip(view)).softmax(1).flip(view) for view in views((0, 1, 2))]
+        return torch.stack(turned).mean(0)
+
+
+@pytest.mark.parametrize("shape", [(20, 24, 18), (16, 16, 16), (10, 33, 12)])
+def test_windows_are_the_stock_predictors(project: Project, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]) -> None:
+    """Also for images that are smaller than the patch, which nnU-Net pads. Its sums, otherwise in half precision, are made exact."""
+    monkeypatch.setattr("torch.half", torch.float32)
+    exact = functools.partial(compute_gaussian, dtype=torch.float32)
+    monkeypatch.setattr("nnunetv2.inference.predict_from_raw_data.compute_gaussian", exact)
+    setup, net = project.setup(), network()
+    image = torch.randn(1, *shape, generator=torch.Generator().manual_seed(1))
+    stock = MeanProbabilities(device=CPU, allow_tqdm=False)
+    stock.manual_initialization(net, setup.plans_manager, setup.configuration_manager, None, setup.dataset_json, "nnUNetTrainer", (0, 1, 2))
+    expected = stock.predict_sliding_window_return_logits(image).float()
+    found = predictor(setup, net).sweep(image)
+    assert found.shape == (9, *shape)
+    np.testing.assert_allclose(found[:3], expected, atol=1e-5)
+
+
+def test_k_is_the_number_of_views_for_networks_without_dropout(project: Project) -> None:
+    made = predictor(project.setup(), network(), num_samples=32)
+    assert (made.requested_samples, made.num_samples) == (32, 8)
+    assert predictor(project.setup(), network(), use_mirroring=False).num_samples == 1
+
+
+def test_dropout_draws_share_the_views(taught_project: Project) -> None:
+    made = EvidencePredictor(num_samples=11, device=CPU)
+    made.load_model(taught_project.results / DATASET / f"TransASPPTeacherTrainer__{PLANS}__3d_fullres", [0])
+    assert made.num_samples == 16
+    torch.manual_seed(0)
+    few = made.sweep(IMAGE)
+    more = EvidencePredictor(num_samples=32, device=CPU)
+    more.load_model(taught_project.results / DATASET / f"TransASPPTeacherTrainer__{PLANS}__3d_fullres", [0])
+    torch.manual_seed(0)
+    many = more.sweep(IMAGE)
+    assert few.shape == many.shape == (9, 20, 24, 18)
+    assert torch.isfinite(few).all()
+    assert not torch.equal(few, many)
+
+
+def test_samples_are_not_kept(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory does not grow with K: when a sample is drawn, none but the last is still alive."""
+    made = predictor(project.setup(), network())
+    sampler = made.sampler
+    assert sampler is not None
+    draw, alive = sampler.samples, []
+
+    def watched(x: Tensor, **options: Any) -> Iterator[Tensor]:
+        seen: list[weakref.ref[Tensor]] = []
+        for probs in draw(x, **options):
+            seen.append(weakref.ref(probs))
+            alive.append(sum(ref() is not None for ref in seen))
+            yield probs
+
+    monkeypatch.setattr(sampler, "samples", watched)
+    made.sweep(IMAGE[:, :16, :16, :16])
+    assert len(alive) == 8
+    assert max(alive) <= 2
+
+
+def test_folds_are_averaged_by_their_sums(project: Project) -> None:
+    setup, nets = project.setup(), [network(seed) for seed in (0, 1, 2)]
+    parameters = [copy.deepcopy(net.state_dict()) for net in nets]
+    made = EvidencePredictor(num_samples=8, device=CPU)
+    made.use_network(
+        network(7), setup.plans_manager, setup.configuration_manager, parameters, setup.dataset_json, "nnUNetTrainer", (0, 1, 2)
+    )
+    assert made.num_samples == 24
+    found = made.sweep(IMAGE)
+    alone = torch.stack([predictor(setup, net).sweep(IMAGE) for net in nets])
+    torch.testing.assert_close(found, alone.mean(0), atol=1e-6, rtol=0)
+    torch.testing.assert_close(made.sweep(IMAGE), found, atol=0, rtol=0)
+
+
+def test_log_variance_where_one_pass_is_all_there_is(taught_project: Project) -> None:
+    folder = taught_project.results / DATASET / f"TransASPPTeacherTrainer__{PLANS}__3d_fullres"
+    made = EvidencePredictor(num_samples=1, device=CPU, use_mirroring=False)
+    made.load_model(folder, [0])
+    swept = made.sweep(IMAGE)
+    assert swept.shape == (10, 20, 24, 18)
+    assert float(swept[9].min()) >= np.log(1e-4) - 1e-4
+    assert float(swept[9].max()) <= np.log(0.25) + 1e-4
+    assert set(np.unique(np.round(swept[6:9].numpy(), 4))) >= {0.0, 1.0}
+
+
+def test_out_of_memory_falls_back_as_in_nnunet(project: Project, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    made = predictor(project.setup(), network())
+    made.perform_everything_on_device = True  # as on a GPU; nnU-Net turns it off on a CPU
+    expected = made.sweep(IMAGE)
+    moments, calls = made._window_moments, []
+
+    def fails_once(x: Tensor) -> Tensor:
+        calls.append(x)
+        if len(calls) == 3:
+            raise RuntimeError("out of memory")
+        return moments(x)
+
+    monkeypatch.setattr(made, "_window_moments", fails_once)
+    assert torch.equal(made.sweep(IMAGE), expected)
+    assert len(calls) == 3 + 8
+
+
+def test_predictor_without_model(project: Project) -> None:
+    with pytest.raises(SetupError, match="call load_model first"):
+        _ = EvidencePredictor(num_samples=8, device=CPU).num_samples
+
+
+# ---- loading
+
+
+def test_any_trained_model_can_be_loaded(project: Project) -> None:
+    folder = write_teacher("nnUNetTrainer", plans="nnUNetPlans").parent
+    made = EvidencePredictor(num_samples=32, device=CPU)
+    made.load_model(folder, [0])
+    assert type(made.network).__name__ == "PlainConvUNet"
+    assert made.num_samples == 8
+    stock = nnUNetPredictor(device=CPU)
+    stock.initialize_from_trained_model_folder(str(folder), (0,))
+    assert stock.allowed_mirroring_axes == made.allowed_mirroring_axes == (0, 1, 2)
+    with torch.inference_mode():
+        image = IMAGE[None, :, :16, :16, :16]
+        stock.network.load_state_dict(stock.list_of_parameters[0])
+        torch.testing.assert_close(made.network.eval()(image), stock.network.eval()(image))
+
+
+def test_two_folds_are_loaded_together(taught_project: Project) -> None:
+    made = EvidencePredictor(num_samples=8, device=CPU)
+    made.load_model(taught_project.results / DATASET / f"TransASPPTeacherTrainer__{PLANS}__3d_fullres", [0, 1])
+    assert made.num_samples == 16
+    assert len(made.list_of_parameters) == 2
+
+
+def test_models_that_cannot_be_loaded(taught_project: Project) -> None:
+    folder = taught_project.results / DATASET / f"TransASPPTeacherTrainer__{PLANS}__3d_fullres"
+    made = EvidencePredictor(num_samples=8, device=CPU)
+    with pytest.raises(SetupError, match=r"fold_3/checkpoint_final\.pth is missing"):
+        made.load_model(folder, [0, 3])
+    (folder / "fold_1" / "checkpoint_final.pth").write_bytes(b"damaged")
+    with pytest.raises(StateError, match=r"checkpoint_final\.pth"):
+        made.load_model(folder, [1])
+    checkpoint = torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=False)
+    torch.save({**checkpoint, "trainer_name": "NobodysTrainer"}, folder / "fold_1" / "checkpoint_final.pth")
+    with pytest.raises(SetupError, match="no trainer class 'NobodysTrainer'"):
+        made.load_model(folder, [1])
+    weights = {k: v for k, v in checkpoint["network_weights"].items() if "uncertainty" not in k}
+    torch.save({**checkpoint, "network_weights": weights}, folder / "fold_1" / "checkpoint_final.pth")
+    with pytest.raises(SetupError, match="do not fit the network"):
+        made.load_model(folder, [1])
+
+
+def test_image_without_windows_is_an_error_of_ours(project: Project) -> None:
+    made = predictor(project.setup(), network())
+    with pytest.raises(SetupError, match="no sliding windows"):
+        made._internal_predict_sliding_window_return_logits(IMAGE, [])
+
+
+def test_loading_says_nothing_on_stdout(taught_project: Project, capfd: Any) -> None:
+    made = EvidencePredictor(num_samples=8, device=CPU)
+    made.load_model(taught_project.results / DATASET / f"TransASPPTeacherTrainer__{PLANS}__3d_fullres", [0])
+    assert capfd.readouterr().out == ""
