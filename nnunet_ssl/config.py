@@ -251,7 +251,7 @@ class MethodConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready dictionary, with the schema version."""
-        return {"schema": SCHEMA, **asdict(self)}
+        return {"schema": SCHEMA, **asdict(self, dict_factory=_json_ready)}
 
     @classmethod
     def from_dict(cls, section: dict[str, Any] | None) -> MethodConfig:
@@ -291,6 +291,11 @@ class MethodConfig:
         return MethodConfig.from_dict(section)
 
 
+def _json_ready(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Lists for tuples, so that settings equal the ones read back from JSON."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in items}
+
+
 _NESTED: dict[str, type] = {
     "teacher": TeacherConfig,
     "evidence": EvidenceConfig,
@@ -301,12 +306,30 @@ _NESTED: dict[str, type] = {
 }
 
 
+_PLAIN: dict[str, tuple[tuple[type, ...], str]] = {
+    "bool": ((bool,), "true or false"),
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+}
+
+
+def _check_types(kind: type, values: dict[str, Any], path: str) -> None:
+    """Refuse `--set student.ema=False`, a text that would count as true, and lengths that are no whole numbers."""
+    for entry in fields(kind):
+        if entry.name not in values or str(entry.type) not in _PLAIN:
+            continue
+        types, expected = _PLAIN[str(entry.type)]
+        value = values[entry.name]
+        _require(isinstance(value, types) and (bool in types or not isinstance(value, bool)), f"{path}.{entry.name}", value, expected)
+
+
 def _build(kind: type, values: Any, path: str) -> Any:
     if not isinstance(values, dict):
         raise ConfigError(f"'{path}' in the plans must be an object, found {values!r}.")
     known = {f.name for f in fields(kind)}
     if unknown := sorted(set(values) - known):
         raise ConfigError(f"unknown setting '{path}.{unknown[0]}' in the plans; known: {', '.join(sorted(known))}.")
+    _check_types(kind, values, path)
     built = {k: _build(_NESTED[k], v, f"{path}.{k}") if k in _NESTED else v for k, v in values.items()}
     try:
         return kind(**built)

@@ -67,10 +67,13 @@ def link(source: Path, destination: Path) -> None:
     """Hard link, or a symbolic link across file systems, or a copy where neither exists; an existing destination is left alone.
 
     The linked file must never be written through: that would change the source.
+
+    Raises:
+        FileNotFoundError: if the source does not exist (a symbolic link to it could be made all the same).
     """
     if destination.exists():
         return
-    source = source.resolve()
+    source = source.resolve(strict=True)
     for make in (os.link, os.symlink, shutil.copyfile):
         try:
             make(source, destination)

@@ -9,6 +9,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,13 @@ def find_images(folder: Path, file_ending: str, num_channels: int) -> tuple[dict
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; -u takes the folder of unlabelled images.")
     pattern = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})" + re.escape(file_ending))
+    matches = [m for e in sorted(os.scandir(folder), key=lambda e: e.name) if not e.is_dir() and (m := pattern.fullmatch(e.name))]
+    # the label of a case called scan_0001 looks like channel 1 of a case called scan
+    labels = {match["case"] + file_ending for match in matches}
     channels: dict[str, dict[int, str]] = defaultdict(dict)
-    for entry in sorted(os.scandir(folder), key=lambda e: e.name):
-        if (match := pattern.fullmatch(entry.name)) and not entry.is_dir():
-            channels[match["case"]][int(match["channel"])] = str(Path(entry.path).absolute())
+    for match in matches:
+        if match[0] not in labels:
+            channels[match["case"]][int(match["channel"])] = str((folder / match[0]).absolute())
     if not channels:
         raise InputError(f"{folder} holds no image named <case>_0000{file_ending}; the pool would be empty.")
     complete, bad = {}, {}
@@ -78,7 +82,9 @@ def find_images(folder: Path, file_ending: str, num_channels: int) -> tuple[dict
     return complete, bad
 
 
-def prepare_pool(setup: NnunetSetup, folders: Sequence[Path], *, skip_bad: bool, num_processes: int, progress: bool = True) -> PoolIndex:
+def prepare_pool(
+    setup: NnunetSetup, folders: Sequence[Path], *, skip_bad: bool, num_processes: int, progress_bar: bool = True
+) -> PoolIndex:
     """Check and preprocess the pool; cases that are done already and have not changed are left alone.
 
     Args:
@@ -86,7 +92,7 @@ def prepare_pool(setup: NnunetSetup, folders: Sequence[Path], *, skip_bad: bool,
         folders: one or more folders of unlabelled images; together they are the pool.
         skip_bad: leave bad cases out and list them, instead of stopping.
         num_processes: worker processes.
-        progress: show a progress bar.
+        progress_bar: show one.
 
     Raises:
         InputError: for a bad case (unless `skip_bad`), a case that is also labelled, or an empty pool; nothing half-written stays.
@@ -96,12 +102,14 @@ def prepare_pool(setup: NnunetSetup, folders: Sequence[Path], *, skip_bad: bool,
     stamps = {case: _stamp(files) for case, files in images.items()}
     remove_leftovers(folder.parent)
     folder.mkdir(parents=True, exist_ok=True)
-    known = json.loads(index_file.read_text())["cases"] if index_file.is_file() else {}
-    todo = [c for c in images if not (_is_whole(folder, c) and known.get(c, {}).get("stamp") == stamps[c])]
+    known, progress = _known_stamps(index_file), _progress_file(index_file)
+    todo = [c for c in images if not (_is_whole(folder, c) and known.get(c) == stamps[c])]
     with temporary_folder(folder.parent) as temporary:
         jobs = [(c, list(images[c]), setup.plans, setup.configuration, json.dumps(setup.dataset_json), folder, temporary) for c in todo]
-        for case, problem in _run(jobs, num_processes, progress):
+        for case, problem in _run(jobs, num_processes, progress_bar):
             if problem is None:
+                with progress.open("a") as file:
+                    file.write(json.dumps([case, stamps[case]]) + "\n")
                 continue
             if not skip_bad:
                 raise InputError(f"{problem} (or leave bad cases out with --skip-bad)")
@@ -109,17 +117,17 @@ def prepare_pool(setup: NnunetSetup, folders: Sequence[Path], *, skip_bad: bool,
     good = {case: files for case, files in images.items() if case not in skipped}
     if not good:
         raise InputError(f"no usable case is left in {', '.join(map(str, folders))}; the pool would be empty.")
-    write_json(
-        index_file,
-        {
-            "schema": SCHEMA,
-            "dataset": setup.dataset,
-            "configuration": setup.configuration,
-            "folders": [str(f.absolute()) for f in folders],
-            "cases": {case: {"images": list(good[case]), "stamp": stamps[case]} for case in sorted(good)},
-            "skipped": dict(sorted(skipped.items())),
-        },
-    )
+    content = {
+        "schema": SCHEMA,
+        "dataset": setup.dataset,
+        "configuration": setup.configuration,
+        "folders": [str(f.absolute()) for f in folders],
+        "cases": {case: {"images": list(good[case]), "stamp": stamps[case]} for case in sorted(good)},
+        "skipped": dict(sorted(skipped.items())),
+    }
+    if content != _index_content(index_file):
+        write_json(index_file, content)
+    progress.unlink(missing_ok=True)
     logger.info("pool: %d cases in %s (%d new), %d skipped", len(good), folder, len(set(todo) & set(good)), len(skipped))
     return PoolIndex(folder, {c: good[c] for c in sorted(good)}, dict(sorted(skipped.items())))
 
@@ -127,15 +135,13 @@ def prepare_pool(setup: NnunetSetup, folders: Sequence[Path], *, skip_bad: bool,
 def pool_is_current(setup: NnunetSetup, folders: Sequence[Path]) -> bool:
     """Whether a pool of exactly these folders is prepared and none of its images has changed since."""
     folder, index_file = _places(setup)
-    if not index_file.is_file():
-        return False
-    index = read_json(index_file)
-    if index["folders"] != [str(f.absolute()) for f in folders]:
+    index = _index_content(index_file)
+    if index is None or index["folders"] != [str(f.absolute()) for f in folders]:
         return False
     images, incomplete = _collect(setup, folders, skip_bad=True)
     if set(images) | set(incomplete) != set(index["cases"]) | set(index["skipped"]):
         return False
-    return all(_is_whole(folder, case) and _stamp(images[case]) == entry["stamp"] for case, entry in index["cases"].items())
+    return all(_is_whole(folder, case) and _stamp(images.get(case, ())) == entry["stamp"] for case, entry in index["cases"].items())
 
 
 def load_pool(setup: NnunetSetup) -> PoolIndex:
@@ -177,6 +183,33 @@ def _read_index(folder: Path, index_file: Path) -> PoolIndex:
         raise StateError(f"{index_file} has schema {content.get('schema')!r}, this version reads {SCHEMA}; run nnssl_prepare again.")
     images = {case: tuple(entry["images"]) for case, entry in sorted(content["cases"].items())}
     return PoolIndex(folder, images, content["skipped"])
+
+
+def _index_content(index_file: Path) -> dict[str, Any] | None:
+    """The index as it stands on disk; None where there is none or it cannot be used."""
+    if not index_file.is_file():
+        return None
+    try:
+        content = read_json(index_file)
+    except NnsslError:
+        return None
+    return content if content.get("schema") == SCHEMA else None
+
+
+def _progress_file(index_file: Path) -> Path:
+    """Cases that a preparation has finished, one line each; it is gone once the index is written."""
+    return index_file.with_suffix(".progress")
+
+
+def _known_stamps(index_file: Path) -> dict[str, Any]:
+    """What the images of preprocessed cases looked like, from the index and from a preparation that was cut off."""
+    index, progress = _index_content(index_file), _progress_file(index_file)
+    stamps = {case: entry["stamp"] for case, entry in index["cases"].items()} if index else {}
+    for line in progress.read_text().splitlines() if progress.is_file() else ():
+        with suppress(ValueError):  # a line that was cut off
+            case, stamp = json.loads(line)
+            stamps[case] = stamp
+    return stamps
 
 
 def _places(setup: NnunetSetup) -> tuple[Path, Path]:

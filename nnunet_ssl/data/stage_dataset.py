@@ -21,10 +21,10 @@ from nnunet_ssl.confidence.quantise import share_to_int16
 from nnunet_ssl.config import SCHEMA, MethodConfig
 from nnunet_ssl.data.files import link, remove_leftovers, temporary_folder, write_json
 from nnunet_ssl.data.pool import PoolIndex
-from nnunet_ssl.errors import StateError
+from nnunet_ssl.errors import SetupError, StateError
 from nnunet_ssl.locations import STAGE_SIDECAR, preprocessed_root, raw_root, targets_folder
 from nnunet_ssl.nnunet_api.geometry import map_ending, sample_class_locations, write_label, write_map
-from nnunet_ssl.nnunet_api.preprocessing import load_properties
+from nnunet_ssl.nnunet_api.preprocessing import PARTS, load_properties
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
 CODE_POOL = 2
@@ -162,10 +162,20 @@ class _StageWriter:
         for folder in (self.data, self.targets, self.pre / "gt_segmentations"):
             folder.mkdir(parents=True)
         for case, files in self.setup.labelled_cases.items():
-            link(Path(files.label), self.raw / "labelsTr" / f"{case}{self.ending}")
-            link(Path(files.label), self.pre / "gt_segmentations" / f"{case}{self.ending}")
-            for part in (".b2nd", "_seg.b2nd", ".pkl"):
-                link(self.setup.data_folder / f"{case}{part}", self.data / f"{case}{part}")
+            self._link_labelled(Path(files.label), self.raw / "labelsTr" / f"{case}{self.ending}")
+            self._link_labelled(Path(files.label), self.pre / "gt_segmentations" / f"{case}{self.ending}")
+            for part in PARTS:
+                self._link_labelled(self.setup.data_folder / f"{case}{part}", self.data / f"{case}{part}")
+
+    def _link_labelled(self, source: Path, place: Path) -> None:
+        try:
+            link(source, place)
+        except FileNotFoundError as error:
+            number, plans = int(self.setup.dataset[7:10]), self.setup.plans_name
+            raise SetupError(
+                f"{source} of the labelled dataset is missing; put it back, or if it is a preprocessed file run: "
+                f"nnUNetv2_preprocess -d {number} -plans_name {plans} -c {self.setup.configuration}"
+            ) from error
 
     def write_pseudo_case(self, pseudo: PseudoCase) -> None:
         """Images of label, confidence and uncertainty; preprocessed segmentation, properties and targets."""
@@ -198,7 +208,9 @@ class _StageWriter:
         self._write_plans()
         splits = self._splits()
         write_json(self.pre / "splits_final.json", splits)
-        link(self.setup.preprocessed_folder / "dataset_fingerprint.json", self.pre / "dataset_fingerprint.json")
+        fingerprint = self.setup.preprocessed_folder / "dataset_fingerprint.json"
+        if fingerprint.is_file():  # moved plans come without
+            link(fingerprint, self.pre / fingerprint.name)
         for folder in (self.raw, self.pre):
             write_json(folder / STAGE_SIDECAR, asdict(self.sidecar))
 

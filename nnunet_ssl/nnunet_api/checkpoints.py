@@ -44,7 +44,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         found = str(error).splitlines()[0]
         raise StateError(f"{path} holds objects other than weights and numbers and was not opened ({found}).") from error
     except (RuntimeError, EOFError, OSError) as error:
-        raise StateError(f"{path} is damaged ({str(error).splitlines()[0]}); train again or restore it.") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]  # an empty file raises an error without text
+        raise StateError(f"{path} is damaged ({reason}); train again or restore it.") from error
     if not isinstance(checkpoint, dict) or "network_weights" not in checkpoint:
         raise StateError(f"{path} is not a checkpoint of nnU-Net (it has no 'network_weights').")
     return checkpoint

@@ -34,11 +34,12 @@ def check_case(case: str, images: list[str], plans: dict[str, object]) -> None:
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 data, properties = reader.read_images([path])
+            stored = _stored_values(path, data)
         except Exception as error:  # readers raise whatever their library raises
             reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
             raise InputError(f"case '{case}': {path} cannot be read ({reason}); replace or remove it.") from error
-        if not np.isfinite(data).all():
-            raise InputError(f"case '{case}': {path} has {int((~np.isfinite(data)).sum())} NaN or infinite voxels; repair or remove it.")
+        if not np.isfinite(stored).all():
+            raise InputError(f"case '{case}': {path} has {int((~np.isfinite(stored)).sum())} NaN or infinite voxels; repair or remove it.")
         any_content = any_content or bool(np.any(data))
         if first is None:
             first = (path, data, properties)
@@ -46,6 +47,15 @@ def check_case(case: str, images: list[str], plans: dict[str, object]) -> None:
             _check_same_geometry(case, first, (path, data, properties))
     if not any_content:
         raise InputError(f"case '{case}': every voxel of {images[0]} is zero; remove it.")
+
+
+def _stored_values(path: str, data: np.ndarray) -> np.ndarray:
+    """What a NIfTI file really holds: SimpleITK fills a truncated one with zeros and reads NaN as 0, both without a word."""
+    if not path.endswith((".nii", ".nii.gz")):
+        return data
+    import nibabel  # nnU-Net's own dependency
+
+    return np.asanyarray(nibabel.load(path).dataobj)  # type: ignore[attr-defined]
 
 
 def _check_same_geometry(

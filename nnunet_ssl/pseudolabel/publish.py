@@ -47,7 +47,9 @@ def publish(run: Run) -> ModelLocation:
     plans["dataset_name"] = run.setup.dataset
     write_json(target.folder / "plans.json", plans)
     write_json(target.folder / "dataset.json", run.setup.dataset_json)
-    link(run.setup.preprocessed_folder / "dataset_fingerprint.json", target.folder / "dataset_fingerprint.json")
+    fingerprint = run.setup.preprocessed_folder / "dataset_fingerprint.json"
+    if fingerprint.is_file():  # moved plans come without
+        link(fingerprint, target.folder / fingerprint.name)
     run.manifest.published = True
     run.manifest.save(run.workspace)
     return target

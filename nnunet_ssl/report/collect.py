@@ -52,7 +52,7 @@ class ModelFacts:
         """How far its training is."""
         if self.log is None:
             return "not trained"
-        return "trained" if self.log.is_finished else f"in training, {self.log.num_epochs} epochs done"
+        return "trained" if self.log.is_finished else f"in training, epoch {self.log.num_epochs}"
 
 
 @dataclass(frozen=True, kw_only=True)

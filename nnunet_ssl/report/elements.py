@@ -20,8 +20,8 @@ def paragraph(text: str, kind: str = "") -> str:
 
 def table_element(table: Table) -> str:
     """A table that scrolls sideways where the page is too narrow."""
-    classes = [' class="text"' if column.is_text else "" for column in table.columns]
-    head = "".join(f"<th{c}>{escape(column.heading)}</th>" for c, column in zip(classes, table.columns, strict=True))
+    classes = [' class="text"' if column.is_text else "" for column in table.shown]
+    head = "".join(f"<th{c}>{escape(column.heading)}</th>" for c, column in zip(classes, table.shown, strict=True))
     rows = ("".join(f"<td{c}>{escape(cell)}</td>" for c, cell in zip(classes, row, strict=True)) for row in table.cells())
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

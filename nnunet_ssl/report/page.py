@@ -116,7 +116,8 @@ def _stages(facts: RunFacts) -> Iterator[str]:
     yield paragraph(
         "Losses and pseudo Dice come from nnU-Net's training log (patches, best epoch); gains are against the row above. Confident voxels "
         "are the share of predicted foreground whose confidence reaches tau. Changed labels compare with the stage before; the class that "
-        "changed most is shown. Minutes are labelling and training together.",
+        "changed most is shown; where more changed than allowed, the labels of the stage before were kept. Minutes are labelling and "
+        "training together.",
         "soft",
     )
 
@@ -174,8 +175,7 @@ def _images(panels: Sequence[CasePanel], labels: dict[int, str], facts: RunFacts
     keys.append(_scale("confidence", CONFIDENCE_MAP, "0", "1"))
     keys.append(_scale("standard deviation of the prediction", DEVIATION_MAP, "0", f"{DEVIATION_MAX:g}"))
     yield f'<div class="keys">{"".join(keys)}</div>'
-    heads = ("image (channel 0)", "pseudo-label", "confidence", "uncertainty")
-    yield '<div class="cases">' + "".join(f'<div class="head">{h}</div>' for h in heads) + "".join(map(_panel, panels)) + "</div>"
+    yield from map(_panel, panels)
     yield paragraph(
         "Central slice through the predicted foreground, on the network's grid. Grey in the confidence map: teacher and student disagree, "
         "nothing is learned there.",
@@ -189,13 +189,20 @@ def _scale(name: str, colours: str, low: str, high: str) -> str:
 
 def _panel(panel: CasePanel) -> str:
     grey = grey_image(panel.image)
-    images = [grey, overlay(grey, panel.labels), colour_map(panel.confidence, CONFIDENCE_MAP, 1, ignored=panel.ignored)]
+    images = {
+        "image (channel 0)": grey,
+        "pseudo-label": overlay(grey, panel.labels),
+        "confidence": colour_map(panel.confidence, CONFIDENCE_MAP, 1, ignored=panel.ignored),
+    }
     if panel.deviation is not None:
-        images.append(colour_map(panel.deviation, DEVIATION_MAP, DEVIATION_MAX))
+        images["uncertainty"] = colour_map(panel.deviation, DEVIATION_MAP, DEVIATION_MAX)
     score = "no score" if panel.score is None else f"score {panel.score:.4f}"
     title = f"<h3>{escape(panel.case)} <span>{panel.place}, number {panel.rank} of the stage, {score}</span></h3>"
-    cells = "".join(f'<img alt="" style="aspect-ratio:{panel.aspect:.4f}" src="{data_uri(image)}">' for image in images)
-    return title + cells + ("" if panel.deviation is not None else '<div class="gone">evidence no longer there</div>')
+    shape = f'style="aspect-ratio:{panel.aspect:.4f}"'
+    cells = [f'<div><img alt="{name}" {shape} src="{data_uri(image)}">{name}</div>' for name, image in images.items()]
+    if panel.deviation is None:
+        cells.append("<div>(no uncertainty: the evidence is no longer there)</div>")
+    return f'{title}<div class="slices">{"".join(cells)}</div>'
 
 
 def _review(facts: RunFacts) -> Iterator[str]:

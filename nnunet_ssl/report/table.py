@@ -25,6 +25,8 @@ class Column:
     """Format of a value on the page, for instance `{:.3f}`."""
     is_text: bool = False
     """Whether it holds words, which are set flush left."""
+    is_shown: bool = True
+    """Whether the page has it, too, and not the CSV alone."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,14 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Mapping[str, Any], ...]
 
+    @property
+    def shown(self) -> tuple[Column, ...]:
+        """Columns of the page."""
+        return tuple(column for column in self.columns if column.is_shown)
+
     def cells(self) -> list[list[str]]:
         """The rows as they stand on the page, not escaped."""
-        return [[MISSING if row.get(c.key) is None else c.form.format(row[c.key]) for c in self.columns] for row in self.rows]
+        return [[MISSING if row.get(c.key) is None else c.form.format(row[c.key]) for c in self.shown] for row in self.rows]
 
     def write(self, path: Path) -> None:
         """Write the table as CSV, real numbers with six decimals."""

@@ -22,8 +22,8 @@ def stage_table(facts: RunFacts) -> Table:
     where = "seen labels" if facts.is_final_mode else "val."
     columns = [
         Column("model", "model", is_text=True),
-        Column("fraction", "fraction K", "{:.0%}"),
-        Column("labelled_cases", "manual labels"),
+        Column("fraction", "K", "{:.0%}"),
+        Column("labelled_cases", "manual labels", is_shown=False),
         Column("pool_cases", "pseudo-labels"),
         Column("total_cases", "cases in all"),
         Column(f"best_loss_{on}", f"best loss, {where}", "{:.4f}"),
@@ -43,7 +43,7 @@ def stage_table(facts: RunFacts) -> Table:
 
 def _stage_row(model: ModelFacts, on: str) -> dict[str, Any]:
     log = model.log if model.is_comparable else None
-    state = f"{model.state}; labels of the stage before kept" if model.kept_previous else model.state
+    state = f"{model.state}; labels kept" if model.kept_previous else model.state
     return {
         "model": model.name,
         "fraction": model.fraction,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nnunet_ssl.errors import StateError
@@ -22,7 +23,7 @@ class ClassFigures:
 
 @dataclass(frozen=True)
 class Validation:
-    """One model on one fold's validation cases."""
+    """One model on one set of labelled cases."""
 
     num_cases: int
     mean: ClassFigures
@@ -53,14 +54,25 @@ def read_validation(model: ModelLocation, fold: int | str, keys: Mapping[str, st
         StateError: if the file is not a summary of these classes.
     """
     path = model.fold_folder(fold) / "validation" / "summary.json"
-    if fold == "all" or not path.is_file():
-        return None
+    return read_summary(path, keys) if fold != "all" and path.is_file() else None
+
+
+def read_summary(path: Path, keys: Mapping[str, str]) -> Validation:
+    """Read a `summary.json` of nnU-Net's evaluation.
+
+    Args:
+        path: the file.
+        keys: see `foreground_keys`.
+
+    Raises:
+        StateError: if it is not a summary of these classes.
+    """
     content = read_json(path)
     try:
         classes = {name: _figures(content["mean"][key]) for name, key in keys.items()}
         return Validation(len(content["metric_per_case"]), _figures(content["foreground_mean"]), classes)
     except (KeyError, TypeError, ValueError) as error:
-        raise StateError(f"{path} is not a summary of {', '.join(keys)} ({error!r}); validate again (nnUNetv2_train ... --val).") from error
+        raise StateError(f"{path} is not a summary of {', '.join(keys)} ({error!r}); remove it and evaluate again.") from error
 
 
 def _figures(metrics: Mapping[str, Any]) -> ClassFigures:

@@ -61,7 +61,7 @@ def test_readme_commands_run_in_order(project: Path, nnunet_environment: Any, tm
     places = {"/data/unlabelled": unlabelled, "/data/new": new, "/data/segmented": segmented}
     # the README's first line must be what makes the trainers known, so nothing else may
     environment = {k: v for k, v in os.environ.items() if k != "nnUNet_extTrainer"}
-    environment |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    environment |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_THREAD_LIMIT": "1"}
     outputs: dict[str, str] = {}
     for line in lines[1:]:
         script = f"set -euo pipefail\n{lines[0]}\n{on_this_machine(line, places)}\n"

@@ -138,7 +138,7 @@ def test_a_run_under_way(toy_run: Any) -> None:
     toy_run.write_stage(1)
     toy_run.train(toy_run.student(1), dice=(0.6,), student=True, finished=False)
     facts = collect(toy_run.setup, 0, TEACHER)
-    assert [model.state for model in facts.models] == ["trained", "in training, 1 epochs done"]
+    assert [model.state for model in facts.models] == ["trained", "in training, epoch 1"]
     assert facts.is_complete is False
     assert [case.stage for case in facts.ranking] == [1, 1, None, None, None]
 

@@ -69,7 +69,7 @@ class Project:
         """The pool of `unlabelled`, prepared in this process."""
         from nnunet_ssl.data.pool import prepare_pool
 
-        return prepare_pool(self.setup(), [self.unlabelled], **{"skip_bad": False, "num_processes": 1, "progress": False, **options})
+        return prepare_pool(self.setup(), [self.unlabelled], **{"skip_bad": False, "num_processes": 1, "progress_bar": False, **options})
 
     @property
     def plans_file(self) -> Path:

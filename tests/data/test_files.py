@@ -1,0 +1,151 @@
+"""Files are written whole or not at all, and links fall back to what the file system has."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nnunet_ssl.data.files import TEMPORARY_PREFIX, link, remove_leftovers, replacing, temporary_folder, write_csv, write_json
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(f.name for f in folder.iterdir())
+
+
+def test_replacing_makes_folders_and_leaves_nothing_else(tmp_path: Path) -> None:
+    with replacing(tmp_path / "a" / "b.txt") as temporary:
+        assert temporary.parent == tmp_path / "a"
+        assert temporary.name.startswith(TEMPORARY_PREFIX)
+        temporary.write_text("new")
+        assert not (tmp_path / "a" / "b.txt").exists()
+    assert (tmp_path / "a" / "b.txt").read_text() == "new"
+    assert names(tmp_path / "a") == ["b.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_exception_leaves_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
+    (tmp_path / "b.txt").write_text("old")
+    with pytest.raises(error), replacing(tmp_path / "b.txt") as temporary:
+        temporary.write_text("half")
+        raise error
+    assert (tmp_path / "b.txt").read_text() == "old"
+    assert names(tmp_path) == ["b.txt"]
+
+
+def test_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("old")
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "b.txt"):
+        pass
+    assert (tmp_path / "b.txt").read_text() == "old"
+
+
+def test_file_is_not_written_through_a_hard_link(tmp_path: Path) -> None:
+    """A linked file belongs to somebody else."""
+    (tmp_path / "theirs.json").write_text("1")
+    link(tmp_path / "theirs.json", tmp_path / "ours.json")
+    write_json(tmp_path / "ours.json", 2)
+    assert (tmp_path / "theirs.json").read_text() == "1"
+
+
+def test_temporary_folder_is_removed_whatever_happens(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), temporary_folder(tmp_path / "parent") as folder:
+        (folder / "x").mkdir()
+        (folder / "x" / "y.txt").touch()
+        assert folder.name.startswith(TEMPORARY_PREFIX)
+        raise KeyboardInterrupt
+    assert names(tmp_path / "parent") == []
+
+
+def test_temporary_names_are_no_datasets() -> None:
+    assert not TEMPORARY_PREFIX.startswith("Dataset")
+    assert TEMPORARY_PREFIX.startswith(".")
+
+
+def test_leftovers_of_a_killed_process(tmp_path: Path) -> None:
+    (tmp_path / f"{TEMPORARY_PREFIX}12_a.json").touch()
+    (tmp_path / f"{TEMPORARY_PREFIX}xyz" / "deep").mkdir(parents=True)
+    (tmp_path / "Dataset601_a").mkdir()
+    (tmp_path / "kept.json").touch()
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == ["Dataset601_a", "kept.json"]
+    remove_leftovers(tmp_path / "nowhere")
+
+
+def test_json_keeps_its_order_and_ends_with_a_newline(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"b": 1, "a": [None, 0.5]})
+    text = (tmp_path / "a.json").read_text()
+    assert list(json.loads(text)) == ["b", "a"]
+    assert text.endswith("}\n")
+
+
+def test_json_that_cannot_be_written_leaves_the_old(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", 1)
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"path": tmp_path})
+    assert names(tmp_path) == ["a.json"]
+    assert (tmp_path / "a.json").read_text() == "1\n"
+
+
+def test_csv(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", ("x", "y"), [{"x": 1, "y": None, "ignored": 3}, {"y": 'a "b", c'}])
+    assert (tmp_path / "a.csv").read_text() == 'x,y\n1,\n,"a ""b"", c"\n'
+
+
+# ---- links
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    raise OSError("not here")
+
+
+def test_hard_link_first(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("content")
+    link(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a").stat().st_ino == (tmp_path / "b").stat().st_ino
+    assert not (tmp_path / "b").is_symlink()
+
+
+def test_symbolic_link_across_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "a").write_text("content")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "deep").mkdir()
+    link(Path("a"), tmp_path / "deep" / "b")
+    assert (tmp_path / "deep" / "b").is_symlink()
+    assert (tmp_path / "deep" / "b").read_text() == "content"
+
+
+def test_copy_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "symlink", refuse)
+    (tmp_path / "a").write_text("content")
+    link(tmp_path / "a", tmp_path / "b")
+    assert not (tmp_path / "b").is_symlink()
+    assert (tmp_path / "b").read_text() == "content"
+    assert (tmp_path / "a").stat().st_ino != (tmp_path / "b").stat().st_ino
+
+
+def test_link_of_a_link_is_one_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("content")
+    (tmp_path / "alias").symlink_to(tmp_path / "a")
+    link(tmp_path / "alias", tmp_path / "b")
+    (tmp_path / "alias").unlink()
+    assert (tmp_path / "b").read_text() == "content"
+    assert not (tmp_path / "b").is_symlink()
+
+
+def test_existing_destination_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("new")
+    (tmp_path / "b").write_text("old")
+    link(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_text() == "old"
+
+
+def test_missing_source_is_an_error_and_no_dangling_link(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="gone"):
+        link(tmp_path / "gone", tmp_path / "b")
+    assert names(tmp_path) == []

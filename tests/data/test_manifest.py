@@ -1,0 +1,116 @@
+"""The manifest: what a run is continued from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nnunet_ssl.config import MethodConfig
+from nnunet_ssl.data.manifest import Manifest, StageRecord
+from nnunet_ssl.errors import InputError, StateError
+
+
+def record(**changes: Any) -> StageRecord:
+    return StageRecord(
+        **{
+            "stage": 1,
+            "dataset": "Dataset601_Tiny_f0s1",
+            "fraction": 0.5,
+            "cases": ["b", "a"],
+            "num_epochs": 3,
+            "agreement_weight": 0.0,
+            "label_stage": None,
+            "kept_previous": False,
+            "score_range": (0.25, 0.75),
+            "share_confident": 0.5,
+            "change": None,
+            "seconds": 1.5,
+            **changes,
+        }
+    )
+
+
+def manifest(**changes: Any) -> Manifest:
+    return Manifest(
+        **{
+            "dataset": "Dataset137_Tiny",
+            "configuration": "3d_fullres",
+            "plans": "nnUNetPlans",
+            "fold": 0,
+            "teacher_trainer": "T",
+            "teacher_folds": [0],
+            "teacher_fingerprint": "abc",
+            "student_trainer": "S",
+            "pool": ["a", "b"],
+            "dataset_ids": [601, 602],
+            "method": MethodConfig().to_dict(),
+            "stages": [record(), record(stage=2, score_range=None, change={"rim": 0.1}, label_stage=1)],
+            **changes,
+        }
+    )
+
+
+def damage(workspace: Path, **changes: Any) -> None:
+    path = workspace / "manifest.json"
+    content = json.loads(path.read_text())
+    for name, value in changes.items():
+        if value is None:
+            del content[name]
+        else:
+            content[name] = value
+    path.write_text(json.dumps(content))
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    saved = manifest()
+    saved.save(tmp_path)
+    loaded = Manifest.load(tmp_path)
+    assert loaded is not None
+    assert loaded.stages == saved.stages
+    assert (loaded.pool, loaded.dataset_ids, loaded.published) == (saved.pool, saved.dataset_ids, False)
+    assert MethodConfig.from_dict(loaded.method) == MethodConfig()
+    loaded.save(tmp_path / "again")
+    assert (tmp_path / "again" / "manifest.json").read_bytes() == (tmp_path / "manifest.json").read_bytes()
+
+
+def test_fold_all_stays_a_word(tmp_path: Path) -> None:
+    manifest(fold="all", teacher_folds=[0, 1, "all"]).save(tmp_path)
+    loaded = Manifest.load(tmp_path)
+    assert loaded is not None
+    assert (loaded.fold, loaded.teacher_folds) == ("all", [0, 1, "all"])
+
+
+def test_no_run_yet(tmp_path: Path) -> None:
+    assert Manifest.load(tmp_path) is None
+
+
+def test_another_schema(tmp_path: Path) -> None:
+    manifest().save(tmp_path)
+    damage(tmp_path, schema=2)
+    with pytest.raises(StateError, match="has schema 2, this version reads 1; update nnunet-ssl"):
+        Manifest.load(tmp_path)
+
+
+@pytest.mark.parametrize(("changes", "named"), [({"pool": None}, "pool"), ({"surplus": 1}, "surplus")])
+def test_entries_that_lack_or_are_too_many(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+    manifest().save(tmp_path)
+    damage(tmp_path, **changes)
+    with pytest.raises(StateError, match=f"lacks or has in surplus the entry '{named}'"):
+        Manifest.load(tmp_path)
+
+
+@pytest.mark.parametrize("stages", [[{"stage": 1}], [{"score_range": None, "nonsense": 1}], [3]])
+def test_damaged_stage(tmp_path: Path, stages: list[Any]) -> None:
+    manifest().save(tmp_path)
+    damage(tmp_path, stages=stages)
+    with pytest.raises(StateError, match="damaged stage entry"):
+        Manifest.load(tmp_path)
+
+
+def test_no_json(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"schema": 1')
+    with pytest.raises(InputError, match=r"manifest\.json cannot be read as JSON"):
+        Manifest.load(tmp_path)

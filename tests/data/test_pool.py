@@ -1,0 +1,310 @@
+"""The pool: which files are images, what makes a case unusable, and what a second call does."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetDatasetBlosc2
+from tiny_setup import DATASET, IDENTIFIER, LABELLED, POOL, Project, digests, label_files, mtimes, phantom, write_image
+
+from nnunet_ssl.data import pool as pool_module
+from nnunet_ssl.data.files import TEMPORARY_PREFIX
+from nnunet_ssl.data.pool import find_images, find_pool, load_pool, pool_is_current
+from nnunet_ssl.errors import InputError, SetupError, StateError
+
+
+def touch(folder: Path, *names: str) -> Path:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return folder
+
+
+def leftovers(project: Project) -> list[Path]:
+    return [f for f in project.preprocessed.rglob("*") if f.name.startswith(TEMPORARY_PREFIX)]
+
+
+def pool_folders(project: Project) -> list[Path]:
+    return sorted((project.preprocessed / DATASET).glob("*__pool_*"))
+
+
+# ---- which files are images
+
+
+def test_channels_are_grouped_by_case(tmp_path: Path) -> None:
+    touch(tmp_path, "b_0000.nii.gz", "b_0001.nii.gz", "a_x_0001.nii.gz", "a_x_0000.nii.gz")
+    found, bad = find_images(tmp_path, ".nii.gz", 2)
+    assert bad == {}
+    assert list(found) == ["a_x", "b"]
+    assert found["b"] == (str(tmp_path / "b_0000.nii.gz"), str(tmp_path / "b_0001.nii.gz"))
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "a.nii.gz",
+        "a_seg.nii.gz",
+        "a_0000_seg.nii.gz",
+        "a_00000.nii.gz",
+        "a_000.nii.gz",
+        "a-0000.nii.gz",
+        "a_0000.nii",
+        "a_0000.nii.gz.json",
+        "labelsTr/a.nii.gz",
+        "labelsTr/a_0000.nii.gz",
+        "_0000.nii.gz",
+    ],
+)
+def test_other_files_are_no_images(tmp_path: Path, label: str) -> None:
+    touch(tmp_path, "a_0000.nii.gz", label)
+    assert find_images(tmp_path, ".nii.gz", 1) == ({"a": (str(tmp_path / "a_0000.nii.gz"),)}, {})
+
+
+def test_label_of_a_case_whose_name_ends_like_a_channel(tmp_path: Path) -> None:
+    """Case `scan_0000` has the image `scan_0000_0000` and the label `scan_0000`, which looks like an image of a case `scan`."""
+    touch(tmp_path, "scan_0000_0000.nii.gz", "scan_0001_0000.nii.gz", "scan_0000.nii.gz", "scan_0001.nii.gz")
+    found, bad = find_images(tmp_path, ".nii.gz", 1)
+    assert (sorted(found), bad) == (["scan_0000", "scan_0001"], {})
+
+
+def test_folders_are_no_images(tmp_path: Path) -> None:
+    touch(tmp_path, "a_0000.nii.gz", "b_0000.nii.gz/file")
+    assert list(find_images(tmp_path, ".nii.gz", 1)[0]) == ["a"]
+
+
+def test_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path / "u", "a_0000.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    assert find_images(Path("u"), ".nii.gz", 1)[0] == {"a": (str(tmp_path / "u" / "a_0000.nii.gz"),)}
+
+
+def test_incomplete_and_surplus_channels(tmp_path: Path) -> None:
+    touch(tmp_path, "a_0000.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz", "c_0001.nii.gz", *(f"d_000{i}.nii.gz" for i in range(3)))
+    found, bad = find_images(tmp_path, ".nii.gz", 2)
+    assert list(found) == ["b"]
+    assert bad["a"] == f"case 'a': channel file {tmp_path / 'a_0001.nii.gz'} is missing (2 channels are expected)."
+    assert "c_0000.nii.gz is missing" in bad["c"]
+    assert "d_0002.nii.gz is one channel too many (2 are expected)" in bad["d"]
+
+
+def test_folders_without_images(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere is not a folder"):
+        find_images(tmp_path / "nowhere", ".nii.gz", 1)
+    touch(tmp_path, "a.nii.gz")
+    with pytest.raises(InputError, match=r"holds no image named <case>_0000\.nii\.gz; the pool would be empty"):
+        find_images(tmp_path, ".nii.gz", 1)
+
+
+# ---- a prepared pool
+
+
+def test_pool_is_preprocessed_with_the_plans(fresh_project: Project) -> None:
+    before = digests(fresh_project.labelled_files())
+    pool = fresh_project.prepare_pool()
+    assert pool.case_ids == list(pool.images) == POOL
+    assert pool.skipped == {}
+    assert pool.folder.name == f"{IDENTIFIER}__pool_{fresh_project.setup().data_hash()}"
+    assert sorted(f.name for f in pool.folder.iterdir()) == sorted(f"{c}{part}" for c in POOL for part in (".b2nd", "_seg.b2nd", ".pkl"))
+    assert infer_dataset_class(str(pool.folder)) is nnUNetDatasetBlosc2
+    image, seg, _, _ = nnUNetDatasetBlosc2(str(pool.folder), list(POOL)).load_case("pool_2")
+    raw = phantom("pool_2")[0]
+    np.testing.assert_allclose(image[:][0], (raw - raw.mean()) / raw.std(), atol=1e-4)
+    assert not seg[:].any()
+    assert load_pool(fresh_project.setup()) == pool
+    assert digests(fresh_project.labelled_files()) == before
+    assert leftovers(fresh_project) == []
+
+
+def test_overlay_and_base_plans_share_the_pool(project: Project) -> None:
+    assert load_pool(project.setup("nnUNetPlans")) == load_pool(project.setup())
+
+
+def test_trainers_find_the_pool(project: Project) -> None:
+    setup = project.setup()
+    found = find_pool(setup.plans_manager, setup.configuration_manager)
+    assert found == load_pool(setup)
+    for path in pool_folders(project):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert find_pool(setup.plans_manager, setup.configuration_manager) is None
+
+
+def test_second_call_does_nothing(fresh_project: Project) -> None:
+    first = fresh_project.prepare_pool()
+    files = {f: t for f, t in mtimes(fresh_project.preprocessed).items() if Path(f).is_file()}
+    assert fresh_project.prepare_pool() == first
+    assert {f: t for f, t in mtimes(fresh_project.preprocessed).items() if Path(f).is_file()} == files
+
+
+def test_changed_image_is_preprocessed_again(fresh_project: Project) -> None:
+    folder = fresh_project.prepare_pool().folder
+    assert pool_is_current(fresh_project.setup(), [fresh_project.unlabelled])
+    before = mtimes(folder)
+    write_image(phantom("pool_1")[0][::-1] * 2, fresh_project.unlabelled / "pool_1_0000.nii.gz")
+    assert not pool_is_current(fresh_project.setup(), [fresh_project.unlabelled])
+    fresh_project.prepare_pool()
+    changed = {Path(f).name for f, t in mtimes(folder).items() if before[f] != t}
+    assert changed == {"pool_1.b2nd", "pool_1_seg.b2nd", "pool_1.pkl"}
+    assert pool_is_current(fresh_project.setup(), [fresh_project.unlabelled])
+
+
+def test_images_that_come_and_go(fresh_project: Project) -> None:
+    fresh_project.prepare_pool()
+    (fresh_project.unlabelled / "pool_0_0000.nii.gz").rename(fresh_project.unlabelled / "new_0000.nii.gz")
+    assert not pool_is_current(fresh_project.setup(), [fresh_project.unlabelled])
+    pool = fresh_project.prepare_pool()
+    assert pool.case_ids == ["new", *POOL[1:]]
+    assert load_pool(fresh_project.setup()).case_ids == pool.case_ids
+
+
+def test_pool_of_several_folders(fresh_project: Project, tmp_path: Path) -> None:
+    other = touch(tmp_path / "other")
+    other.mkdir()
+    for case in POOL[3:]:
+        (fresh_project.unlabelled / f"{case}_0000.nii.gz").rename(other / f"{case}_0000.nii.gz")
+    folders = [fresh_project.unlabelled, other]
+    pool = pool_module.prepare_pool(fresh_project.setup(), folders, skip_bad=False, num_processes=1, progress_bar=False)
+    assert pool.case_ids == POOL
+    assert pool_is_current(fresh_project.setup(), folders)
+    assert not pool_is_current(fresh_project.setup(), folders[:1])
+    shutil.copy(fresh_project.unlabelled / "pool_0_0000.nii.gz", other)
+    with pytest.raises(InputError, match="case 'pool_0' is in two folders"):
+        pool_module.prepare_pool(fresh_project.setup(), folders, skip_bad=True, num_processes=1, progress_bar=False)
+
+
+def test_interrupted_preparation_continues(fresh_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    work, seen = pool_module._work, []
+
+    def interrupted(job: tuple[Any, ...]) -> tuple[str, str | None]:
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        seen.append(job[0])
+        return work(job)
+
+    monkeypatch.setattr(pool_module, "_work", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fresh_project.prepare_pool()
+    assert leftovers(fresh_project) == []
+    with pytest.raises(SetupError, match="no pool is prepared"):
+        load_pool(fresh_project.setup())
+    before = mtimes(*pool_folders(fresh_project))
+    assert len(before) >= 9
+    monkeypatch.setattr(pool_module, "_work", work)
+    assert fresh_project.prepare_pool().case_ids == POOL
+    after = mtimes(*pool_folders(fresh_project))
+    of_done = [f for f in before if Path(f).name.startswith(tuple(seen))]
+    assert {f: after[f] for f in of_done} == {f: before[f] for f in of_done}
+
+
+# ---- bad cases
+
+
+def spoil(project: Project, kind: str) -> str:
+    """Leave two cases in the pool and make one of them unusable; returns its id."""
+    for case in POOL[:2] + POOL[4:]:
+        (project.unlabelled / f"{case}_0000.nii.gz").unlink()
+    folder, image = project.unlabelled, phantom("pool_3")[0]
+    path = folder / "pool_3_0000.nii.gz"
+    if kind == "channel missing":
+        path.rename(folder / "pool_3_0001.nii.gz")
+    if kind == "channel too many":
+        shutil.copy(path, folder / "pool_3_0001.nii.gz")
+    if kind == "unreadable":
+        path.write_bytes(b"\x1f\x8b" + b"0" * 100)
+    if kind == "truncated":
+        path.write_bytes(path.read_bytes()[:5000])
+    if kind == "empty file":
+        path.write_bytes(b"")
+    if kind == "all zero":
+        write_image(np.zeros_like(image), path)
+    if kind == "dangling link":
+        path.unlink()
+        path.symlink_to(folder / "gone.nii.gz")
+    return "pool_3"
+
+
+KINDS = ["channel missing", "channel too many", "unreadable", "truncated", "empty file", "all zero", "dangling link"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bad_case_stops_and_leaves_nothing_half_written(fresh_project: Project, kind: str) -> None:
+    case = spoil(fresh_project, kind)
+    with pytest.raises(InputError, match=f"case '{case}': .*{case}_000.*--skip-bad") as raised:
+        fresh_project.prepare_pool()
+    assert "\n" not in str(raised.value)
+    assert leftovers(fresh_project) == []
+    assert [f for folder in pool_folders(fresh_project) if folder.is_dir() for f in folder.glob(f"{case}*")] == []
+    with pytest.raises(SetupError, match=r"run: nnssl_prepare -d 137 -c 3d_fullres"):
+        load_pool(fresh_project.setup())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_skip_bad_lists_the_case(fresh_project: Project, kind: str) -> None:
+    case = spoil(fresh_project, kind)
+    pool = fresh_project.prepare_pool(skip_bad=True)
+    assert pool.case_ids == ["pool_2"]
+    assert list(pool.skipped) == [case]
+    assert pool.skipped[case].startswith(f"case '{case}': ")
+    assert load_pool(fresh_project.setup()).skipped == pool.skipped
+    assert pool_is_current(fresh_project.setup(), [fresh_project.unlabelled])
+
+
+def test_case_that_is_also_labelled(fresh_project: Project) -> None:
+    shutil.copy(fresh_project.unlabelled / "pool_0_0000.nii.gz", fresh_project.unlabelled / f"{LABELLED[2]}_0000.nii.gz")
+    for skip_bad in (False, True):
+        with pytest.raises(InputError, match=f"case '{LABELLED[2]}' is in the pool .* and a labelled case of {DATASET}"):
+            fresh_project.prepare_pool(skip_bad=skip_bad)
+
+
+def test_pool_without_any_usable_case(fresh_project: Project) -> None:
+    for case in POOL:
+        (fresh_project.unlabelled / f"{case}_0000.nii.gz").write_bytes(b"no image")
+    with pytest.raises(InputError, match="no usable case is left"):
+        fresh_project.prepare_pool(skip_bad=True)
+    assert [f for f in pool_folders(fresh_project) if f.is_file()] == []
+
+
+def test_lost_files_of_a_pool_are_named(project: Project) -> None:
+    pool = load_pool(project.setup())
+    (pool.folder / "pool_4.pkl").unlink()
+    with pytest.raises(StateError, match="pool case 'pool_4' are missing .* run nnssl_prepare again"):
+        load_pool(project.setup())
+
+
+def test_damaged_or_newer_index(fresh_project: Project) -> None:
+    fresh_project.prepare_pool()
+    (index,) = [f for f in pool_folders(fresh_project) if f.is_file()]
+    content = json.loads(index.read_text())
+    index.write_text(json.dumps({**content, "schema": 2}))
+    with pytest.raises(StateError, match="has schema 2, this version reads 1"):
+        load_pool(fresh_project.setup())
+    index.write_text("{")
+    with pytest.raises(InputError, match="cannot be read as JSON"):
+        load_pool(fresh_project.setup())
+    assert not pool_is_current(fresh_project.setup(), [fresh_project.unlabelled])
+    assert fresh_project.prepare_pool().case_ids == POOL
+    assert load_pool(fresh_project.setup()).case_ids == POOL
+
+
+@pytest.mark.slow
+def test_worker_processes(fresh_project: Project) -> None:
+    case = spoil(fresh_project, "unreadable")
+    pool = fresh_project.prepare_pool(num_processes=2, skip_bad=True)
+    assert pool.case_ids == ["pool_2"]
+    assert case in pool.skipped
+    assert leftovers(fresh_project) == []
+
+
+def test_labels_beside_the_images_exist(fresh_project: Project) -> None:
+    """The set-up of these tests has what must never be read."""
+    labels = label_files(fresh_project.unlabelled)
+    assert len(labels) == 3 * len(POOL)
+    pool = fresh_project.prepare_pool()
+    used = {os.path.realpath(f) for files in pool.images.values() for f in files}
+    assert used.isdisjoint({os.path.realpath(f) for f in labels})

@@ -1,0 +1,55 @@
+"""nnU-Net finds our trainers with and without the user's variable, and the variable is as before afterwards."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_setup import Project
+
+from nnunet_ssl.errors import SetupError
+from nnunet_ssl.locations import trainers_folder
+from nnunet_ssl.nnunet_api.external_trainers import VARIABLE, environment_with_trainers, external_trainers, find_trainer
+
+
+def test_our_folder_is_added_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = str(trainers_folder())
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert environment_with_trainers()[VARIABLE] == ours
+    monkeypatch.setenv(VARIABLE, ours)
+    assert environment_with_trainers()[VARIABLE] == ours
+    monkeypatch.setenv(VARIABLE, "/mine")
+    assert environment_with_trainers()[VARIABLE].split(os.pathsep) == ["/mine", ours]
+
+
+@pytest.mark.parametrize("before", [None, "/mine"])
+def test_variable_is_restored(monkeypatch: pytest.MonkeyPatch, before: str | None) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    if before is not None:
+        monkeypatch.setenv(VARIABLE, before)
+    with pytest.raises(KeyError), external_trainers():
+        assert str(trainers_folder()) in os.environ[VARIABLE]
+        raise KeyError
+    assert os.environ.get(VARIABLE) == before
+
+
+@pytest.mark.parametrize("name", ["TransASPPTeacherTrainer", "TransASPPStudentTrainer", "SemiSupervisedStudentTrainer", "nnUNetTrainer"])
+def test_trainers_are_found_without_the_variable(monkeypatch: pytest.MonkeyPatch, name: str, capfd: Any) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert find_trainer(name).__name__ == name
+    assert capfd.readouterr().out == ""
+
+
+def test_the_users_own_trainers_are_found_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source = "from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer\n\n\nclass MyTrainer(nnUNetTrainer):\n    pass\n"
+    (tmp_path / "my_trainer.py").write_text(source)
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    assert find_trainer("MyTrainer").__name__ == "MyTrainer"
+    assert find_trainer("TransASPPTeacherTrainer").__name__ == "TransASPPTeacherTrainer"
+
+
+def test_unknown_trainer(project: Project) -> None:
+    with pytest.raises(SetupError, match=f"no trainer class 'NobodysTrainer' in nnunetv2 or on {VARIABLE}; check -tr"):
+        find_trainer("NobodysTrainer")
