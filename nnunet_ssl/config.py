@@ -156,7 +156,7 @@ class StudentConfig:
     the student's network, else from scratch (and says so)."""
     initial_lr: float = 1e-2
     """Learning rate at the start of a stage that begins from scratch."""
-    warm_lr: float = 2e-3
+    warm_lr: float = 5e-3
     """Learning rate at the start of a stage that begins from trained weights; 1e-2 with momentum 0.99 would erase them."""
     weight_decay: float = 3e-5
     """Weight decay, lambda_reg of Eq. 11."""

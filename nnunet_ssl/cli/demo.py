@@ -34,10 +34,14 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the demo, print its table, where the report is and what to type next."""
     arguments = parser().parse_args(argv)
-    from nnunet_ssl.demo.run_demo import CONFIGURATION, DemoRequest, run_demo
+    from nnunet_ssl.demo.demo_folders import demo_folders
 
-    device = use_device(arguments.device)
-    result = run_demo(DemoRequest(folder=arguments.o, seed=arguments.seed, device=device, with_report=not arguments.skip_report))
+    # entered before nnU-Net is imported, because it reads only once how many processes it may start
+    with demo_folders(arguments.o.absolute()):
+        from nnunet_ssl.demo.run_demo import CONFIGURATION, DemoRequest, run_demo
+
+        device = use_device(arguments.device)
+        result = run_demo(DemoRequest(folder=arguments.o, seed=arguments.seed, device=device, with_report=not arguments.skip_report))
     print("\nDice on the test set, against the true labels (one small draw: it shows that all works, not how much it helps):")
     print(result.true_dice)
     print(f"written: {result.true_dice_file}")

@@ -94,7 +94,7 @@ def run_demo(request: DemoRequest) -> DemoResult:
 
 
 def _plan(logs: Path) -> Step:
-    flags = ("-d", DATASET_ID, "-c", CONFIGURATION, "-npfp", 2, "-np", 2)
+    flags = ("-d", DATASET_ID, "-c", CONFIGURATION, "-npfp", 1, "-np", 1)
     command = " ".join(map(str, ("nnUNetv2_plan_and_preprocess", *flags)))
 
     def work() -> None:
@@ -130,7 +130,7 @@ def _run_request(setup: NnunetSetup, dataset: SyntheticDataset, device: str) -> 
         method=setup.method,
         device=device,
         skip_bad=False,
-        num_processes=2,
+        num_processes=1,  # a second process would take longer to start than all these small images take
         first_id=None,
     )
 

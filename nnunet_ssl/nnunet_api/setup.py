@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -154,8 +155,20 @@ class NnunetSetup:
         """
         if not self.raw_folder.is_dir():
             raise SetupError(f"{self.raw_folder} is missing: stage datasets link its labels and name its images; put the raw dataset back.")
+        if "dataset" not in self.dataset_json:
+            return self._listed_cases()
         listed = get_filenames_of_train_images_and_targets(str(self.raw_folder), json.loads(json.dumps(self.dataset_json)))
         return {case: LabelledCase(case, tuple(listed[case]["images"]), str(listed[case]["label"])) for case in sorted(map(str, listed))}
+
+    def _listed_cases(self) -> dict[str, LabelledCase]:
+        """Cases of `imagesTr` as nnU-Net names them; its own function starts a pool of processes for that, which takes seconds."""
+        pattern = re.compile(r"(.+)_\d{4}" + re.escape(self.file_ending))
+        images: dict[str, list[str]] = {}
+        for path in sorted((self.raw_folder / "imagesTr").glob(f"*{self.file_ending}")):
+            if match := pattern.fullmatch(path.name):
+                images.setdefault(match[1], []).append(str(path))
+        labels = self.raw_folder / "labelsTr"
+        return {case: LabelledCase(case, tuple(images[case]), str(labels / f"{case}{self.file_ending}")) for case in sorted(images)}
 
     def data_hash(self) -> str:
         """Eight hexadecimal digits over everything in the plans that shapes preprocessed images."""

@@ -73,6 +73,8 @@ def open_run(
     _check_same_run(manifest, pool.case_ids, teacher_print, student_trainer, settings, str(workspace))
     if manifest.method != settings.to_dict():
         manifest.method = settings.to_dict()
+        if settings.curriculum.num_stages > len(manifest.dataset_ids):  # only while no stage is written
+            manifest.dataset_ids = _allot_ids(settings.curriculum.num_stages, first_id, own=manifest.dataset_ids)
         manifest.save(workspace)
     return Run(setup, pool, manifest, teacher)
 
@@ -108,8 +110,8 @@ def _check_same_run(
         raise StateError(f"the curriculum of {workspace} is fixed since its first stage ({before.curriculum}); {start_over}.")
 
 
-def _allot_ids(count: int, first_id: int | None) -> list[int]:
-    """A block of `count` consecutive dataset ids that no folder of nnU-Net uses."""
+def _allot_ids(count: int, first_id: int | None, own: Sequence[int] = ()) -> list[int]:
+    """A block of `count` consecutive dataset ids that no folder of nnU-Net uses; `own` is what the run has already."""
     taken = {
         int(folder.name[7:10])
         for root in (raw_root(), preprocessed_root(), results_root())
@@ -118,6 +120,7 @@ def _allot_ids(count: int, first_id: int | None) -> list[int]:
     }
     for manifest in results_root().glob("*/*/fold_*/nnssl/manifest.json"):  # blocks of other runs, whether written yet or not
         taken |= set(read_json(manifest).get("dataset_ids", []))
+    taken -= set(own)
     if first_id is not None:
         block = list(range(first_id, first_id + count))
         if clash := sorted(taken & set(block)):

@@ -93,12 +93,6 @@ class RunFacts:
         return self.models[1:]
 
     @property
-    def is_complete(self) -> bool:
-        """Whether every stage is written and its student trained."""
-        logs = [m.log for m in self.models]
-        return len(self.students) == self.num_stages and all(log is not None and log.is_finished for log in logs)
-
-    @property
     def ranking_score(self) -> str:
         """Name of the case score that ranks."""
         return MethodConfig.from_dict(dict(self.settings)).evidence.case_score

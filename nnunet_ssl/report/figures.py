@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -19,7 +19,8 @@ from nnunet_ssl.report.figure_style import GREY, SERIES, plain, stage_colour
 from nnunet_ssl.report.scored_cases import ScoredCase
 from nnunet_ssl.report.training_log import TrainingLog
 
-_PANELS: tuple[tuple[str, str, dict[str, str]], ...] = (
+_Place = Literal["upper right", "center left", "best"]
+_PANELS: tuple[tuple[str, _Place, dict[str, str]], ...] = (
     ("Loss", "upper right", {"train_losses": "training", "val_losses": "validation"}),
     ("Terms of the student's loss", "center left", {"loss_supervised": "L_sup", "loss_high": "L_high", "loss_low": "R_low"}),
     ("Loss of the uncertainty head", "best", {"loss_uncertainty": "uncertainty"}),

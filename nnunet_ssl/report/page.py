@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
-import numpy as np
-
 from nnunet_ssl import __version__
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.report import tables
@@ -15,18 +13,8 @@ from nnunet_ssl.report.collect import ModelFacts, RunFacts
 from nnunet_ssl.report.elements import definitions, document, figure_element, folded, heading, paragraph, table_element
 from nnunet_ssl.report.figure_style import inline_svg
 from nnunet_ssl.report.figures import case_scores, training_curves
+from nnunet_ssl.report.images_section import images_section
 from nnunet_ssl.report.page_style import STYLE
-from nnunet_ssl.report.slice_images import (
-    CONFIDENCE_MAP,
-    DEVIATION_MAP,
-    DEVIATION_MAX,
-    colour_map,
-    data_uri,
-    gradient,
-    grey_image,
-    label_colour,
-    overlay,
-)
 
 _FINAL_MODE = (
     "Fold “all”: every manual label trains, so no validation figure is claimed. Losses and pseudo Dice below are measured on labels that "
@@ -51,7 +39,7 @@ def page(facts: RunFacts, panels: Sequence[CasePanel], labels: dict[int, str]) -
         *_classes(facts),
         *_curves(facts),
         *_scores(facts),
-        *_images(panels, labels, facts),
+        *images_section(panels, labels, has_stages=bool(facts.students)),
         *_review(facts),
         *_settings(facts),
         f"<footer>nnunet-ssl {escape(__version__)}. The tables are also in CSV files beside this page.</footer>",
@@ -163,46 +151,6 @@ def _scores(facts: RunFacts) -> Iterator[str]:
             svg, f"The newest ranking; {facts.ranking_score} ranks, the others are for comparison. Above: number of cases per score."
         )
     yield folded(f"All {len(facts.ranking)} cases", table_element(tables.case_table(facts)))
-
-
-def _images(panels: Sequence[CasePanel], labels: dict[int, str], facts: RunFacts) -> Iterator[str]:
-    yield heading("Pseudo-labels of the newest stage")
-    if not panels:
-        yield paragraph("The images are no longer there." if facts.students else "No stage is written yet.")
-        return
-    present = sorted({int(value) for panel in panels for value in np.unique(panel.labels) if value > 0})
-    keys = [f'<span><span class="dot" style="background:{label_colour(v)}"></span>{escape(labels.get(v, str(v)))}</span>' for v in present]
-    keys.append(_scale("confidence", CONFIDENCE_MAP, "0", "1"))
-    keys.append(_scale("standard deviation of the prediction", DEVIATION_MAP, "0", f"{DEVIATION_MAX:g}"))
-    yield f'<div class="keys">{"".join(keys)}</div>'
-    yield from map(_panel, panels)
-    yield paragraph(
-        "Central slice through the predicted foreground, on the network's grid. Grey in the confidence map: teacher and student disagree, "
-        "nothing is learned there.",
-        "soft",
-    )
-
-
-def _scale(name: str, colours: str, low: str, high: str) -> str:
-    return f'<span>{escape(name)} {low}<span class="bar" style="background:{gradient(colours)}"></span>{high}</span>'
-
-
-def _panel(panel: CasePanel) -> str:
-    grey = grey_image(panel.image)
-    images = {
-        "image (channel 0)": grey,
-        "pseudo-label": overlay(grey, panel.labels),
-        "confidence": colour_map(panel.confidence, CONFIDENCE_MAP, 1, ignored=panel.ignored),
-    }
-    if panel.deviation is not None:
-        images["uncertainty"] = colour_map(panel.deviation, DEVIATION_MAP, DEVIATION_MAX)
-    score = "no score" if panel.score is None else f"score {panel.score:.4f}"
-    title = f"<h3>{escape(panel.case)} <span>{panel.place}, number {panel.rank} of the stage, {score}</span></h3>"
-    shape = f'style="aspect-ratio:{panel.aspect:.4f}"'
-    cells = [f'<div><img alt="{name}" {shape} src="{data_uri(image)}">{name}</div>' for name, image in images.items()]
-    if panel.deviation is None:
-        cells.append("<div>(no uncertainty: the evidence is no longer there)</div>")
-    return f'{title}<div class="slices">{"".join(cells)}</div>'
 
 
 def _review(facts: RunFacts) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import re
 import shlex
@@ -105,6 +106,7 @@ def parser_of() -> Callable[[str], argparse.ArgumentParser]:
 
     nnunet = {entry.name: entry for entry in entry_points(group="console_scripts") if entry.name.startswith("nnUNetv2_")}
 
+    @functools.cache
     def find(command: str) -> argparse.ArgumentParser:
         if command in own_commands():
             return own_parser(command)

@@ -62,6 +62,9 @@ def test_no_page_has_placeholders(page: str, project: Path, pages: dict[Path, st
     assert not re.search(r"\b(TODO|TBD|FIXME|XXX|lorem)\b", pages[project / page], flags=re.IGNORECASE)
 
 
-@pytest.mark.parametrize(("heading", "anchor"), [("## Not in this version", "not-in-this-version"), ("## 1. Unlearning: sign and bound", "1-unlearning-sign-and-bound")])
+@pytest.mark.parametrize(
+    ("heading", "anchor"),
+    [("## Not in this version", "not-in-this-version"), ("## 1. Unlearning: sign and bound", "1-unlearning-sign-and-bound")],
+)
 def test_anchor_of_a_heading(heading: str, anchor: str) -> None:
     assert anchors(f"{heading}\n\ntext\n") == {anchor}

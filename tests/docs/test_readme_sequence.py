@@ -61,7 +61,7 @@ def test_readme_commands_run_in_order(project: Path, nnunet_environment: Any, tm
     places = {"/data/unlabelled": unlabelled, "/data/new": new, "/data/segmented": segmented}
     # the README's first line must be what makes the trainers known, so nothing else may
     environment = {k: v for k, v in os.environ.items() if k != "nnUNet_extTrainer"}
-    environment |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_THREAD_LIMIT": "1"}
+    environment |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_WAIT_POLICY": "PASSIVE"}
     outputs: dict[str, str] = {}
     for line in lines[1:]:
         script = f"set -euo pipefail\n{lines[0]}\n{on_this_machine(line, places)}\n"
@@ -91,7 +91,9 @@ def check_results(environment: Any, segmented: Path, outputs: dict[str, str]) ->
     done_before = [line for line in steps.splitlines() if line.endswith("done before")]
     # pool, teacher, stage 1, student 1, stage 2 were done by the lines above it
     assert len(done_before) == 5
-    next_lines = {line: re.findall(r"^next: (.*)$", text, flags=re.MULTILINE) for line, text in outputs.items() if line.startswith("nnssl_")}
+    next_lines = {
+        line: re.findall(r"^next: (.*)$", text, flags=re.MULTILINE) for line, text in outputs.items() if line.startswith("nnssl_")
+    }
     assert all(len(found) == 1 for found in next_lines.values()), next_lines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from typing import Any
 
@@ -68,6 +69,13 @@ def test_deviation_is_that_of_the_predicted_class() -> None:
 
 def test_names_of_label_values(toy_run: Any) -> None:
     assert label_names(toy_run.setup, [1, 2]) == {1: "rim", 2: "core"}
+
+
+def test_a_value_that_regions_are_written_with_has_the_regions_name(toy_run: Any) -> None:
+    path = toy_run.setup.preprocessed_folder / "dataset.json"
+    content = {**json.loads(path.read_text()), "labels": {"background": 0, "whole": [1, 2], "core": [2]}, "regions_class_order": [1, 2]}
+    path.write_text(json.dumps(content))
+    assert label_names(toy_run.setup, [1, 2]) == {1: "whole", 2: "core"}
 
 
 def test_images() -> None:

@@ -206,6 +206,33 @@ def write_evidence(store: Any, cases: list[str] | None = None, *, doubt: Callabl
         store.write(case, evidence_of(label(case) if label else phantom(case)[1], doubt=doubt(case)))
 
 
+def open_tiny_run(project: Project, fold: int | str = 0, **options: Any) -> Any:
+    """The run of our teacher, begun if need be; `settings` replaces single settings by dotted path."""
+    from nnunet_ssl.pseudolabel.start_run import open_run, settings_in_force
+
+    setup, trainer = project.setup(), options.pop("teacher_trainer", OUR_TEACHER)
+    if settings := options.pop("settings", None):
+        options["method"] = settings_in_force(setup, trainer, fold).with_settings(settings)
+    return open_run(setup, fold, teacher_trainer=trainer, **options)
+
+
+def grow_stage(run: Any, **options: Any) -> Any:
+    """The next stage, in this process."""
+    import torch
+
+    from nnunet_ssl.pseudolabel.grow import grow
+
+    return grow(run, device=torch.device("cpu"), **options)
+
+
+def write_student(run: Any, stage: int, *, seed: int = 7) -> Path:
+    """The student of a stage as if its training had ended, with weights of its own and nnU-Net's validation summary."""
+    folder = write_teacher(run.manifest.student_trainer, plans=run.setup.plans_name, fold=run.fold, dataset=run.stage_name(stage), seed=seed)
+    (folder / "validation").mkdir()
+    (folder / "validation" / "summary.json").write_text(json.dumps({"foreground_mean": {"Dice": 0.5 + stage / 10}}))
+    return folder
+
+
 def digests(files: list[Path]) -> dict[str, str]:
     """SHA-256 of every file."""
     return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
@@ -260,6 +287,27 @@ def built_teacher(built_project: Project, tmp_path_factory: pytest.TempPathFacto
         write_teacher(fold=0, seed=0)
         write_teacher(fold=1, seed=1)
     return results
+
+
+@pytest.fixture(scope="session")
+def built_stage(built_project: Project, built_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The set-up with a run of fold 0 whose first stage is written from evidence by hand; never to be changed."""
+    found = _folders(tmp_path_factory.mktemp("stage"))
+    project = Project(found.raw, found.preprocessed, found.results, built_project.unlabelled)
+    for source, target in ((built_project.raw, found.raw), (built_project.preprocessed, found.preprocessed), (built_teacher, found.results)):
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    with environment(project):
+        run = open_tiny_run(project)
+        write_evidence(run.teacher_store())
+        grow_stage(run)
+    return project
+
+
+@pytest.fixture
+def staged_project(built_stage: Project, quiet_machine: None) -> Iterator[Project]:
+    """`built_stage` itself, named by the environment variables; not to be changed."""
+    with environment(built_stage):
+        yield built_stage
 
 
 @pytest.fixture

@@ -1,0 +1,170 @@
+"""Labels of the pool from evidence: the teacher's alone, fused with a student's, and what a stage stores of a case."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from tiny_setup import Project, evidence_of, phantom, write_image
+
+from nnunet_ssl.data.evidence_store import EvidenceStore
+from nnunet_ssl.data.pool import PoolIndex, load_pool
+from nnunet_ssl.errors import StateError
+from nnunet_ssl.pseudolabel.label_change import label_change
+from nnunet_ssl.pseudolabel.pool_labels import PoolLabels, confident_voxels
+
+CASE = "pool_0"
+
+
+def stores(folder: Path) -> tuple[EvidenceStore, EvidenceStore]:
+    return EvidenceStore(folder / "teacher", source="t"), EvidenceStore(folder / "student", source="s")
+
+
+def labels(project: Project, folder: Path, *, weight: float = 0.0, with_student: bool = True) -> PoolLabels:
+    teacher, student = stores(folder)
+    return PoolLabels(project.setup(), load_pool(project.setup()), teacher, student if with_student else None, weight)
+
+
+@pytest.fixture
+def two_opinions(project: Project, tmp_path: Path) -> tuple[Project, Path]:
+    """Teacher and student differ where the student sees no core."""
+    label = phantom(CASE)[1]
+    teacher, student = stores(tmp_path)
+    teacher.write(CASE, evidence_of(label, doubt=0.1))
+    student.write(CASE, evidence_of(np.minimum(label, 1), doubt=0.2))
+    return project, tmp_path
+
+
+def test_teacher_alone(two_opinions: tuple[Project, Path]) -> None:
+    label = phantom(CASE)[1]
+    for found in (labels(*two_opinions), labels(*two_opinions, with_student=False, weight=0.5)):
+        case = found.labels(CASE)
+        assert np.array_equal(case.labels, label)
+        assert case.labels.dtype == np.int16
+        np.testing.assert_allclose(case.confidence, 0.9 * (1 - 0.01), atol=1e-4)
+        assert case.confidence.shape == (1, *label.shape)
+        assert case.valid.all()
+        assert case.nonzero.all()
+
+
+def test_student_alone_is_plain_self_training(two_opinions: tuple[Project, Path]) -> None:
+    case = labels(*two_opinions, weight=1.0).labels(CASE)
+    assert np.array_equal(case.labels, np.minimum(phantom(CASE)[1], 1))
+    np.testing.assert_allclose(case.confidence, 0.8 * (1 - 0.04), atol=1e-4)
+    assert case.valid.all()
+
+
+def test_agreement_ignores_what_they_disagree_on(two_opinions: tuple[Project, Path]) -> None:
+    label = phantom(CASE)[1]
+    case = labels(*two_opinions, weight=0.5).labels(CASE)
+    assert np.array_equal(case.valid, label != 2)
+    # in the core the teacher has 0.9 for it, the student 0.1; for the rim 0.05 and 0.8
+    assert np.array_equal(case.labels, label)
+    mean = (0.9 * (1 - 0.01) + 0.8 * (1 - 0.04)) / 2
+    np.testing.assert_allclose(case.confidence[0], np.where(label != 2, mean, 0), atol=1e-4)
+    np.testing.assert_allclose(case.evidence.mean[2][label == 2], 0.5, atol=1e-4)
+    assert case.evidence.num_samples == 16
+
+
+def test_more_weight_for_the_student_changes_the_label(two_opinions: tuple[Project, Path]) -> None:
+    label = phantom(CASE)[1]
+    case = labels(*two_opinions, weight=0.6).labels(CASE)
+    assert np.array_equal(case.labels, np.minimum(label, 1))
+    assert np.array_equal(case.valid, label != 2)
+
+
+def test_change_of_labels(two_opinions: tuple[Project, Path]) -> None:
+    label = phantom(CASE)[1]
+    before, after = labels(*two_opinions), labels(*two_opinions, weight=0.6)
+    change = label_change(before, after, [CASE], ["background", "rim", "core"])
+    core, ball = int((label == 2).sum()), int((label > 0).sum())
+    assert change.per_class == pytest.approx({"rim": core / ball, "core": 1.0})
+    # a voxel that goes from one class to another counts once for each
+    assert change.overall == pytest.approx(2 * core / (ball + core))
+    assert change.describe().startswith(f"rim {100 * core / ball:.1f} %, core 100.0 % changed; all ")
+    none = label_change(before, labels(*two_opinions), [CASE], ["background", "rim", "core"])
+    assert (none.overall, none.per_class) == (0.0, {"rim": 0.0, "core": 0.0})
+
+
+def test_missing_evidence_is_an_error(project: Project, tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="evidence of case 'pool_0' is missing"):
+        labels(project, tmp_path).labels(CASE)
+
+
+def test_ignored_voxels_are_marked_in_what_a_stage_stores(two_opinions: tuple[Project, Path]) -> None:
+    label = phantom(CASE)[1]
+    pseudo = labels(*two_opinions, weight=0.5).pseudo_case(CASE, 0.7, with_probabilities=True)
+    assert np.array_equal(pseudo.valid, label != 2)
+    assert np.array_equal(pseudo.labels, label)
+    assert np.array_equal(pseudo.confident, label != 2)
+    assert pseudo.probabilities is not None
+    assert pseudo.probabilities.shape == (3, *label.shape)
+    np.testing.assert_allclose(pseudo.probabilities.sum(0), 1, atol=1e-4)
+    # confidence 0 where they disagree, also in the image
+    assert float(pseudo.confidence_image[label == 2].max()) == 0
+    assert float(pseudo.uncertainty_image.max()) <= 0.25
+    assert labels(*two_opinions).pseudo_case(CASE, 0.7, with_probabilities=False).probabilities is None
+
+
+# ---- images that are not whole, or not on the network's grid
+
+
+@pytest.fixture
+def odd_case(fresh_project: Project) -> tuple[Project, PoolIndex]:
+    """A pool of one image with an empty border, which is cropped, and an empty corner, which the mask leaves out."""
+    image = phantom(CASE)[0]
+    image[:3], image[:, :, 15:], image[:8, :8] = 0, 0, 0
+    for found in fresh_project.unlabelled.iterdir():
+        if found.is_file():
+            found.unlink()
+    write_image(image, fresh_project.unlabelled / f"{CASE}_0000.nii.gz", spacing=(1.2, 1.0, 0.9))
+    fresh_project.change_plans(lambda plans, configuration: configuration.update(use_mask_for_norm=[True]))
+    return fresh_project, fresh_project.prepare_pool()
+
+
+def test_outside_the_nonzero_mask_there_is_background_for_certain(odd_case: tuple[Project, PoolIndex], tmp_path: Path) -> None:
+    project, pool = odd_case
+    _, seg, _, properties = nnUNetDatasetBlosc2(str(pool.folder), [CASE]).load_case(CASE)
+    outside = seg[:][0] < 0
+    assert 0 < outside.sum() < outside.size
+    teacher, _ = stores(tmp_path)
+    everywhere = np.ones(outside.shape, np.uint8)
+    teacher.write(CASE, evidence_of(everywhere, doubt=0.5))
+    found = labels(project, tmp_path, with_student=False)
+    case = found.labels(CASE)
+    assert np.array_equal(case.labels, np.where(outside, -1, 1))
+    assert np.array_equal(case.nonzero, ~outside)
+    pseudo = found.pseudo_case(CASE, 0.7, with_probabilities=True)
+    assert pseudo.probabilities is not None
+    assert np.all(pseudo.confidence[0][outside] == 1)
+    assert np.all(pseudo.probabilities[:, outside].T == [1, 0, 0])
+    assert np.array_equal(pseudo.labels, case.labels)
+    # on the image's grid, (z, y, x): background outside the crop
+    assert pseudo.labels_image.shape == properties["shape_before_cropping"] == (18, 22, 20)
+    assert not pseudo.labels_image[:3].any()
+    assert not pseudo.labels_image[:, :, 15:].any()
+    assert np.all(pseudo.labels_image[9:, :, :14] == 1)
+    assert np.all(pseudo.confidence_image[:3] == 1)
+    assert np.all(pseudo.uncertainty_image[:3] == 0)
+
+
+# ---- where a label can be trusted
+
+
+def test_confident_voxels() -> None:
+    confidence = np.array([0.7, 0.69, 0.9, 0.5], np.float32).reshape(1, 4, 1, 1)
+    predicted = np.array([0, 0, 1, 1]).reshape(4, 1, 1)
+    found: Any = confident_voxels(confidence, predicted, 0.7)
+    assert found.ravel().tolist() == [True, False, True, False]
+    found = confident_voxels(confidence, predicted, (0.6, 0.95))
+    assert found.ravel().tolist() == [True, True, False, False]
+
+
+def test_confident_voxels_of_regions_are_so_in_all() -> None:
+    confidence = np.array([[0.9, 0.9, 0.6], [0.8, 0.6, 0.9]], np.float32).reshape(2, 3, 1, 1)
+    predicted = np.ones((2, 3, 1, 1), dtype=bool)
+    assert confident_voxels(confidence, predicted, 0.7).ravel().tolist() == [True, False, False]
+    assert confident_voxels(confidence, predicted, (0.5, 0.7)).ravel().tolist() == [True, False, True]

@@ -1,0 +1,132 @@
+"""The last student as a model of the labelled dataset, which nnU-Net's own inference takes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import SimpleITK as sitk
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from tiny_setup import (
+    CONFIGURATION,
+    DATASET,
+    OUR_STUDENT,
+    PLANS,
+    Project,
+    grow_stage,
+    open_tiny_run,
+    write_evidence,
+    write_student,
+    write_teacher,
+)
+
+from nnunet_ssl.errors import SetupError, StateError
+from nnunet_ssl.pseudolabel.publish import publish, published_model
+
+
+@pytest.fixture
+def finished(taught_project: Project) -> Any:
+    """A run whose students of both stages are there."""
+    run = open_tiny_run(taught_project, settings={"agreement.weight": 0.0})
+    write_evidence(run.teacher_store())
+    for stage in (1, 2):
+        grow_stage(run)
+        write_student(run, stage, seed=stage)
+    return run
+
+
+def test_published_model_is_one_of_the_labelled_dataset(finished: Any) -> None:
+    model = publish(finished)
+    assert model == published_model(finished)
+    assert model.folder.parent.name == DATASET
+    assert model.folder.name == f"{OUR_STUDENT}__{PLANS}__{CONFIGURATION}"
+    student = finished.student(2)
+    assert model.checkpoint(0).stat().st_ino == student.checkpoint(0).stat().st_ino
+    assert (model.fold_folder(0) / "validation" / "summary.json").is_file()
+    plans = json.loads((model.folder / "plans.json").read_text())
+    assert plans == json.loads((student.folder / "plans.json").read_text()) | {"dataset_name": DATASET}
+    assert json.loads((model.folder / "dataset.json").read_text()) == finished.setup.dataset_json
+    assert (model.folder / "dataset_fingerprint.json").is_file()
+    assert open_tiny_run_again(finished).manifest.published
+
+
+def open_tiny_run_again(run: Any) -> Any:
+    from nnunet_ssl.pseudolabel.start_run import open_run
+
+    return open_run(run.setup, run.fold, teacher_trainer=run.manifest.teacher_trainer)
+
+
+def test_stock_predictor_takes_it(finished: Any, staged_images: list[list[str]], tmp_path: Path) -> None:
+    model = publish(finished)
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, use_mirroring=False)
+    predictor.initialize_from_trained_model_folder(str(model.folder), (0,), "checkpoint_final.pth")
+    predictor.predict_from_files_sequential(staged_images, str(tmp_path / "out"))
+    written, image = sitk.ReadImage(str(tmp_path / "out" / "pool_0.nii.gz")), sitk.ReadImage(staged_images[0][0])
+    assert (written.GetSize(), written.GetOrigin(), written.GetDirection()) == (image.GetSize(), image.GetOrigin(), image.GetDirection())
+    student = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, use_mirroring=False)
+    student.initialize_from_trained_model_folder(str(finished.student(2).folder), (0,), "checkpoint_final.pth")
+    student.predict_from_files_sequential(staged_images, str(tmp_path / "same"))
+    expected = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "same" / "pool_0.nii.gz")))
+    assert (sitk.GetArrayFromImage(written) == expected).all()
+
+
+@pytest.fixture
+def staged_images(taught_project: Project) -> list[list[str]]:
+    return [[str(taught_project.unlabelled / "pool_0_0000.nii.gz")]]
+
+
+def test_several_folds_are_one_model(finished: Any, taught_project: Project) -> None:
+    publish(finished)
+    other = open_tiny_run(taught_project, 1, settings={"agreement.weight": 0.0, "curriculum.order": "all-at-once"})
+    write_evidence(other.teacher_store())
+    grow_stage(other)
+    write_student(other, 1)
+    model = publish(other)
+    assert model.folder == published_model(finished).folder
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(model.folder), (0, 1), "checkpoint_final.pth")
+    assert len(predictor.list_of_parameters) == 2
+
+
+def test_student_that_is_not_trained(taught_project: Project) -> None:
+    run = open_tiny_run(taught_project)
+    write_evidence(run.teacher_store())
+    for _ in range(2):
+        with pytest.raises(SetupError, match=r"student of the last stage \(2\) is not trained"):
+            publish(run)
+        if run.next_stage == 1:
+            grow_stage(run)
+            write_student(run, 1)
+
+
+def test_model_of_the_users_own_is_not_overwritten(finished: Any) -> None:
+    folder = write_teacher(OUR_STUDENT, dataset="Dataset601_Tiny_f0s1", seed=3)  # any model of that trainer
+    place = published_model(finished).fold_folder(0)
+    shutil.copytree(folder, place)
+    before = (place / "checkpoint_final.pth").read_bytes()
+    with pytest.raises(StateError, match=r"fold_0 holds a model that nnunet-ssl did not publish; move it away first"):
+        publish(finished)
+    assert (place / "checkpoint_final.pth").read_bytes() == before
+    assert not finished.manifest.published
+
+
+def test_publishing_again_takes_the_new_student(finished: Any) -> None:
+    model = publish(finished)
+    first = model.checkpoint(0).read_bytes()
+    shutil.rmtree(finished.student(2).folder)
+    write_student(finished, 2, seed=9)
+    publish(finished)
+    assert model.checkpoint(0).read_bytes() == finished.student(2).checkpoint(0).read_bytes() != first
+
+
+def test_publication_that_was_cut_off_is_finished(finished: Any) -> None:
+    model = publish(finished)
+    model.checkpoint(0).unlink()
+    (model.folder / "plans.json").unlink()
+    publish(finished)
+    assert model.checkpoint(0).is_file()
+    assert (model.folder / "plans.json").is_file()

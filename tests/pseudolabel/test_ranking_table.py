@@ -1,0 +1,98 @@
+"""Scores of the pool side by side, the order that follows from one of them, and the table that shows it."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_setup import evidence_of
+
+from nnunet_ssl.config import CurriculumConfig, EvidenceConfig
+from nnunet_ssl.confidence.evidence import Evidence
+from nnunet_ssl.confidence.voxel_confidence import paper_confidence
+from nnunet_ssl.pseudolabel.pool_labels import CaseLabels
+from nnunet_ssl.pseudolabel.ranking import COLUMNS, ScoredCase, rank_pool, score_case, write_ranking
+
+NAMES = ("background", "rim", "core")
+
+
+def case_labels(evidence: Evidence, *, nonzero: Any = True) -> CaseLabels:
+    shape = evidence.spatial_shape
+    mask = np.broadcast_to(nonzero, shape)
+    labels = evidence.predicted_labels()
+    flat = labels.any(axis=0) if evidence.has_regions else labels
+    return CaseLabels(evidence, np.where(mask, flat, -1).astype(np.int16), paper_confidence(evidence), np.ones(shape, bool), mask)
+
+
+def test_scores_of_a_case() -> None:
+    label = np.zeros((4, 4, 4), np.uint8)
+    label[1, 1], label[2, 2] = 1, 2
+    found = score_case("a", case_labels(evidence_of(label, doubt=0.1)), NAMES, 0.7)
+    assert found.case == "a"
+    assert found.stratum == "rim+core"
+    assert found.foreground_voxels == 8
+    assert found.confident_share == 1.0
+    assert found.scores["foreground"] == pytest.approx(0.9 * 0.99)
+    assert found.scores["mean"] == pytest.approx(0.9 * 0.99)
+    assert set(found.scores) == {"pairwise_dice", "foreground", "mean"}
+    assert score_case("a", case_labels(evidence_of(label, doubt=0.1)), NAMES, 0.95).confident_share == 0.0
+
+
+def test_case_in_which_nothing_is_found() -> None:
+    evidence = evidence_of(np.zeros((3, 3, 3), np.uint8), doubt=0.0)
+    found = score_case("a", case_labels(evidence), NAMES, 0.7)
+    assert (found.stratum, found.foreground_voxels, found.confident_share) == ("none", 0, None)
+    assert found.scores["pairwise_dice"] is None
+    assert found.scores["foreground"] is None
+
+
+def test_what_lies_outside_the_mask_does_not_count() -> None:
+    label = np.zeros((2, 2, 2), np.uint8)
+    label[0], label[1] = 1, 2
+    inside = np.array([True, False]).reshape(2, 1, 1)
+    found = score_case("a", case_labels(evidence_of(label, doubt=0.1), nonzero=inside), NAMES, 0.7)
+    assert (found.stratum, found.foreground_voxels) == ("rim", 4)
+
+
+def test_strata_of_regions() -> None:
+    mean = np.zeros((2, 2, 2, 2), np.float32)
+    mean[0] = 0.9
+    evidence = Evidence(mean=mean, variance=mean * 0, votes=mean.round(), num_samples=8, has_regions=True)
+    found = score_case("a", case_labels(evidence), ("whole", "core"), 0.7)
+    assert (found.stratum, found.foreground_voxels) == ("whole", 8)
+
+
+def scored(case: str, score: float | None, *, stratum: str = "rim", mean: float = 0.5) -> ScoredCase:
+    return ScoredCase(case, {"pairwise_dice": score, "foreground": 0.5, "mean": mean}, stratum, 10, 0.5)
+
+
+CASES = [scored("a", 0.2, mean=0.9), scored("b", 0.8, mean=0.1), scored("c", None, mean=0.5)]
+
+
+def ranked(evidence: EvidenceConfig | None = None, curriculum: CurriculumConfig | None = None) -> list[str]:
+    return [r.case for r in rank_pool(CASES, evidence or EvidenceConfig(), curriculum or CurriculumConfig())]
+
+
+def test_order_follows_the_chosen_score() -> None:
+    assert ranked() == ["b", "a", "c"]
+    assert ranked(EvidenceConfig(case_score="mean")) == ["a", "c", "b"]
+    assert ranked(curriculum=CurriculumConfig(order="reverse")) == ["a", "b", "c"]
+    assert ranked(curriculum=CurriculumConfig(order="all-at-once")) == ["b", "a", "c"]
+    orders = {tuple(ranked(curriculum=CurriculumConfig(order="random", seed=s))) for s in range(8)}
+    assert orders == {("a", "b", "c"), ("b", "a", "c")}
+
+
+def test_table(tmp_path: Path) -> None:
+    write_ranking(tmp_path / "ranking.csv", rank_pool(CASES, EvidenceConfig(), CurriculumConfig()), CASES, {"b": 1, "a": 2})
+    with (tmp_path / "ranking.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == COLUMNS
+    assert [r["case"] for r in rows] == ["b", "a", "c"]
+    assert [r["rank"] for r in rows] == ["1", "2", "3"]
+    assert [r["stage"] for r in rows] == ["1", "2", ""]
+    assert [r["score"] for r in rows] == ["0.800000", "0.200000", ""]
+    assert [r["review"] for r in rows] == ["", "", "yes"]
+    assert rows[1]["mean"] == "0.900000"

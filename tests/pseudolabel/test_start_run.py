@@ -1,0 +1,194 @@
+"""Beginning a run and finding it again: what may change, what may not, and which ids it gets."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from tiny_setup import CONFIGURATION, DATASET, OUR_STUDENT, OUR_TEACHER, PLANS, POOL, Project, open_tiny_run, write_teacher
+
+from nnunet_ssl.data.manifest import Manifest
+from nnunet_ssl.errors import ConfigError, SetupError, StateError
+from nnunet_ssl.pseudolabel.start_run import settings_in_force
+from nnunet_ssl.pseudolabel.student_start import default_student
+
+
+def workspace(project: Project, fold: int | str = 0, trainer: str = OUR_TEACHER) -> Path:
+    return project.results / DATASET / f"{trainer}__{PLANS}__{CONFIGURATION}" / f"fold_{fold}" / "nnssl"
+
+
+def test_run_begins_with_a_manifest(taught_project: Project) -> None:
+    run = open_tiny_run(taught_project)
+    assert run.workspace == workspace(taught_project)
+    manifest = Manifest.load(run.workspace)
+    assert manifest is not None
+    assert (manifest.dataset, manifest.plans, manifest.configuration, manifest.fold) == (DATASET, PLANS, CONFIGURATION, 0)
+    assert (manifest.teacher_trainer, manifest.teacher_folds, manifest.student_trainer) == (OUR_TEACHER, [0], OUR_STUDENT)
+    assert manifest.pool == POOL
+    assert manifest.dataset_ids == [601, 602]
+    assert manifest.method == taught_project.setup().method.to_dict()
+    assert (manifest.stages, manifest.published) == ([], False)
+    assert len(manifest.teacher_fingerprint) == 12
+
+
+def test_opening_again_changes_nothing(taught_project: Project) -> None:
+    first = open_tiny_run(taught_project)
+    path = first.workspace / "manifest.json"
+    before = path.stat().st_mtime_ns
+    again = open_tiny_run(taught_project)
+    assert path.stat().st_mtime_ns == before
+    assert again.manifest == first.manifest
+
+
+# ---- teachers
+
+
+@pytest.mark.parametrize(("trainer", "plans", "flag"), [(OUR_TEACHER, PLANS, f" -p {PLANS}"), ("nnUNetTrainer", "nnUNetPlans", "")])
+def test_fold_without_a_teacher_names_the_command(taught_project: Project, trainer: str, plans: str, flag: str) -> None:
+    from nnunet_ssl.pseudolabel.start_run import open_run
+
+    with pytest.raises(SetupError) as raised:
+        open_run(taught_project.setup(plans), 3, teacher_trainer=trainer)
+    message = str(raised.value)
+    assert message.startswith("the teacher of fold 3 is not trained (")
+    assert message.endswith(f"run: nnUNetv2_train 137 3d_fullres 3 -tr {trainer}{flag}")
+    assert not workspace(taught_project, 3, trainer).exists()
+
+
+def test_another_folds_teacher_has_seen_the_validation_cases(taught_project: Project) -> None:
+    for folds in ([1], [0, 1], ["all"]):
+        with pytest.raises(ConfigError, match="fold 0 may only use the teacher of fold 0"):
+            open_tiny_run(taught_project, 0, teacher_folds=folds)
+    assert open_tiny_run(taught_project, 0, teacher_folds=[0]).manifest.teacher_folds == [0]
+
+
+def test_final_mode_averages_folds(taught_project: Project) -> None:
+    (taught_project.results / DATASET / f"{OUR_TEACHER}__{PLANS}__{CONFIGURATION}" / "fold_all").mkdir()
+    run = open_tiny_run(taught_project, "all", teacher_folds=[0, 1])
+    assert run.workspace == workspace(taught_project, "all")
+    with pytest.raises(SetupError, match=r"teacher of fold 2 is not trained"):
+        open_tiny_run(taught_project, "all", teacher_folds=[0, 2])
+
+
+def test_run_needs_a_pool(fresh_project: Project, built_teacher: Path) -> None:
+    write_teacher()
+    with pytest.raises(SetupError, match=r"no pool is prepared .*nnssl_prepare -d 137 -c 3d_fullres -p"):
+        open_tiny_run(fresh_project)
+
+
+def test_default_students_have_the_teachers_network() -> None:
+    assert default_student(OUR_TEACHER) == OUR_STUDENT
+    assert default_student("nnUNetTrainer") == default_student("MyTrainer") == "SemiSupervisedStudentTrainer"
+
+
+# ---- what belongs together
+
+
+def test_new_teacher_is_another_run(taught_project: Project) -> None:
+    run = open_tiny_run(taught_project)
+    write_teacher(seed=5)
+    with pytest.raises(StateError, match="used another teacher, or another number of samples, .*remove .* to start over"):
+        open_tiny_run(taught_project)
+    assert run.workspace.is_dir()
+
+
+def test_other_number_of_samples_is_another_run(taught_project: Project) -> None:
+    open_tiny_run(taught_project)
+    with pytest.raises(StateError, match="another number of samples"):
+        open_tiny_run(taught_project, settings={"evidence.num_samples": 16})
+
+
+def test_touched_checkpoint_is_the_same_teacher(taught_project: Project) -> None:
+    open_tiny_run(taught_project)
+    os.utime(workspace(taught_project).parent / "checkpoint_final.pth", (1, 1))
+    open_tiny_run(taught_project)
+
+
+def test_changed_pool_is_another_run(fresh_project: Project) -> None:
+    write_teacher()
+    fresh_project.prepare_pool()
+    open_tiny_run(fresh_project)
+    (fresh_project.unlabelled / "pool_5_0000.nii.gz").unlink()
+    fresh_project.prepare_pool()
+    with pytest.raises(StateError, match="has 6 pool cases, the prepared pool 5"):
+        open_tiny_run(fresh_project)
+
+
+def test_other_student_is_another_run(taught_project: Project) -> None:
+    open_tiny_run(taught_project)
+    with pytest.raises(StateError, match="trains TransASPPStudentTrainer, not SemiSupervisedStudentTrainer"):
+        open_tiny_run(taught_project, student_trainer="SemiSupervisedStudentTrainer")
+    open_tiny_run(taught_project, student_trainer=OUR_STUDENT)
+
+
+def test_settings_of_a_run_are_kept_and_can_be_replaced(taught_project: Project) -> None:
+    open_tiny_run(taught_project, settings={"agreement.weight": 0.25})
+    assert open_tiny_run(taught_project).method.agreement.weight == 0.25
+    assert settings_in_force(taught_project.setup(), OUR_TEACHER, 0).agreement.weight == 0.25
+    assert settings_in_force(taught_project.setup(), OUR_TEACHER, 1).agreement.weight == 0.5
+    assert open_tiny_run(taught_project, settings={"agreement.weight": 0.0}).method.agreement.weight == 0.0
+
+
+def test_curriculum_is_fixed_from_the_first_stage_on(taught_project: Project) -> None:
+    run = open_tiny_run(taught_project)
+    path = run.workspace / "manifest.json"
+    content = json.loads(path.read_text())
+    stage = {
+        "stage": 1,
+        "dataset": "Dataset601_Tiny_f0s1",
+        "fraction": 0.5,
+        "cases": POOL[:3],
+        "num_epochs": 1,
+        "agreement_weight": 0.0,
+        "label_stage": None,
+        "kept_previous": False,
+        "score_range": None,
+        "share_confident": 0.5,
+        "change": None,
+        "seconds": 1.0,
+    }
+    path.write_text(json.dumps({**content, "stages": [stage]}))
+    with pytest.raises(StateError, match="curriculum of .* is fixed since its first stage"):
+        open_tiny_run(taught_project, settings={"curriculum.order": "random"})
+    open_tiny_run(taught_project, settings={"student.cutmix": 0.0})
+
+
+def test_more_stages_before_the_first_get_more_ids(taught_project: Project) -> None:
+    """Fractions may still change while no stage is written; every stage needs an id of its own."""
+    open_tiny_run(taught_project)
+    run = open_tiny_run(taught_project, settings={"curriculum.fractions": [0.2, 0.5, 1.0]})
+    assert run.manifest.dataset_ids == [601, 602, 603]
+    assert run.stage_name(3) == "Dataset603_Tiny_f0s3"
+    (taught_project.raw / "Dataset604_Heart").mkdir()
+    run = open_tiny_run(taught_project, settings={"curriculum.fractions": [0.2, 0.5, 0.7, 1.0]})
+    assert run.manifest.dataset_ids == [605, 606, 607, 608]
+
+
+# ---- ids
+
+
+def test_ids_in_use_are_passed_over(taught_project: Project) -> None:
+    (taught_project.raw / "Dataset602_Heart").mkdir()
+    assert open_tiny_run(taught_project).manifest.dataset_ids == [603, 604]
+    (taught_project.results / "Dataset605_Trained").mkdir()
+    # neither may the block of a run that has written nothing yet be taken
+    assert open_tiny_run(taught_project, 1).manifest.dataset_ids == [606, 607]
+
+
+def test_ids_of_ones_own(taught_project: Project) -> None:
+    (taught_project.preprocessed / "Dataset702_Heart").mkdir()
+    with pytest.raises(StateError, match="dataset id 702 is already in use; choose another --first-id"):
+        open_tiny_run(taught_project, first_id=701)
+    for first in (0, 999):
+        with pytest.raises(ConfigError, match=f"--first-id {first} with 2 stages leaves the range 1 to 999"):
+            open_tiny_run(taught_project, first_id=first)
+    assert open_tiny_run(taught_project, first_id=703).manifest.dataset_ids == [703, 704]
+
+
+def test_no_ids_left(taught_project: Project) -> None:
+    for number in range(601, 1000, 2):
+        (taught_project.raw / f"Dataset{number}_X").mkdir()
+    with pytest.raises(SetupError, match="no 2 consecutive dataset ids are free"):
+        open_tiny_run(taught_project)
