@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -65,6 +66,8 @@ def run_command(name: str, body: Callable[[], int | None]) -> int:
         The exit code: the body's own, 2 after an `NnsslError`, 130 after an interrupt. Any other exception passes through with its
         traceback, because it is a defect.
     """
+    # said by libraries below nnU-Net on import, in every process; nothing a user could act on
+    warnings.filterwarnings("ignore", message=r"`torch\.jit", category=FutureWarning)
     with console_logging(name):
         try:
             return body() or 0

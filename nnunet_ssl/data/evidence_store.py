@@ -19,10 +19,27 @@ from nnunet_ssl.confidence.quantise import (
     variance_to_uint16,
 )
 from nnunet_ssl.data.files import replacing
-from nnunet_ssl.errors import StateError
+from nnunet_ssl.errors import SetupError, StateError
+from nnunet_ssl.nnunet_api.checkpoints import fingerprint
 
 SCHEMA = 1
 _COMPRESSION = {"codec": blosc2.Codec.ZSTD, "clevel": 3, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
+
+
+def teacher_store(workspace: Path, teacher_fingerprint: str) -> EvidenceStore:
+    """Where a run keeps its teacher's evidence."""
+    return EvidenceStore(workspace / "evidence" / "teacher", source=teacher_fingerprint)
+
+
+def student_store(workspace: Path, stage: int, checkpoint: Path, num_samples: int) -> EvidenceStore:
+    """Where a run keeps the evidence of a stage's student; another checkpoint or number of samples is another source.
+
+    Raises:
+        SetupError: if that student is not trained yet.
+    """
+    if not checkpoint.is_file():
+        raise SetupError(f"the student of stage {stage} is not trained yet ({checkpoint} is missing).")
+    return EvidenceStore(workspace / "evidence" / f"student_s{stage}", source=f"{fingerprint(checkpoint)}-k{num_samples}")
 
 
 class EvidenceStore:

@@ -43,7 +43,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         found = str(error).splitlines()[0]
         raise StateError(f"{path} holds objects other than weights and numbers and was not opened ({found}).") from error
-    except (RuntimeError, EOFError, OSError) as error:
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:  # PyTorch's readers raise any of them on arbitrary bytes
         reason = (str(error) or type(error).__name__).splitlines()[0]  # an empty file raises an error without text
         raise StateError(f"{path} is damaged ({reason}); train again or restore it.") from error
     if not isinstance(checkpoint, dict) or "network_weights" not in checkpoint:

@@ -13,13 +13,12 @@ import torch
 
 from nnunet_ssl.confidence.curriculum import select
 from nnunet_ssl.config import SCHEMA, MethodConfig
-from nnunet_ssl.data.evidence_store import EvidenceStore
+from nnunet_ssl.data.evidence_store import EvidenceStore, student_store, teacher_store
 from nnunet_ssl.data.manifest import Manifest, StageRecord
 from nnunet_ssl.data.pool import PoolIndex
 from nnunet_ssl.data.stage_dataset import StageSidecar, stage_is_whole, write_stage
-from nnunet_ssl.errors import SetupError, StateError
+from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import ModelLocation, results_root, stage_dataset_name
-from nnunet_ssl.nnunet_api.checkpoints import fingerprint
 from nnunet_ssl.nnunet_api.evidence_predictor import EvidencePredictor
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.pseudolabel.label_change import ChangeReport, label_change
@@ -75,19 +74,12 @@ class Run:
         return written + 1 if written < self.method.curriculum.num_stages else None
 
     def teacher_store(self) -> EvidenceStore:
-        return EvidenceStore(self.workspace / "evidence" / "teacher", source=self.manifest.teacher_fingerprint)
+        """Evidence of the teacher."""
+        return teacher_store(self.workspace, self.manifest.teacher_fingerprint)
 
     def student_store(self, stage: int) -> EvidenceStore:
-        """Evidence of the student of a stage.
-
-        Raises:
-            SetupError: if that student is not trained yet.
-        """
-        checkpoint = self.student(stage).checkpoint(self.fold)
-        if not checkpoint.is_file():
-            raise SetupError(f"the student of stage {stage} is not trained yet ({checkpoint} is missing).")
-        source = f"{fingerprint(checkpoint)}-k{self.method.evidence.num_samples}"
-        return EvidenceStore(self.workspace / "evidence" / f"student_s{stage}", source=source)
+        """Evidence of the student of a stage; a `SetupError` if that student is not trained yet."""
+        return student_store(self.workspace, stage, self.student(stage).checkpoint(self.fold), self.method.evidence.num_samples)
 
 
 @dataclass(frozen=True)

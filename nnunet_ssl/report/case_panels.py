@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from nnunet_ssl.confidence.evidence import Evidence, fuse
 from nnunet_ssl.confidence.quantise import share_from_int16
-from nnunet_ssl.data.evidence_store import EvidenceStore
+from nnunet_ssl.data.evidence_store import student_store, teacher_store
 from nnunet_ssl.data.manifest import Manifest, StageRecord
 from nnunet_ssl.data.pool import load_pool
 from nnunet_ssl.data.stage_dataset import CODE_IGNORED, read_sidecar
 from nnunet_ssl.errors import NnsslError, StateError
 from nnunet_ssl.locations import preprocessed_root, targets_folder
-from nnunet_ssl.nnunet_api.checkpoints import fingerprint
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.report.collect import RunFacts, student_of
 
@@ -118,16 +117,14 @@ class _StageReader:
 
     def _evidence(self, case: str) -> Evidence:
         """The evidence that the stage's labels were made from."""
-        folder, record = self.workspace / "evidence", self.record
-        teacher = EvidenceStore(folder / "teacher", source=self.manifest.teacher_fingerprint).read(case)
+        record = self.record
+        teacher = teacher_store(self.workspace, self.manifest.teacher_fingerprint).read(case)
         if record.label_stage is None or record.agreement_weight == 0:
             return teacher
         dataset = self.manifest.stages[record.label_stage - 1].dataset
         checkpoint = student_of(self.manifest, dataset).checkpoint(self.manifest.fold)
-        if not checkpoint.is_file():
-            raise StateError(f"{checkpoint} is no longer there.")
-        source = f"{fingerprint(checkpoint)}-k{self.manifest.method['evidence']['num_samples']}"
-        student = EvidenceStore(folder / f"student_s{record.label_stage}", source=source).read(case)
+        num_samples = int(self.manifest.method["evidence"]["num_samples"])
+        student = student_store(self.workspace, record.label_stage, checkpoint, num_samples).read(case)
         return fuse(teacher, student, weight=record.agreement_weight)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nnunet_ssl.config import MethodConfig
+from nnunet_ssl.nnunet_api.preprocessing import PARTS
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
 _EVIDENCE_RATIO = 0.35
@@ -36,7 +37,8 @@ def estimate_disk(setup: NnunetSetup, num_pool_cases: int, method: MethodConfig)
         num_pool_cases: cases in the pool.
         method: fractions and what a stage stores.
     """
-    sizes = [sum(f.stat().st_size for f in setup.data_folder.glob(f"{case}*")) for case in setup.labelled_cases]
+    files = [[setup.data_folder / f"{case}{part}" for part in PARTS] for case in setup.labelled_cases]
+    sizes = [sum(f.stat().st_size for f in of_case if f.is_file()) for of_case in files]
     per_case = float(np.mean(sizes)) if sizes else 0.0
     voxels = float(np.prod(setup.configuration_manager.median_image_size_in_voxels)) * _slices(setup)
     predictors = 1 + (method.curriculum.num_stages - 1 if method.agreement.weight > 0 else 0)

@@ -72,7 +72,7 @@ def train(model: ModelLocation, fold: int | str, *, device: str, log: Path, epoc
 
 
 def _stream(command: list[str], log: Path, label: str, epochs: int | None) -> str | None:
-    """Run a command; None if it succeeds, else the last line it printed."""
+    """Run a command; None if it succeeds, else the last line it printed or what ended it."""
     last = ""
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment_with_trainers()
@@ -92,4 +92,8 @@ def _stream(command: list[str], log: Path, label: str, epochs: int | None) -> st
         if process.poll() is None:
             process.terminate()
             process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+    if process.returncode < 0:
+        return f"ended by signal {-process.returncode} (9: often for lack of memory); its last line: {last or 'none'}"
     return last or f"exit code {process.returncode}"

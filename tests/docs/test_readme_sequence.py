@@ -61,6 +61,7 @@ def test_readme_commands_run_in_order(project: Path, nnunet_environment: Any, tm
     places = {"/data/unlabelled": unlabelled, "/data/new": new, "/data/segmented": segmented}
     # the README's first line must be what makes the trainers known, so nothing else may
     environment = {k: v for k, v in os.environ.items() if k != "nnUNet_extTrainer"}
+    # nnU-Net starts a thread per core; on a busy machine such threads spin for minutes unless they are told to sleep
     environment |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_WAIT_POLICY": "PASSIVE"}
     outputs: dict[str, str] = {}
     for line in lines[1:]:

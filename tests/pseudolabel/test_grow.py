@@ -181,7 +181,7 @@ def test_random_order_is_the_seeds(taught_project: Project) -> None:
         run.manifest.stages.clear()
         run.manifest.save(run.workspace)
     assert len(orders) == 3
-    assert len({cases for _, *cases in map(tuple, orders) for cases in [tuple(cases)]}) > 1
+    assert len({cases for _, *cases in orders for cases in [tuple(cases)]}) > 1
 
 
 def test_other_case_scores_rank(taught_project: Project) -> None:
@@ -201,7 +201,7 @@ def test_two_runs_from_the_same_evidence_are_equal(taught_project: Project, tmp_
     run.manifest.stages.clear()
     run.manifest.save(run.workspace)
     for root in (taught_project.raw, taught_project.preprocessed):
-        (root / "Dataset601_Tiny_f0s1").rename(tmp_path / root.name)
+        (root / "Dataset601_Tiny_f0s1").rename(tmp_path / f"first_{root.name}")
     grow_stage(open_tiny_run(taught_project))
     assert (run.workspace / "ranking_1.csv").read_bytes() == table
     assert len(before) == 3

@@ -62,6 +62,8 @@ def open_tiny_run_again(run: Any) -> Any:
 
 def test_stock_predictor_takes_it(finished: Any, staged_images: list[list[str]], tmp_path: Path) -> None:
     model = publish(finished)
+    for name in ("out", "same"):
+        (tmp_path / name).mkdir()
     predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, use_mirroring=False)
     predictor.initialize_from_trained_model_folder(str(model.folder), (0,), "checkpoint_final.pth")
     predictor.predict_from_files_sequential(staged_images, str(tmp_path / "out"))

@@ -225,12 +225,23 @@ def grow_stage(run: Any, **options: Any) -> Any:
     return grow(run, device=torch.device("cpu"), **options)
 
 
-def write_student(run: Any, stage: int, *, seed: int = 7) -> Path:
-    """The student of a stage as if its training had ended, with weights of its own and nnU-Net's validation summary."""
-    folder = write_teacher(run.manifest.student_trainer, plans=run.setup.plans_name, fold=run.fold, dataset=run.stage_name(stage), seed=seed)
+def pretend_training(model: Any, fold: int | str = 0, *, seed: int = 7, dice: float = 0.5) -> Path:
+    """Leave what a finished training leaves: weights that differ from the start's, and nnU-Net's validation summary."""
+    import torch
+
+    folder = write_teacher(model.trainer, plans=model.plans, fold=fold, dataset=model.dataset, seed=seed)
+    checkpoint = torch.load(folder / "checkpoint_final.pth", weights_only=False)
+    for value in checkpoint["network_weights"].values():
+        value += 0.01 * torch.randn(value.shape, generator=torch.Generator().manual_seed(seed))
+    torch.save(checkpoint, folder / "checkpoint_final.pth")
     (folder / "validation").mkdir()
-    (folder / "validation" / "summary.json").write_text(json.dumps({"foreground_mean": {"Dice": 0.5 + stage / 10}}))
+    (folder / "validation" / "summary.json").write_text(json.dumps({"foreground_mean": {"Dice": dice}}))
     return folder
+
+
+def write_student(run: Any, stage: int, *, seed: int = 7) -> Path:
+    """The student of a stage as if its training had ended."""
+    return pretend_training(run.student(stage), run.fold, seed=seed, dice=0.5 + stage / 10)
 
 
 def digests(files: list[Path]) -> dict[str, str]:

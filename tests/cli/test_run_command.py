@@ -1,0 +1,109 @@
+"""`nnssl_run`: the whole method by one command, with trainings that take no time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_setup import DATASET, OUR_STUDENT, PLANS, Project, mtimes, pretend_training
+
+from nnunet_ssl.cli.run import main
+from nnunet_ssl.errors import StateError
+from nnunet_ssl.locations import ModelLocation
+
+CALL = ["-d", "137", "-c", "3d_fullres", "-f", "0", "-p", PLANS, "-device", "cpu", "--num-samples", "1", "-np", "1"]
+
+
+@pytest.fixture(autouse=True)
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    asked: list[str] = []
+
+    def pretend(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None) -> None:
+        asked.append(model.dataset)
+        pretend_training(model, fold, seed=len(asked))
+
+    monkeypatch.setattr("nnunet_ssl.run.pipeline.train", pretend)
+    return asked
+
+
+def everything(project: Project) -> dict[str, int]:
+    return mtimes(project.raw, project.preprocessed, project.results)
+
+
+def call(capsys: Any, project: Project, *flags: str, code: int = 0) -> str:
+    assert main([*CALL, "-u", str(project.unlabelled), *flags]) == code
+    captured = capsys.readouterr()
+    return str(captured.out if code == 0 else captured.err)
+
+
+def test_run_again_and_status(fresh_project: Project, capsys: Any, trainings: list[str]) -> None:
+    before = everything(fresh_project)
+    for flag in ("--dry-run", "--status"):
+        out = call(capsys, fresh_project, flag)
+        assert out.count("[ to do]") == 7
+        assert everything(fresh_project) == before
+    out = call(capsys, fresh_project)
+    assert "[7/7] publish the last student" in out
+    table = [line.split() for line in out.splitlines() if line.split()[:1] in (["teacher"], ["1"], ["2"])]
+    assert [row[0] for row in table] == ["teacher", "1", "2"]
+    assert [row[2] for row in table] == ["-", "3", "6"]
+    predict = f"next: nnUNetv2_predict -d 137 -c 3d_fullres -f 0 -tr {OUR_STUDENT} -p {PLANS} -i INPUT_FOLDER -o OUTPUT_FOLDER\n"
+    report = f"  or: nnssl_report -d 137 -c 3d_fullres -f 0 -p {PLANS} -tr TransASPPTeacherTrainer\n"
+    assert out.endswith(predict + report)
+    after = everything(fresh_project)
+    again = call(capsys, fresh_project)
+    assert again.count("done before") == 7
+    assert again.endswith(predict + report)
+    status = call(capsys, fresh_project, "--status")
+    assert status.count("[done]") == 7
+    assert [line.split()[0] for line in status.splitlines()[-3:]] == ["teacher", "1", "2"]
+    assert call(capsys, fresh_project, "--dry-run").count("[done]") == 7
+    assert everything(fresh_project) == after
+    assert trainings == [DATASET, "Dataset601_Tiny_f0s1", "Dataset602_Tiny_f0s2"]
+
+
+def test_dry_run_says_what_is_needed(fresh_project: Project, capsys: Any) -> None:
+    out = call(capsys, fresh_project, "--dry-run")
+    lines = out.splitlines()
+    assert lines[0].startswith(f"  1. [ to do] prepare the pool: nnssl_prepare -d 137 -c 3d_fullres -p {PLANS} -u ")
+    assert lines[-1].startswith("disk for 6 pool cases: about ")
+    assert "besides the checkpoints" in lines[-1]
+    # without -u the pool has to be there
+    assert main([*CALL, "--dry-run"]) == 2
+    assert "no pool is prepared" in capsys.readouterr().err
+
+
+def test_looking_does_not_change_the_settings(fresh_project: Project, capsys: Any) -> None:
+    call(capsys, fresh_project)
+    before = everything(fresh_project)
+    for flag in ("--status", "--dry-run"):
+        call(capsys, fresh_project, flag, "--agreement", "0")
+        assert everything(fresh_project) == before
+
+
+def test_preset_is_laid_over_the_plans(fresh_project: Project, capsys: Any) -> None:
+    flags = ["-d", "137", "-c", "3d_fullres", "-f", "0", "-device", "cpu", "--preset", "demo", "-u", str(fresh_project.unlabelled)]
+    assert main([*flags, "--dry-run"]) == 0
+    assert "-p nnUNetPlans_nnssl_demo" in capsys.readouterr().out
+    plans = fresh_project.preprocessed / DATASET / "nnUNetPlans_nnssl_demo.json"
+    before = plans.stat().st_mtime_ns
+    assert main([*flags, "--status"]) == 0
+    assert plans.stat().st_mtime_ns == before
+
+
+def test_failed_training_stops_the_run_in_one_line(fresh_project: Project, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise StateError("nnUNetv2_train 137 failed: no memory (whole output: /x)")
+
+    monkeypatch.setattr("nnunet_ssl.run.pipeline.train", fails)
+    err = call(capsys, fresh_project, code=2)
+    assert err.endswith("nnssl_run: error: nnUNetv2_train 137 failed: no memory (whole output: /x)\n")
+    assert call(capsys, fresh_project, "--status").count("[done]") == 1
+
+
+def test_settings_of_the_first_call_stay_in_force(fresh_project: Project, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    call(capsys, fresh_project, "--stages", "1.0", "--targets", "hard")
+    assert main([*CALL[:10], "-u", str(fresh_project.unlabelled)]) == 0  # without --num-samples, --stages and --targets
+    out = capsys.readouterr().out
+    assert out.count("done before") == 5

@@ -1,0 +1,187 @@
+"""The steps of a run, with trainings that take no time: order, what is skipped, and what a second call changes."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_setup import DATASET, OUR_STUDENT, OUR_TEACHER, PLANS, POOL, Project, mtimes, pretend_training
+
+from nnunet_ssl.errors import SetupError, StateError
+from nnunet_ssl.locations import ModelLocation
+from nnunet_ssl.pseudolabel.publish import published_model
+from nnunet_ssl.run import pipeline as module
+from nnunet_ssl.run.pipeline import RunRequest, execute, pipeline, student_epochs, teacher_epochs
+
+STEPS = [
+    "prepare the pool",
+    "train the teacher (fold 0)",
+    "write stage 1",
+    "train student 1",
+    "write stage 2",
+    "train student 2",
+    "publish the last student",
+]
+
+
+@pytest.fixture(autouse=True)
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int | None, str]]:
+    """Every training that was asked for: dataset, epochs, name of the log."""
+    asked: list[tuple[str, int | None, str]] = []
+
+    def pretend(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None) -> None:
+        asked.append((model.dataset, epochs, log.name))
+        pretend_training(model, fold, seed=len(asked))
+
+    monkeypatch.setattr(module, "train", pretend)
+    return asked
+
+
+def request(project: Project, **changes: Any) -> RunRequest:
+    setup = project.setup()
+    settings = {"evidence.num_samples": 1, **changes.pop("settings", {})}
+    return RunRequest(
+        **{
+            "setup": setup,
+            "fold": 0,
+            "unlabelled": (project.unlabelled,),
+            "teacher_trainer": OUR_TEACHER,
+            "teacher_folds": None,
+            "student_trainer": None,
+            "method": setup.method.with_settings(settings),
+            "device": "cpu",
+            "skip_bad": False,
+            "num_processes": 1,
+            "first_id": None,
+            **changes,
+        }
+    )
+
+
+def everything(project: Project) -> dict[str, int]:
+    return mtimes(project.raw, project.preprocessed, project.results)
+
+
+def done(asked: RunRequest) -> list[bool]:
+    return [step.is_done() for step in pipeline(asked)]
+
+
+def test_whole_run_and_again(fresh_project: Project, trainings: list[Any], caplog: pytest.LogCaptureFixture) -> None:
+    asked = request(fresh_project)
+    steps = pipeline(asked)
+    assert [step.name for step in steps] == STEPS
+    assert done(asked) == [False] * 7
+    execute(steps)
+    # one supervised and one distillation epoch; one epoch a stage, and distillation after the last
+    stages = [("Dataset601_Tiny_f0s1", 1, "student_1.txt"), ("Dataset602_Tiny_f0s2", 2, "student_2.txt")]
+    assert trainings == [(DATASET, 2, "teacher_fold_0.txt"), *stages]
+    run = asked.open()
+    assert [record.cases for record in run.manifest.stages][1] == run.manifest.stages[1].cases
+    assert sorted(run.manifest.stages[1].cases) == POOL
+    assert published_model(run).checkpoint(0).is_file()
+    before = everything(fresh_project)
+    again = request(fresh_project)
+    assert done(again) == [True] * 7
+    with caplog.at_level(logging.INFO, "nnunet_ssl"):
+        execute(pipeline(again))
+    assert [m for m in caplog.messages if "done before" in m] == [f"[{i}/7] {name}: done before" for i, name in enumerate(STEPS, 1)]
+    assert everything(fresh_project) == before
+    assert len(trainings) == 3
+
+
+def test_run_continues_after_every_step(fresh_project: Project, trainings: list[Any]) -> None:
+    """As after a kill behind each step: a new process does the rest and nothing twice."""
+    for number in range(len(STEPS)):
+        asked = request(fresh_project)
+        assert done(asked) == [True] * number + [False] * (len(STEPS) - number)
+        execute(pipeline(asked)[: number + 1])
+    assert done(request(fresh_project)) == [True] * 7
+    assert len(trainings) == 3
+
+
+def test_commands_are_those_a_user_would_type(project: Project) -> None:
+    commands = [step.command for step in pipeline(request(project))]
+    grow = f"nnssl_pseudolabel -d 137 -c 3d_fullres -f 0 -p {PLANS} -tr {OUR_TEACHER}"
+    assert commands[0] == f"nnssl_prepare -d 137 -c 3d_fullres -p {PLANS} -u {project.unlabelled}"
+    assert commands[1] == f"nnUNetv2_train 137 3d_fullres 0 -tr {OUR_TEACHER} -p {PLANS}"
+    assert commands[2] == commands[4] == commands[6] == grow
+    assert commands[3] == f"nnUNetv2_train STAGE_ID 3d_fullres 0 -tr {OUR_STUDENT} -p {PLANS}"
+
+
+def test_prepared_pool_needs_no_folder(project: Project) -> None:
+    assert [step.name for step in pipeline(request(project, unlabelled=()))] == STEPS[1:]
+
+
+def test_final_mode_trains_every_teacher_it_averages(project: Project, trainings: list[Any]) -> None:
+    asked = request(project, fold="all", teacher_folds=(0, 1), unlabelled=())
+    steps = pipeline(asked)
+    assert [step.name for step in steps][:3] == ["train the teacher (fold 0)", "train the teacher (fold 1)", "write stage 1"]
+    execute(steps[:3])
+    assert [t[2] for t in trainings] == ["teacher_fold_0.txt", "teacher_fold_1.txt"]
+    assert asked.open().manifest.stages[0].dataset == "Dataset601_Tiny_falls1"
+
+
+def test_trained_stock_teacher_is_taken_as_it_is(project: Project, trainings: list[Any]) -> None:
+    asked = request(project, teacher_trainer="nnUNetTrainer", unlabelled=())
+    assert done(asked)[0] is False
+    folder = pretend_training(asked.teacher)
+    (folder / "validation" / "summary.json").unlink()  # whether its user validated it is not our business
+    assert done(asked)[0] is True
+    assert teacher_epochs(asked) is None
+    assert "-tr SemiSupervisedStudentTrainer" in pipeline(asked)[2].command
+    execute(pipeline(asked)[:2])
+    assert trainings == []
+    assert asked.open().manifest.student_trainer == "SemiSupervisedStudentTrainer"
+    assert student_epochs(asked.open(), 1) == 1
+
+
+def test_our_teacher_is_done_when_it_is_validated(project: Project) -> None:
+    asked = request(project, unlabelled=())
+    folder = pretend_training(asked.teacher)
+    assert done(asked)[0] is True
+    (folder / "validation" / "summary.json").unlink()
+    assert done(asked)[0] is False
+
+
+def test_run_without_teacher_or_pool(fresh_project: Project) -> None:
+    asked = request(fresh_project, unlabelled=())
+    with pytest.raises(SetupError, match="no pool is prepared"):
+        pipeline(asked)[1].work()
+    fresh_project.prepare_pool()
+    with pytest.raises(SetupError, match="teacher of fold 0 is not trained"):
+        pipeline(asked)[1].work()
+    assert not (fresh_project.results / DATASET).exists()
+
+
+def test_student_before_its_stage(taught_project: Project) -> None:
+    with pytest.raises(SetupError, match="stage 2 is not written yet; run nnssl_pseudolabel first"):
+        next(s for s in pipeline(request(taught_project)) if s.name == "train student 2").work()
+
+
+def test_changed_image_of_a_begun_run(fresh_project: Project) -> None:
+    asked = request(fresh_project)
+    execute(pipeline(asked)[:3])
+    image = fresh_project.unlabelled / "new_0000.nii.gz"
+    (fresh_project.unlabelled / "pool_0_0000.nii.gz").rename(image)
+    again = request(fresh_project)
+    assert pipeline(again)[0].is_done() is False
+    with pytest.raises(StateError, match="6 pool cases, the prepared pool 6 or others"):
+        execute(pipeline(again))
+
+
+def test_evidence_is_swept_by_the_networks(taught_project: Project, trainings: list[Any]) -> None:
+    """Teacher and student leave their own evidence, at K rounded up to the mirrored views."""
+    asked = request(taught_project, unlabelled=(), settings={"evidence.num_samples": 8})
+    (asked.teacher.fold_folder(0) / "validation").mkdir()
+    (asked.teacher.fold_folder(0) / "validation" / "summary.json").write_text("{}")
+    torch.set_num_threads(1)
+    execute(pipeline(asked)[:4])
+    run = asked.open()
+    assert run.manifest.stages[1].label_stage in (1, None)
+    for store in (run.teacher_store(), run.student_store(1)):
+        assert all(store.has(case) for case in POOL)
+        assert store.read("pool_0").num_samples == 8
+    assert [t[0] for t in trainings] == ["Dataset601_Tiny_f0s1"]

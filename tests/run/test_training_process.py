@@ -1,0 +1,161 @@
+"""A training in its own process: the stock command, its log, and where it continues."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tqdm as tqdm_module
+from tiny_setup import Project
+
+from nnunet_ssl.errors import StateError
+from nnunet_ssl.locations import ModelLocation, trainers_folder
+from nnunet_ssl.run import training_process
+from nnunet_ssl.run.training_process import is_trained, train, training_command, validation_dice
+
+MODEL = ModelLocation(dataset="Dataset601_Tiny_f0s1", trainer="T", plans="P", configuration="3d_fullres")
+SHOW = "import sys, os, json; print(json.dumps([sys.argv[1:], os.environ['nnUNet_extTrainer']]))"
+
+
+@pytest.fixture
+def log(nnunet_environment: Any, tmp_path: Path) -> Path:
+    return tmp_path / "logs" / "student_1.txt"
+
+
+def run(log: Path, entry: str, monkeypatch: pytest.MonkeyPatch, epochs: int | None = 2) -> None:
+    monkeypatch.setattr(training_process, "_ENTRY", entry)
+    train(MODEL, 0, device="cpu", log=log, epochs=epochs)
+
+
+def touch(name: str) -> None:
+    MODEL.fold_folder(0).mkdir(parents=True, exist_ok=True)
+    (MODEL.fold_folder(0) / name).touch()
+
+
+# ---- the command
+
+
+@pytest.mark.parametrize(
+    ("plans", "expected"),
+    [("P", "nnUNetv2_train 601 3d_fullres 0 -tr T -p P"), ("nnUNetPlans", "nnUNetv2_train 601 3d_fullres 0 -tr T")],
+)
+def test_command_as_a_user_would_type_it(plans: str, expected: str) -> None:
+    model = ModelLocation(dataset=MODEL.dataset, trainer="T", plans=plans, configuration="3d_fullres")
+    assert training_command(model, 0) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "flags"),
+    [
+        ([], []),
+        (["checkpoint_latest.pth"], ["--c"]),
+        (["checkpoint_best.pth"], ["--c"]),
+        (["checkpoint_latest.pth", "checkpoint_final.pth"], ["--val"]),
+        (["progress.png"], []),
+    ],
+)
+def test_training_continues_where_it_stopped(log: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], flags: list[str]) -> None:
+    for name in files:
+        touch(name)
+    monkeypatch.delenv("nnUNet_extTrainer")
+    run(log, SHOW, monkeypatch)
+    arguments, trainers = json.loads(log.read_text())
+    assert arguments == [MODEL.dataset, "3d_fullres", "0", "-tr", "T", "-p", "P", "-device", "cpu", *flags]
+    assert trainers == str(trainers_folder())
+
+
+def test_nnunet_understands_the_arguments(monkeypatch: pytest.MonkeyPatch, log: Path) -> None:
+    from nnunetv2.run import run_training
+
+    touch("checkpoint_latest.pth")
+    run(log, SHOW, monkeypatch)
+    arguments, _ = json.loads(log.read_text())
+    seen: list[Any] = []
+    monkeypatch.setattr(run_training, "run_training", lambda *a, **k: seen.append((a, k)))
+    monkeypatch.setattr(sys, "argv", ["nnUNetv2_train", *arguments])
+    run_training.run_training_entry()
+    positional, options = seen[0]
+    assert positional[:5] == (MODEL.dataset, "3d_fullres", "0", "T", "P")
+    assert True in positional[5:] + tuple(options.values())
+
+
+def test_log_is_appended_to(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(log, "print('first')", monkeypatch)
+    run(log, "import sys; print('second'); print('warned', file=sys.stderr)", monkeypatch)
+    assert log.read_text().split() == ["first", "second", "warned"]
+
+
+def test_failure_is_one_line_with_the_log(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StateError) as raised:
+        run(log, "print('Epoch 0'); raise ValueError('no memory')", monkeypatch)
+    assert str(raised.value) == f"nnUNetv2_train 601 3d_fullres 0 -tr T -p P failed: ValueError: no memory (whole output: {log})"
+    assert "Traceback" in log.read_text()
+
+
+def test_silent_failure_names_the_exit_code(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StateError, match="failed: exit code 3"):
+        run(log, "import sys; sys.exit(3)", monkeypatch)
+
+
+def test_killed_training_is_a_failure(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StateError, match=r"failed: ended by signal 9 \(9: often for lack of memory\); its last line: Epoch 3"):
+        run(log, "import os; print('Epoch 3', flush=True); os.kill(os.getpid(), 9)", monkeypatch)
+
+
+def test_progress_follows_nnunets_log(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    class Bar(tqdm_module.tqdm):  # type: ignore[type-arg]
+        def update(self, n: float | None = 1) -> bool | None:
+            done = super().update(n)
+            seen.append(int(self.n))
+            return done
+
+    monkeypatch.setattr(training_process, "tqdm", Bar)
+    lines = ["2026-01-01 10:00:00.0: Epoch 0 ", "Epoch time: 3 s", "2026-01-01 10:00:01.0: Epoch 1", "This is Epoch 7 of nothing"]
+    run(log, f"print(*{lines!r}, sep='\\n')", monkeypatch)
+    assert seen == [0, 1, 2]
+    seen.clear()
+    run(log, "print('Epoch 0')", monkeypatch, epochs=None)
+    assert seen[-1] == 0
+
+
+def test_interrupt_ends_the_training(log: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Bar(tqdm_module.tqdm):  # type: ignore[type-arg]
+        def update(self, n: float | None = 1) -> bool | None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training_process, "tqdm", Bar)
+    entry = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); print('Epoch 0'); time.sleep(60)"
+    with pytest.raises(KeyboardInterrupt):
+        run(log, entry, monkeypatch)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+# ---- what is done
+
+
+def test_trained_means_validated_too(project: Project) -> None:
+    assert not is_trained(MODEL, 0)
+    touch("checkpoint_final.pth")
+    assert not is_trained(MODEL, 0)
+    assert validation_dice(MODEL, 0) is None
+    summary = MODEL.fold_folder(0) / "validation" / "summary.json"
+    summary.parent.mkdir()
+    summary.write_text(json.dumps({"foreground_mean": {"Dice": 0.75}}))
+    assert is_trained(MODEL, 0)
+    assert validation_dice(MODEL, 0) == 0.75
+
+
+def test_final_mode_has_no_figure(project: Project) -> None:
+    folder = MODEL.fold_folder("all")
+    (folder / "validation").mkdir(parents=True)
+    (folder / "checkpoint_final.pth").touch()
+    (folder / "validation" / "summary.json").write_text(json.dumps({"foreground_mean": {"Dice": 0.99}}))
+    assert is_trained(MODEL, "all")
+    assert validation_dice(MODEL, "all") is None
