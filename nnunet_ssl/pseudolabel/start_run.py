@@ -71,11 +71,10 @@ def open_run(
         manifest.save(workspace)
         return Run(setup, pool, manifest, teacher)
     _check_same_run(manifest, pool.case_ids, teacher_print, student_trainer, settings, str(workspace))
-    if manifest.method != settings.to_dict():
-        manifest.method = settings.to_dict()
-        if settings.curriculum.num_stages > len(manifest.dataset_ids):  # only while no stage is written
-            manifest.dataset_ids = _allot_ids(settings.curriculum.num_stages, first_id, own=manifest.dataset_ids)
-        manifest.save(workspace)
+    # changed settings are saved with the next stage that is written by them, so that a mere look changes nothing
+    manifest.method = settings.to_dict()
+    if settings.curriculum.num_stages > len(manifest.dataset_ids):  # only while no stage is written
+        manifest.dataset_ids = _allot_ids(settings.curriculum.num_stages, first_id, own=manifest.dataset_ids)
     return Run(setup, pool, manifest, teacher)
 
 

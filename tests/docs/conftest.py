@@ -117,7 +117,7 @@ def parser_of() -> Callable[[str], argparse.ArgumentParser]:
 
 
 def _identify(value: object) -> str:
-    return f"{value.page}: {value.text}" if isinstance(value, Line) else str(value)
+    return f"{value.page}: {value.text.partition(' #')[0].strip()}" if isinstance(value, Line) else str(value)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -265,8 +265,17 @@ def environment(project: Project) -> Iterator[None]:
             patch.setenv(name, str(value))
         patch.setenv("nnUNet_def_n_proc", "1")
         patch.setenv("nnUNet_n_proc_DA", "1")
-        patch.setattr("nnunetv2.utilities.utils.Pool", ThreadPool)
+        patch.setattr("nnunetv2.utilities.utils.Pool", ThreadPool)  # nnU-Net forks twelve processes to list a folder
+        _stay_on_one_thread(patch)
         yield
+
+
+def _stay_on_one_thread(patch: pytest.MonkeyPatch) -> None:
+    """Commands on a CPU take all its cores, which is slow on a shared machine; tiny networks need one."""
+    import torch
+
+    torch.set_num_threads(1)
+    patch.setattr(torch, "set_num_threads", lambda number: None)
 
 
 def _folders(root: Path) -> Project:
@@ -324,7 +333,7 @@ def staged_project(built_stage: Project, quiet_machine: None) -> Iterator[Projec
 @pytest.fixture
 def project(built_project: Project, nnunet_environment: Any, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A copy of the set-up with its pool, in the test's own nnU-Net folders; the unlabelled images are shared and not to be changed."""
-    monkeypatch.setenv("nnUNet_n_proc_DA", "1")
+    _stay_on_one_thread(monkeypatch)
     for name in ("raw", "preprocessed"):
         shutil.copytree(getattr(built_project, name), getattr(nnunet_environment, name), dirs_exist_ok=True)
     return Project(nnunet_environment.raw, nnunet_environment.preprocessed, nnunet_environment.results, built_project.unlabelled)
