@@ -10,6 +10,8 @@ INSTALLED := $(VENV)/.installed
 
 # torch takes every core unless told otherwise, which makes small networks slower and shared machines unusable.
 export OMP_NUM_THREADS ?= 2
+# Threads that spin while they wait slow everything else down.
+export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
 .PHONY: venv demo test lint types leak-check format clean

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -66,6 +67,8 @@ def run_command(name: str, body: Callable[[], int | None]) -> int:
         The exit code: the body's own, 2 after an `NnsslError`, 130 after an interrupt. Any other exception passes through with its
         traceback, because it is a defect.
     """
+    # before PyTorch is loaded: threads that spin while they wait slow a CPU down several times as soon as anything else runs on it
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # said by libraries below nnU-Net on import, in every process; nothing a user could act on
     warnings.filterwarnings("ignore", message=r"`torch\.jit", category=FutureWarning)
     with console_logging(name):

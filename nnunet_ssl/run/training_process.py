@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -66,17 +67,28 @@ def train(model: ModelLocation, fold: int | str, *, device: str, log: Path, epoc
         arguments.append("--c")
     log.parent.mkdir(parents=True, exist_ok=True)
     logger.info("%s  (log: %s)", training_command(model, fold), log)
-    last = _stream([sys.executable, "-u", "-c", _ENTRY, *arguments], log, f"training {model.dataset}", epochs)
+    last = _stream([sys.executable, "-u", "-c", _ENTRY, *arguments], log, f"training {model.dataset}", epochs, training_environment(device))
     if last is not None:
         raise StateError(f"{training_command(model, fold)} failed: {last} (whole output: {log})")
 
 
-def _stream(command: list[str], log: Path, label: str, epochs: int | None) -> str | None:
+def training_environment(device: str) -> dict[str, str]:
+    """The environment of a training: our trainers on nnU-Net's path and, on a CPU, its loaders and exporters kept from fighting over cores.
+
+    Variables that the user has set stay as they are.
+    """
+    environment = environment_with_trainers()
+    if device == "cpu":
+        # waiting threads that spin make a training several times slower as soon as anything else runs on the machine
+        quiet = {"OMP_WAIT_POLICY": "PASSIVE", "nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": str(min(2, os.cpu_count() or 1))}
+        environment = {**quiet, **environment}
+    return environment
+
+
+def _stream(command: list[str], log: Path, label: str, epochs: int | None, environment: dict[str, str]) -> str | None:
     """Run a command; None if it succeeds, else the last line it printed or what ended it."""
     last = ""
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment_with_trainers()
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment)
     try:
         with log.open("a") as file, tqdm(total=epochs, desc=label, unit="epoch") as bar:
             for line in process.stdout or ():

@@ -278,7 +278,8 @@ def _stay_on_one_thread(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(torch, "set_num_threads", lambda number: None)
 
 
-def _folders(root: Path) -> Project:
+def folders(root: Path) -> Project:
+    """Empty folders for a set-up."""
     project = Project(*(root / f"nnUNet_{n}" for n in ("raw", "preprocessed", "results")), unlabelled=root / "unlabelled")
     for folder in (project.raw, project.preprocessed, project.results):
         folder.mkdir(parents=True)
@@ -288,7 +289,7 @@ def _folders(root: Path) -> Project:
 @pytest.fixture(scope="session")
 def built_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The set-up with its pool prepared, built once; never to be changed."""
-    project = _folders(tmp_path_factory.mktemp("built"))
+    project = folders(tmp_path_factory.mktemp("built"))
     write_raw(project.raw)
     write_unlabelled(project.unlabelled)
     with environment(project):
@@ -312,7 +313,7 @@ def built_teacher(built_project: Project, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="session")
 def built_stage(built_project: Project, built_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The set-up with a run of fold 0 whose first stage is written from evidence by hand; never to be changed."""
-    found = _folders(tmp_path_factory.mktemp("stage"))
+    found = folders(tmp_path_factory.mktemp("stage"))
     project = Project(found.raw, found.preprocessed, found.results, built_project.unlabelled)
     for source, target in ((built_project.raw, found.raw), (built_project.preprocessed, found.preprocessed), (built_teacher, found.results)):
         shutil.copytree(source, target, dirs_exist_ok=True)

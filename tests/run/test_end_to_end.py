@@ -1,0 +1,293 @@
+"""The whole method with real trainings of two steps an epoch, each in its own process; then kills at every kind of place."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from tiny_setup import (
+    CONFIGURATION,
+    DATASET,
+    IDENTIFIER,
+    OUR_STUDENT,
+    OUR_TEACHER,
+    PLANS,
+    POOL,
+    Project,
+    digests,
+    environment,
+    folders,
+    grow_stage,
+    mtimes,
+    open_tiny_run,
+)
+
+from nnunet_ssl.cli.run import main
+from nnunet_ssl.data.files import TEMPORARY_PREFIX
+from nnunet_ssl.pseudolabel.publish import published_model
+from nnunet_ssl.run import training_process
+from nnunet_ssl.run.training_process import validation_dice
+
+pytestmark = pytest.mark.slow
+
+PROJECT = Path(__file__).resolve().parents[2]
+CALL = ["-d", "137", "-c", CONFIGURATION, "-f", "0", "-p", PLANS, "-device", "cpu", "-np", "1"]
+ONE_THREAD = "import multiprocessing; multiprocessing.cpu_count = lambda: 1; "
+"""nnU-Net gives a training on a CPU all its cores."""
+MODEL = f"{OUR_TEACHER}__{PLANS}__{CONFIGURATION}"
+
+
+def copy_without_pool(source: Project, root: Path) -> Project:
+    """The set-up before `nnssl_prepare`, with unlabelled images of its own."""
+    found = folders(root)
+    for name in ("raw", "preprocessed", "unlabelled"):
+        shutil.copytree(getattr(source, name), getattr(found, name), dirs_exist_ok=True, ignore=shutil.ignore_patterns("*__pool_*"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def module_patch() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_process, "_ENTRY", ONE_THREAD + training_process._ENTRY)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def finished(built_project: Project, tmp_path_factory: pytest.TempPathFactory, module_patch: pytest.MonkeyPatch) -> tuple[Project, dict[str, str]]:
+    """A run from the first image to the published model; and what the labelled dataset was before."""
+    project = copy_without_pool(built_project, tmp_path_factory.mktemp("whole"))
+    with environment(project):
+        os.environ["nnUNet_n_proc_DA"] = "0"
+        before = digests(project.labelled_files())
+        assert main([*CALL, "-u", str(project.unlabelled)]) == 0
+    return project, before
+
+
+@pytest.fixture
+def run(finished: tuple[Project, dict[str, str]], quiet_machine: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The finished run, its folders named by the environment variables."""
+    with environment(finished[0]):
+        monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+        monkeypatch.setenv("nnUNet_extTrainer", str(PROJECT / "trainers"))
+        yield open_tiny_run(finished[0])
+
+
+def test_everything_is_there(run: Any, finished: tuple[Project, dict[str, str]]) -> None:
+    project, before = finished
+    assert digests(project.labelled_files()) == before
+    first, second = run.manifest.stages
+    assert len(first.cases) == 3
+    assert sorted(second.cases) == POOL
+    assert set(first.cases) < set(second.cases)
+    assert run.manifest.published
+    for model in (run.teacher, run.student(1), run.student(2), published_model(run)):
+        checkpoint = torch.load(model.checkpoint(0), weights_only=False)
+        assert checkpoint["trainer_name"] in (OUR_TEACHER, OUR_STUDENT)
+        assert all(torch.isfinite(v).all() for v in checkpoint["network_weights"].values())
+        dice = validation_dice(model, 0)
+        assert dice is not None
+        assert 0 <= dice <= 1
+    assert sorted(f.name for f in (run.workspace / "logs").iterdir()) == ["student_1.txt", "student_2.txt", "teacher_fold_0.txt"]
+    log = json.loads((run.workspace / "manifest.json").read_text())
+    assert log["teacher_fingerprint"] == run.manifest.teacher_fingerprint
+    for store in (run.teacher_store(), run.student_store(1)):
+        for case in POOL:
+            evidence = store.read(case)
+            np.testing.assert_allclose(evidence.mean.sum(0), 1, atol=1e-3)
+    assert not [f for root in (project.raw, project.preprocessed, project.results) for f in root.rglob(f"{TEMPORARY_PREFIX}*")]
+
+
+def test_students_started_from_the_one_before(run: Any) -> None:
+    for stage, start in ((1, run.teacher.checkpoint(0)), (2, run.student(1).checkpoint(0))):
+        logs = sorted(run.student(stage).fold_folder(0).glob("training_log_*.txt"))
+        assert any(f"Starting from the weights in {start}" in log.read_text() for log in logs)
+
+
+def test_second_call_does_nothing(run: Any, finished: tuple[Project, dict[str, str]], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    project, _ = finished
+    monkeypatch.setattr("nnunet_ssl.run.pipeline.train", lambda *_, **__: pytest.fail("a training was started"))
+    before = mtimes(project.raw, project.preprocessed, project.results, project.unlabelled)
+    assert main([*CALL, "-u", str(project.unlabelled)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("done before") == 7
+    for flag in ("--status", "--dry-run"):
+        assert main([*CALL, "-u", str(project.unlabelled), flag]) == 0
+        assert capsys.readouterr().out.count("[done]") == 7
+    assert mtimes(project.raw, project.preprocessed, project.results, project.unlabelled) == before
+
+
+def test_stock_inference_on_the_users_dataset(run: Any, finished: tuple[Project, dict[str, str]], tmp_path: Path) -> None:
+    """What `nnUNetv2_predict -d 137 -tr TransASPPStudentTrainer` does."""
+    from nnunetv2.utilities.file_path_utilities import get_output_folder
+
+    folder = get_output_folder(137, OUR_STUDENT, PLANS, CONFIGURATION)
+    assert Path(folder) == published_model(run).folder
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(folder, (0,), "checkpoint_final.pth")
+    image = finished[0].unlabelled / "pool_3_0000.nii.gz"
+    (tmp_path / "out").mkdir()
+    predictor.predict_from_files_sequential([[str(image)]], str(tmp_path / "out"))
+    written = sitk.ReadImage(str(tmp_path / "out" / "pool_3.nii.gz"))
+    assert written.GetSize() == sitk.ReadImage(str(image)).GetSize()
+    assert written.GetOrigin() == sitk.ReadImage(str(image)).GetOrigin()
+
+
+# ---- stock trainers
+
+
+@pytest.fixture
+def two_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A trainer of nnU-Net's own with one epoch of two steps, in a folder of the user's."""
+    source = """
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+
+class nnUNetTrainer_2steps(nnUNetTrainer):
+    def __init__(self, plans, configuration, fold, dataset_json, device):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1, 2, 1
+"""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "two_steps_trainer.py").write_text(source)
+    monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join([str(tmp_path / "mine"), str(PROJECT / "trainers")]))
+    return "nnUNetTrainer_2steps"
+
+
+def trained(name: str, dataset: str, plans: str = PLANS) -> Any:
+    """A training in this process, without the validation that follows."""
+    from nnunetv2.run.run_training import get_trainer_from_args
+
+    trainer = get_trainer_from_args(dataset, CONFIGURATION, 0, name, plans, device=torch.device("cpu"))
+    trainer.logger.plot_progress_png = lambda folder: None
+    trainer.run_training()
+    assert (Path(trainer.output_folder) / "checkpoint_final.pth").is_file()
+    return trainer
+
+
+def test_stock_trainer_on_a_stage_dataset(staged_project: Project, tmp_path: Path, two_steps: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    trainer = trained(two_steps, "Dataset601_Tiny_f0s1")
+    training, validation = trainer.get_tr_and_val_datasets()
+    assert len(training.identifiers) == 5 + 3
+    assert validation.identifiers == ["lab_0"]
+    log = trainer.logger.local_logger.my_fantastic_logging
+    assert np.isfinite(log["train_losses"]).all()
+
+
+def test_stock_teacher_and_the_plans_own_network(project: Project, two_steps: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any trained nnU-Net model can be the teacher; its student keeps the network of the plans."""
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    teacher = trained(two_steps, DATASET)
+    for name in ("plans.json", "dataset.json"):
+        assert (Path(teacher.output_folder_base) / name).is_file()
+    run = open_tiny_run(project, teacher_trainer=two_steps, settings={"curriculum.fractions": [0.5], "student.length.num_epochs": 1})
+    record = grow_stage(run)
+    assert run.manifest.student_trainer == "SemiSupervisedStudentTrainer"
+    assert run.teacher_store().read(record.cases[0]).num_samples == 8
+    student = trained("SemiSupervisedStudentTrainer", record.dataset)
+    assert run.is_trained(1)
+    assert type(student.network) is type(teacher.network)
+    log = student.logger.local_logger.my_fantastic_logging
+    assert np.isfinite(log["loss_high"][0])
+    assert np.isfinite(log["train_losses"]).all()
+
+
+# ---- killed and continued
+
+POINTS = ["pool", "evidence", "evidence file", "stage", "rename", "manifest", "training"]
+
+
+@pytest.fixture(scope="module")
+def killed(
+    built_project: Project, finished: tuple[Project, dict[str, str]], tmp_path_factory: pytest.TempPathFactory, module_patch: pytest.MonkeyPatch
+) -> tuple[Project, list[dict[str, Any]]]:
+    """A run with the teacher of the finished one, killed at every point in turn, then left to end; and what was seen on the way."""
+    root = tmp_path_factory.mktemp("killed")
+    project = copy_without_pool(built_project, root)
+    teacher = finished[0].results / DATASET / MODEL
+    shutil.copytree(teacher, project.results / DATASET / MODEL, ignore=shutil.ignore_patterns("nnssl"))
+    with environment(project):
+        os.environ["nnUNet_n_proc_DA"] = "0"
+        settings = ["--agreement", "0", "--set", "student.length.num_epochs=4", "--set", "student.distillation_epochs=0"]
+        script = PROJECT / "tests" / "support" / "killed_run.py"
+        command = [sys.executable, str(script), str(root / "state"), *POINTS, "none", "--", *CALL, "-u", str(project.unlabelled), *settings]
+        path = os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = (root / "state").read_text().splitlines()
+    assert len(lines) == len(POINTS) + 1, done.stdout + done.stderr
+    return project, [json.loads(line) for line in lines]
+
+
+def test_every_attempt_was_killed_but_the_last(killed: tuple[Project, list[dict[str, Any]]]) -> None:
+    assert [(s["point"], s["code"]) for s in killed[1]] == [*((p, -9) for p in POINTS), ("none", 0)]
+
+
+def test_nothing_half_written_is_visible(killed: tuple[Project, list[dict[str, Any]]]) -> None:
+    states = {s["point"]: s for s in killed[1]}
+    stage = "Dataset601_Tiny_f0s1"
+    assert states["pool"]["evidence"] == []
+    assert [len(states[p]["evidence"]) for p in ("evidence", "evidence file", "stage")] == [2, 3, 6]
+    for point in ("pool", "evidence", "evidence file", "stage"):
+        assert states[point]["nnUNet_raw"] == states[point]["nnUNet_preprocessed"] == [DATASET]
+    # between the two halves of a stage; the next attempt writes it again
+    assert (states["rename"]["nnUNet_raw"], states["rename"]["nnUNet_preprocessed"]) == ([DATASET], [DATASET, stage])
+    assert states["manifest"]["nnUNet_raw"] == [DATASET, stage]
+
+
+def test_same_stages_and_rankings_as_undisturbed(killed: tuple[Project, list[dict[str, Any]]], finished: tuple[Project, dict[str, str]]) -> None:
+    disturbed, undisturbed = killed[0], finished[0]
+
+    def table(project: Project, stage: int) -> list[dict[str, str]]:
+        with (project.results / DATASET / MODEL / "fold_0" / "nnssl" / f"ranking_{stage}.csv").open() as file:
+            return list(csv.DictReader(file))
+
+    def manifest(project: Project) -> Any:
+        return json.loads((project.results / DATASET / MODEL / "fold_0" / "nnssl" / "manifest.json").read_text())
+
+    assert table(disturbed, 1) == table(undisturbed, 1)
+    # without agreement the second stage, too, is ranked by the teacher's evidence
+    expected = [{**row, "stage": row["stage"] or "2"} for row in table(undisturbed, 1)]
+    assert table(disturbed, 2) == expected
+    ours, theirs = manifest(disturbed), manifest(undisturbed)
+    assert ours["dataset_ids"] == theirs["dataset_ids"]
+    assert ours["stages"][0]["cases"] == theirs["stages"][0]["cases"]
+    assert ours["stages"][0]["score_range"] == theirs["stages"][0]["score_range"]
+    assert ours["published"]
+    evidence = Path(DATASET) / MODEL / "fold_0" / "nnssl" / "evidence" / "teacher"
+    stage = Path("Dataset601_Tiny_f0s1")
+    for case in POOL:
+        name = f"{case}.b2nd"
+        assert (disturbed.results / evidence / name).read_bytes() == (undisturbed.results / evidence / name).read_bytes()
+    for case in ours["stages"][0]["cases"]:
+        for name in (f"{IDENTIFIER}__nnssl/{case}.b2nd", f"{IDENTIFIER}/{case}_seg.b2nd", f"{IDENTIFIER}/{case}.pkl"):
+            assert (disturbed.preprocessed / stage / name).read_bytes() == (undisturbed.preprocessed / stage / name).read_bytes(), name
+        images = [nnUNetDatasetBlosc2(str(p.preprocessed / stage / IDENTIFIER), [case]).load_case(case)[0][:] for p in (disturbed, undisturbed)]
+        assert np.array_equal(*images)
+
+
+def test_killed_training_continued_where_it_stopped(killed: tuple[Project, list[dict[str, Any]]]) -> None:
+    log = (killed[0].results / DATASET / MODEL / "fold_0" / "nnssl" / "logs" / "student_1.txt").read_text()
+    epochs = [line.split()[-1] for line in log.splitlines() if " Epoch " in f" {line}" and line.split()[-1].isdigit() and "Epoch" in line.split()[-2]]
+    assert epochs == ["0", "1"]
+
+
+def test_no_leftovers_after_the_last_attempt(killed: tuple[Project, list[dict[str, Any]]]) -> None:
+    project = killed[0]
+    assert not [f for root in (project.raw, project.preprocessed, project.results) for f in root.rglob(f"{TEMPORARY_PREFIX}*")]
+    assert not list((project.preprocessed / DATASET).glob("*.progress"))
