@@ -24,7 +24,9 @@ def test_missing_section_means_the_defaults() -> None:
     assert MethodConfig().curriculum.fractions == (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
-@pytest.mark.parametrize("method", [MethodConfig(), MethodConfig(student=StudentConfig(tau=(0.5, 0.75, 0.9), unlearning_gradient_ratio=None))])
+@pytest.mark.parametrize(
+    "method", [MethodConfig(), MethodConfig(student=StudentConfig(tau=(0.5, 0.75, 0.9), unlearning_gradient_ratio=None))]
+)
 def test_settings_survive_json(method: MethodConfig) -> None:
     section = method.to_dict()
     assert section["schema"] == 1
@@ -102,7 +104,9 @@ def test_values_out_of_range_name_the_setting(path: str, value: Any) -> None:
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("path", ["student.cutmix", "teacher.initial_lr", "curriculum.last_stage_share", "student.length.num_epochs", "student.tau"])
+@pytest.mark.parametrize(
+    "path", ["student.cutmix", "teacher.initial_lr", "curriculum.last_stage_share", "student.length.num_epochs", "student.tau"]
+)
 @pytest.mark.parametrize("value", ["often", None, {"a": 1}])
 def test_values_of_another_type_are_one_line(path: str, value: Any) -> None:
     section = path.split(".")[0]

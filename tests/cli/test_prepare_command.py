@@ -15,7 +15,11 @@ SET_UP = ["-d", "137", "-c", "3d_fullres"]
 
 def errors(capsys: Any) -> str:
     """What stands on stderr without progress bars: one line."""
-    lines = [line for line in re.split(r"[\r\n]+", capsys.readouterr().err) if line and "it/s" not in line and "?it" not in line and "s/it" not in line]
+    lines = [
+        line
+        for line in re.split(r"[\r\n]+", capsys.readouterr().err)
+        if line and "it/s" not in line and "?it" not in line and "s/it" not in line
+    ]
     assert len(lines) == 1, lines
     return lines[0]
 

@@ -12,7 +12,7 @@ from nnunet_ssl.cli.run import main
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import ModelLocation
 
-CALL = ["-d", "137", "-c", "3d_fullres", "-f", "0", "-p", PLANS, "-device", "cpu", "--num-samples", "1", "-np", "1"]
+CALL = ["-d", "137", "-c", "3d_fullres", "-f", "0", "-p", PLANS, "-device", "cpu", "--num-samples", "2", "-np", "1"]
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,9 @@ from nnunet_ssl.errors import StateError
 STEP = 1 / 65535
 
 
-def evidence(*, heads: int = 3, regions: bool = False, log_variance: int = 0, seed: int = 0, shape: tuple[int, ...] = (5, 6, 7)) -> Evidence:
+def evidence(
+    *, heads: int = 3, regions: bool = False, log_variance: int = 0, seed: int = 0, shape: tuple[int, ...] = (5, 6, 7)
+) -> Evidence:
     random = np.random.default_rng(seed)
     mean = random.dirichlet(np.ones(heads), size=shape).transpose(3, 0, 1, 2)
     log = random.uniform(np.log(1e-4), np.log(0.25), size=(log_variance, *shape)) if log_variance else None
@@ -34,7 +36,9 @@ def store(folder: Path, source: str = "model-k8") -> EvidenceStore:
     return EvidenceStore(folder / "evidence", source=source)
 
 
-@pytest.mark.parametrize("options", [{}, {"log_variance": 1}, {"heads": 2, "regions": True, "log_variance": 2}, {"heads": 1, "regions": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"log_variance": 1}, {"heads": 2, "regions": True, "log_variance": 2}, {"heads": 1, "regions": True}]
+)
 def test_round_trip(tmp_path: Path, options: dict[str, Any]) -> None:
     written = evidence(**options)
     store(tmp_path).write("case", written)

@@ -29,9 +29,14 @@ def test_replacing_makes_folders_and_leaves_nothing_else(tmp_path: Path) -> None
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_exception_leaves_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
     (tmp_path / "b.txt").write_text("old")
-    with pytest.raises(error), replacing(tmp_path / "b.txt") as temporary:
-        temporary.write_text("half")
-        raise error
+
+    def write_half() -> None:
+        with replacing(tmp_path / "b.txt") as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
     assert (tmp_path / "b.txt").read_text() == "old"
     assert names(tmp_path) == ["b.txt"]
 
@@ -52,11 +57,15 @@ def test_file_is_not_written_through_a_hard_link(tmp_path: Path) -> None:
 
 
 def test_temporary_folder_is_removed_whatever_happens(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), temporary_folder(tmp_path / "parent") as folder:
-        (folder / "x").mkdir()
-        (folder / "x" / "y.txt").touch()
-        assert folder.name.startswith(TEMPORARY_PREFIX)
-        raise KeyboardInterrupt
+    def use() -> None:
+        with temporary_folder(tmp_path / "parent") as folder:
+            (folder / "x").mkdir()
+            (folder / "x" / "y.txt").touch()
+            assert folder.name.startswith(TEMPORARY_PREFIX)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        use()
     assert names(tmp_path / "parent") == []
 
 

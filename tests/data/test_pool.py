@@ -273,7 +273,7 @@ def test_pool_without_any_usable_case(fresh_project: Project) -> None:
 def test_lost_files_of_a_pool_are_named(project: Project) -> None:
     pool = load_pool(project.setup())
     (pool.folder / "pool_4.pkl").unlink()
-    with pytest.raises(StateError, match="pool case 'pool_4' are missing .* run nnssl_prepare again"):
+    with pytest.raises(StateError, match=r"pool case 'pool_4' are missing .* run nnssl_prepare again"):
         load_pool(project.setup())
 
 

@@ -29,9 +29,14 @@ def test_variable_is_restored(monkeypatch: pytest.MonkeyPatch, before: str | Non
     monkeypatch.delenv(VARIABLE, raising=False)
     if before is not None:
         monkeypatch.setenv(VARIABLE, before)
-    with pytest.raises(KeyError), external_trainers():
-        assert str(trainers_folder()) in os.environ[VARIABLE]
-        raise KeyError
+
+    def use() -> None:
+        with external_trainers():
+            assert str(trainers_folder()) in os.environ[VARIABLE]
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        use()
     assert os.environ.get(VARIABLE) == before
 
 

@@ -192,9 +192,7 @@ def test_negative_voxels_are_no_class(project: Project) -> None:
 def test_datasets_with_ignore_label_know_where_labels_are(project: Project) -> None:
     setup = project.setup()
     labels = {**setup.dataset_json["labels"], "ignore": 3}
-    ignoring = NnunetSetup(
-        setup.dataset, setup.plans_name, setup.configuration, setup.plans, {**setup.dataset_json, "labels": labels}
-    )
+    ignoring = NnunetSetup(setup.dataset, setup.plans_name, setup.configuration, setup.plans, {**setup.dataset_json, "labels": labels})
     seg = np.full((1, 4, 4, 4), -2, np.int16)
     seg[0, 0, 0] = [-1, 0, 1, 2]
     found = sample_class_locations(seg, ignoring)

@@ -102,7 +102,7 @@ def test_second_stage_of_a_cascade_is_refused(project: Project) -> None:
         plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": CONFIGURATION, "previous_stage": "3d_lowres"}
 
     project.change_plans(add_cascade)
-    with pytest.raises(SetupError, match="second stage of a cascade.*3d_lowres or 3d_fullres"):
+    with pytest.raises(SetupError, match=r"second stage of a cascade.*3d_lowres or 3d_fullres"):
         load_setup("137", "3d_cascade_fullres", PLANS)
     load_setup("137", "3d_lowres", PLANS)
 
@@ -216,7 +216,7 @@ def test_splits_are_the_datasets_own(project: Project) -> None:
 
 
 def test_fold_outside_the_splits(project: Project) -> None:
-    with pytest.raises(SetupError, match="fold 5 is not in the 5 splits.*-f 0 to 4 or -f all"):
+    with pytest.raises(SetupError, match=r"fold 5 is not in the 5 splits.*-f 0 to 4 or -f all"):
         project.setup().fold_cases(5)
 
 

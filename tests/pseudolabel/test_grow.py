@@ -77,7 +77,7 @@ def test_second_stage_without_agreement(taught_project: Project) -> None:
     assert sidecar["init"] == "previous"
     assert taught_project.results / sidecar["init_checkpoint"] == folder / "checkpoint_final.pth"
     assert not (run.workspace / "evidence" / "student_s1").exists()
-    with pytest.raises(StateError, match="the curriculum of .* is complete: 2 stages are written"):
+    with pytest.raises(StateError, match=r"the curriculum of .* is complete: 2 stages are written"):
         grow_stage(run)
 
 
@@ -138,7 +138,7 @@ def test_second_stage_needs_the_first_student(taught_project: Project) -> None:
 def test_rescoring_predicts_nothing(taught_project: Project) -> None:
     run = begin(taught_project)
     run.teacher_store().path("pool_3").unlink()
-    with pytest.raises(StateError, match="evidence of case 'pool_3' is missing .*without --rescore"):
+    with pytest.raises(StateError, match=r"evidence of case 'pool_3' is missing .*without --rescore"):
         grow_stage(run, rescore=True)
     assert not (taught_project.raw / "Dataset601_Tiny_f0s1").exists()
     assert run.manifest.stages == []

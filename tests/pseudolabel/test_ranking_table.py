@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from tiny_setup import evidence_of
 
-from nnunet_ssl.config import CurriculumConfig, EvidenceConfig
 from nnunet_ssl.confidence.evidence import Evidence
 from nnunet_ssl.confidence.voxel_confidence import paper_confidence
+from nnunet_ssl.config import CurriculumConfig, EvidenceConfig
 from nnunet_ssl.pseudolabel.pool_labels import CaseLabels
 from nnunet_ssl.pseudolabel.ranking import COLUMNS, ScoredCase, rank_pool, score_case, write_ranking
 

@@ -89,7 +89,7 @@ def test_default_students_have_the_teachers_network() -> None:
 def test_new_teacher_is_another_run(taught_project: Project) -> None:
     run = open_tiny_run(taught_project)
     write_teacher(seed=5)
-    with pytest.raises(StateError, match="used another teacher, or another number of samples, .*remove .* to start over"):
+    with pytest.raises(StateError, match=r"used another teacher, or another number of samples, .*remove .* to start over"):
         open_tiny_run(taught_project)
     assert run.workspace.is_dir()
 
@@ -150,7 +150,7 @@ def test_curriculum_is_fixed_from_the_first_stage_on(taught_project: Project) ->
         "seconds": 1.0,
     }
     path.write_text(json.dumps({**content, "stages": [stage]}))
-    with pytest.raises(StateError, match="curriculum of .* is fixed since its first stage"):
+    with pytest.raises(StateError, match=r"curriculum of .* is fixed since its first stage"):
         open_tiny_run(taught_project, settings={"curriculum.order": "random"})
     open_tiny_run(taught_project, settings={"student.cutmix": 0.0})
 

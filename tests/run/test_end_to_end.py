@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from file_watch import watching
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from tiny_setup import (
@@ -31,6 +32,7 @@ from tiny_setup import (
     environment,
     folders,
     grow_stage,
+    label_files,
     mtimes,
     open_tiny_run,
 )
@@ -67,21 +69,23 @@ def module_patch() -> Iterator[pytest.MonkeyPatch]:
 
 
 @pytest.fixture(scope="module")
-def finished(built_project: Project, tmp_path_factory: pytest.TempPathFactory, module_patch: pytest.MonkeyPatch) -> tuple[Project, dict[str, str]]:
+def finished(
+    built_project: Project, tmp_path_factory: pytest.TempPathFactory, module_patch: pytest.MonkeyPatch
+) -> tuple[Project, dict[str, str]]:
     """A run from the first image to the published model; and what the labelled dataset was before."""
     project = copy_without_pool(built_project, tmp_path_factory.mktemp("whole"))
-    with environment(project):
-        os.environ["nnUNet_n_proc_DA"] = "0"
+    with environment(project, workers=0):
         before = digests(project.labelled_files())
-        assert main([*CALL, "-u", str(project.unlabelled)]) == 0
+        with watching(label_files(project.unlabelled)) as opened:
+            assert main([*CALL, "-u", str(project.unlabelled)]) == 0
+            assert opened() in (set(), None)  # trainings included
     return project, before
 
 
 @pytest.fixture
 def run(finished: tuple[Project, dict[str, str]], quiet_machine: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The finished run, its folders named by the environment variables."""
-    with environment(finished[0]):
-        monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    with environment(finished[0], workers=0):
         monkeypatch.setenv("nnUNet_extTrainer", str(PROJECT / "trainers"))
         yield open_tiny_run(finished[0])
 
@@ -214,15 +218,17 @@ POINTS = ["pool", "evidence", "evidence file", "stage", "rename", "manifest", "t
 
 @pytest.fixture(scope="module")
 def killed(
-    built_project: Project, finished: tuple[Project, dict[str, str]], tmp_path_factory: pytest.TempPathFactory, module_patch: pytest.MonkeyPatch
+    built_project: Project,
+    finished: tuple[Project, dict[str, str]],
+    tmp_path_factory: pytest.TempPathFactory,
+    module_patch: pytest.MonkeyPatch,
 ) -> tuple[Project, list[dict[str, Any]]]:
     """A run with the teacher of the finished one, killed at every point in turn, then left to end; and what was seen on the way."""
     root = tmp_path_factory.mktemp("killed")
     project = copy_without_pool(built_project, root)
     teacher = finished[0].results / DATASET / MODEL
     shutil.copytree(teacher, project.results / DATASET / MODEL, ignore=shutil.ignore_patterns("nnssl"))
-    with environment(project):
-        os.environ["nnUNet_n_proc_DA"] = "0"
+    with environment(project, workers=0):
         settings = ["--agreement", "0", "--set", "student.length.num_epochs=4", "--set", "student.distillation_epochs=0"]
         script = PROJECT / "tests" / "support" / "killed_run.py"
         command = [sys.executable, str(script), str(root / "state"), *POINTS, "none", "--", *CALL, "-u", str(project.unlabelled), *settings]
@@ -250,7 +256,9 @@ def test_nothing_half_written_is_visible(killed: tuple[Project, list[dict[str, A
     assert states["manifest"]["nnUNet_raw"] == [DATASET, stage]
 
 
-def test_same_stages_and_rankings_as_undisturbed(killed: tuple[Project, list[dict[str, Any]]], finished: tuple[Project, dict[str, str]]) -> None:
+def test_same_stages_and_rankings_as_undisturbed(
+    killed: tuple[Project, list[dict[str, Any]]], finished: tuple[Project, dict[str, str]]
+) -> None:
     disturbed, undisturbed = killed[0], finished[0]
 
     def table(project: Project, stage: int) -> list[dict[str, str]]:
@@ -277,13 +285,19 @@ def test_same_stages_and_rankings_as_undisturbed(killed: tuple[Project, list[dic
     for case in ours["stages"][0]["cases"]:
         for name in (f"{IDENTIFIER}__nnssl/{case}.b2nd", f"{IDENTIFIER}/{case}_seg.b2nd", f"{IDENTIFIER}/{case}.pkl"):
             assert (disturbed.preprocessed / stage / name).read_bytes() == (undisturbed.preprocessed / stage / name).read_bytes(), name
-        images = [nnUNetDatasetBlosc2(str(p.preprocessed / stage / IDENTIFIER), [case]).load_case(case)[0][:] for p in (disturbed, undisturbed)]
+        images = [
+            nnUNetDatasetBlosc2(str(p.preprocessed / stage / IDENTIFIER), [case]).load_case(case)[0][:] for p in (disturbed, undisturbed)
+        ]
         assert np.array_equal(*images)
 
 
 def test_killed_training_continued_where_it_stopped(killed: tuple[Project, list[dict[str, Any]]]) -> None:
     log = (killed[0].results / DATASET / MODEL / "fold_0" / "nnssl" / "logs" / "student_1.txt").read_text()
-    epochs = [line.split()[-1] for line in log.splitlines() if " Epoch " in f" {line}" and line.split()[-1].isdigit() and "Epoch" in line.split()[-2]]
+    epochs = [
+        line.split()[-1]
+        for line in log.splitlines()
+        if " Epoch " in f" {line}" and line.split()[-1].isdigit() and "Epoch" in line.split()[-2]
+    ]
     assert epochs == ["0", "1"]
 
 

@@ -42,7 +42,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int | None, st
 
 def request(project: Project, **changes: Any) -> RunRequest:
     setup = project.setup()
-    settings = {"evidence.num_samples": 1, **changes.pop("settings", {})}
+    settings = {"evidence.num_samples": 2, **changes.pop("settings", {})}
     return RunRequest(
         **{
             "setup": setup,
@@ -173,7 +173,7 @@ def test_changed_image_of_a_begun_run(fresh_project: Project) -> None:
 
 
 def test_evidence_is_swept_by_the_networks(taught_project: Project, trainings: list[Any]) -> None:
-    """Teacher and student leave their own evidence, at K rounded up to the mirrored views."""
+    """Teacher and student leave their own evidence."""
     asked = request(taught_project, unlabelled=(), settings={"evidence.num_samples": 8})
     (asked.teacher.fold_folder(0) / "validation").mkdir()
     (asked.teacher.fold_folder(0) / "validation" / "summary.json").write_text("{}")

@@ -94,10 +94,14 @@ def attempt(point: str, arguments: list[str]) -> int:
 
 def standing() -> dict[str, list[str]]:
     """Datasets and whole evidence on disk."""
+    from nnunet_ssl.data.files import TEMPORARY_PREFIX
+    from nnunet_ssl.locations import results_root
+
     found = {}
     for name in ("nnUNet_raw", "nnUNet_preprocessed"):
         found[name] = sorted(f.name for f in Path(os.environ[name]).iterdir() if f.name.startswith("Dataset"))
-    found["evidence"] = sorted(f.name for f in Path(os.environ["nnUNet_results"]).glob("*/*/*/nnssl/evidence/teacher/*.b2nd") if f.name[0] != ".")
+    evidence = results_root().glob("*/*/*/nnssl/evidence/teacher/*.b2nd")
+    found["evidence"] = sorted(f.name for f in evidence if not f.name.startswith(TEMPORARY_PREFIX))
     return found
 
 

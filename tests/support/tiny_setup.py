@@ -1,7 +1,7 @@
 """A tiny nnU-Net set-up, planned and preprocessed by nnU-Net itself, with a pool, labels beside it, a teacher and evidence.
 
 Six labelled and six unlabelled images of 20 x 22 x 18 voxels: a ball (class `rim`) with a core (class `core`) in noise. It is built once per
-session; tests work on copies. Evidence is written by hand where a test is about what follows from it, so that no network has to be trained.
+session; tests work on copies. Evidence is written by hand where a test is about what follows from it, so that nothing has to be trained.
 """
 
 from __future__ import annotations
@@ -162,7 +162,15 @@ def lay_overlay(project: Project, overlay: Mapping[str, Any] | None = None) -> s
     return name
 
 
-def write_teacher(trainer_name: str = OUR_TEACHER, *, plans: str = PLANS, fold: int | str = 0, dataset: str = DATASET, seed: int = 0) -> Path:
+def write_teacher(
+    trainer_name: str = OUR_TEACHER,
+    *,
+    plans: str = PLANS,
+    fold: int | str = 0,
+    dataset: str = DATASET,
+    seed: int = 0,
+    mirroring: tuple[int, ...] | None = (0, 1, 2),
+) -> Path:
     """A checkpoint in nnU-Net's own format with random weights, as if the training had ended; returns its fold's folder."""
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args
@@ -173,7 +181,7 @@ def write_teacher(trainer_name: str = OUR_TEACHER, *, plans: str = PLANS, fold: 
         trainer = get_trainer_from_args(dataset, CONFIGURATION, fold, trainer_name, plans, device=torch.device("cpu"))
         torch.manual_seed(seed)
         trainer.initialize()
-        trainer.inference_allowed_mirroring_axes = (0, 1, 2)
+        trainer.inference_allowed_mirroring_axes = mirroring
         folder = Path(trainer.output_folder)
         trainer.save_checkpoint(str(folder / "checkpoint_final.pth"))
     plans_file = Path(trainer.preprocessed_dataset_folder_base) / f"{plans}.json"
@@ -226,10 +234,10 @@ def grow_stage(run: Any, **options: Any) -> Any:
 
 
 def pretend_training(model: Any, fold: int | str = 0, *, seed: int = 7, dice: float = 0.5) -> Path:
-    """Leave what a finished training leaves: weights that differ from the start's, and nnU-Net's validation summary."""
+    """Leave what a finished training leaves: weights that differ from the start's, and nnU-Net's validation summary; without mirroring."""
     import torch
 
-    folder = write_teacher(model.trainer, plans=model.plans, fold=fold, dataset=model.dataset, seed=seed)
+    folder = write_teacher(model.trainer, plans=model.plans, fold=fold, dataset=model.dataset, seed=seed, mirroring=None)
     checkpoint = torch.load(folder / "checkpoint_final.pth", weights_only=False)
     for value in checkpoint["network_weights"].values():
         value += 0.01 * torch.randn(value.shape, generator=torch.Generator().manual_seed(seed))
@@ -255,8 +263,8 @@ def mtimes(*folders: Path) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def environment(project: Project) -> Iterator[None]:
-    """nnU-Net's variables for a project, where no function-scoped fixture may set them."""
+def environment(project: Project, *, workers: int = 1) -> Iterator[None]:
+    """nnU-Net's variables for a project, where no function-scoped fixture may set them; `workers` are those of data augmentation."""
     values = {"nnUNet_raw": project.raw, "nnUNet_preprocessed": project.preprocessed, "nnUNet_results": project.results}
     with pytest.MonkeyPatch.context() as patch:
         for name in [n for n in os.environ if n.startswith("nnUNet_")]:
@@ -264,7 +272,7 @@ def environment(project: Project) -> Iterator[None]:
         for name, value in values.items():
             patch.setenv(name, str(value))
         patch.setenv("nnUNet_def_n_proc", "1")
-        patch.setenv("nnUNet_n_proc_DA", "1")
+        patch.setenv("nnUNet_n_proc_DA", str(workers))
         patch.setattr("nnunetv2.utilities.utils.Pool", ThreadPool)  # nnU-Net forks twelve processes to list a folder
         _stay_on_one_thread(patch)
         yield
@@ -315,7 +323,11 @@ def built_stage(built_project: Project, built_teacher: Path, tmp_path_factory: p
     """The set-up with a run of fold 0 whose first stage is written from evidence by hand; never to be changed."""
     found = folders(tmp_path_factory.mktemp("stage"))
     project = Project(found.raw, found.preprocessed, found.results, built_project.unlabelled)
-    for source, target in ((built_project.raw, found.raw), (built_project.preprocessed, found.preprocessed), (built_teacher, found.results)):
+    for source, target in (
+        (built_project.raw, found.raw),
+        (built_project.preprocessed, found.preprocessed),
+        (built_teacher, found.results),
+    ):
         shutil.copytree(source, target, dirs_exist_ok=True)
     with environment(project):
         run = open_tiny_run(project)
