@@ -1,6 +1,7 @@
 """A tiny nnU-Net set-up, planned and preprocessed by nnU-Net itself, with a pool, labels beside it, a teacher and evidence.
 
-Six labelled and six unlabelled images of 20 x 22 x 18 voxels: a ball (class `rim`) with a core (class `core`) in noise. It is built once per
+Six labelled and six unlabelled images of 20 x 22 x 18 voxels: a ball (class `rim`) with a core (class `core`) in noise.
+It is built once per
 session; tests work on copies. Evidence is written by hand where a test is about what follows from it, so that nothing has to be trained.
 """
 
