@@ -67,6 +67,7 @@ def watched(fresh_project: Project, built_teacher: Path, tmp_path: Path, nnunet_
         yield Watched(fresh_project, labels, run, opened)
 
 
+@pytest.mark.slow
 def test_no_label_of_a_pool_case_is_opened(watched: Watched) -> None:
     assert len(watched.labels) == 3 * len(POOL)
     done = watched.run(RUN)
@@ -135,6 +136,7 @@ def test_control_the_kernel_sees_what_python_does_not(watched: Watched) -> None:
     assert opened == {watched.labels[0]}
 
 
+@pytest.mark.slow
 def test_control_a_pool_that_took_a_label_for_an_image_would_be_caught(watched: Watched) -> None:
     """The very run of the proof, with a defect planted: one label is taken for an image."""
     planted = """

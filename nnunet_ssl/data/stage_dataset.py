@@ -18,7 +18,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from numpy.typing import NDArray
 
 from nnunet_ssl.confidence.quantise import share_to_int16
-from nnunet_ssl.config import SCHEMA, MethodConfig
+from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.files import link, remove_leftovers, temporary_folder, write_json
 from nnunet_ssl.data.pool import PoolIndex
 from nnunet_ssl.errors import SetupError, StateError
@@ -238,13 +238,3 @@ class _StageWriter:
         splits = copy.deepcopy(self.setup.splits())
         splits[int(self.sidecar.fold)]["train"] = sorted(self.sidecar.labelled_cases) + list(self.sidecar.pool_cases)
         return splits
-
-
-def check_same_schema(sidecar: dict[str, Any], path: Path) -> None:
-    """Refuse a sidecar of a newer version.
-
-    Raises:
-        StateError: naming the file.
-    """
-    if sidecar.get("schema", 0) > SCHEMA:
-        raise StateError(f"{path} has schema {sidecar['schema']}, this version reads up to {SCHEMA}; update nnunet-ssl.")

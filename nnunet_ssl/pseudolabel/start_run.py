@@ -12,6 +12,7 @@ from nnunet_ssl.data.pool import load_pool
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
 from nnunet_ssl.locations import ModelLocation, preprocessed_root, raw_root, results_root
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint
+from nnunet_ssl.nnunet_api.external_trainers import find_trainer
 from nnunet_ssl.nnunet_api.setup import NnunetSetup, read_json
 from nnunet_ssl.pseudolabel.grow import Run
 from nnunet_ssl.pseudolabel.student_start import default_student
@@ -42,9 +43,9 @@ def open_run(
         first_id: first id of the block of stage datasets; None takes the first free block from 601.
 
     Raises:
-        SetupError: if the teacher is not trained, or no block of ids is free.
+        SetupError: if the teacher is not trained, the student's trainer does not exist, or no block of ids is free.
         StateError: if the run on disk belongs to another teacher, pool or curriculum.
-        ConfigError: if a fold's run would use another fold's teacher.
+        ConfigError: if a fold's run would use another fold's teacher, or the settings do not fit the dataset.
     """
     teacher = ModelLocation(dataset=setup.dataset, trainer=teacher_trainer, plans=setup.plans_name, configuration=setup.configuration)
     folds = list(teacher_folds) if teacher_folds else [fold]
@@ -53,8 +54,11 @@ def open_run(
     pool, workspace = load_pool(setup), teacher.workspace(fold)
     manifest = Manifest.load(workspace)
     settings = method or (MethodConfig.from_dict(manifest.method) if manifest else setup.method)
+    _check_settings(setup, settings)
     teacher_print = _teacher_fingerprint(teacher, folds, settings)
     if manifest is None:
+        student_trainer = student_trainer or default_student(teacher_trainer)
+        find_trainer(student_trainer)
         manifest = Manifest(
             dataset=setup.dataset,
             configuration=setup.configuration,
@@ -63,7 +67,7 @@ def open_run(
             teacher_trainer=teacher_trainer,
             teacher_folds=folds,
             teacher_fingerprint=teacher_print,
-            student_trainer=student_trainer or default_student(teacher_trainer),
+            student_trainer=student_trainer,
             pool=pool.case_ids,
             dataset_ids=_allot_ids(settings.curriculum.num_stages, first_id),
             method=settings.to_dict(),
@@ -76,6 +80,15 @@ def open_run(
     if settings.curriculum.num_stages > len(manifest.dataset_ids):  # only while no stage is written
         manifest.dataset_ids = _allot_ids(settings.curriculum.num_stages, first_id, own=manifest.dataset_ids)
     return Run(setup, pool, manifest, teacher)
+
+
+def _check_settings(setup: NnunetSetup, method: MethodConfig) -> None:
+    """Refuse at once what would otherwise fail after hours of prediction."""
+    method.curriculum.stage_epochs(method.student.length.num_epochs)
+    tau = method.student.tau
+    if isinstance(tau, tuple) and len(tau) != setup.heads:
+        kind = "regions" if setup.has_regions else "classes with background"
+        raise ConfigError(f"nnssl setting 'student.tau' has {len(tau)} thresholds; {setup.dataset} has {setup.heads} {kind}.")
 
 
 def _teacher_fingerprint(teacher: ModelLocation, folds: Sequence[int | str], method: MethodConfig) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
 import pytest
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from tiny_setup import CONFIGURATION, DATASET, IDENTIFIER, LABELLED, PLANS, Project
 
 from nnunet_ssl.errors import ConfigError, InputError, SetupError
@@ -143,6 +145,36 @@ def test_class_names_follow_the_network_outputs(project: Project) -> None:
     assert regions.has_regions
     assert regions.class_names == ("whole", "core")
     assert regions.heads == 2
+
+
+def test_labelled_cases_are_those_nnunet_lists(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nnunetv2.utilities.utils.Pool", ThreadPool)  # nnU-Net forks twelve processes to list a folder
+    folder = project.raw / DATASET
+    for name in ("lab_0_0001.nii.gz", "lab_10_0000.nii.gz", "lab_10_0001.nii.gz"):
+        shutil.copy(folder / "imagesTr" / "lab_1_0000.nii.gz", folder / "imagesTr" / name)
+    found = project.setup().labelled_cases
+    listed = get_filenames_of_train_images_and_targets(str(folder))
+    assert list(found) == sorted(listed)
+    for case, files in listed.items():
+        assert list(found[case].images) == files["images"]
+        assert found[case].label == files["label"]
+
+
+def test_labelled_cases_of_a_dataset_that_lists_them(project: Project) -> None:
+    """nnU-Net's `dataset` key: images and labels anywhere, relative paths from the dataset's folder."""
+    path = project.preprocessed / DATASET / "dataset.json"
+    listed = {
+        "b": {"images": ["/x/b_0000.nii.gz"], "label": "labelsTr/b.nii.gz"},
+        "a": {"images": ["imagesTr/a.nii.gz"], "label": "/y/a.nii.gz"},
+    }
+    path.write_text(json.dumps({**json.loads(path.read_text()), "dataset": listed}))
+    setup = project.setup()
+    before = copy.deepcopy(setup.dataset_json)
+    found = setup.labelled_cases
+    assert list(found) == ["a", "b"]
+    assert (found["a"].images, found["a"].label) == ((str(project.raw / DATASET / "imagesTr" / "a.nii.gz"),), "/y/a.nii.gz")
+    assert (found["b"].images, found["b"].label) == (("/x/b_0000.nii.gz",), str(project.raw / DATASET / "labelsTr" / "b.nii.gz"))
+    assert setup.dataset_json == before  # nnU-Net's function changes what it is given
 
 
 def test_method_of_plans_without_section_is_the_default(project: Project) -> None:

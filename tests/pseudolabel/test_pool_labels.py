@@ -10,6 +10,7 @@ import pytest
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from tiny_setup import Project, evidence_of, phantom, write_image
 
+from nnunet_ssl.confidence.evidence import Evidence
 from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.data.pool import PoolIndex, load_pool
 from nnunet_ssl.errors import StateError
@@ -107,6 +108,22 @@ def test_ignored_voxels_are_marked_in_what_a_stage_stores(two_opinions: tuple[Pr
     assert float(pseudo.confidence_image[label == 2].max()) == 0
     assert float(pseudo.uncertainty_image.max()) <= 0.25
     assert labels(*two_opinions).pseudo_case(CASE, 0.7, with_probabilities=False).probabilities is None
+
+
+def test_single_pass_has_the_heads_uncertainty(project: Project, tmp_path: Path) -> None:
+    """Where one deterministic pass is all there is, the network's head says how uncertain it is."""
+    label = phantom(CASE)[1]
+    sampled = evidence_of(label, doubt=0.1)
+    log = np.where(label > 0, np.log(0.2), np.log(0.01))[None]
+    teacher, _ = stores(tmp_path)
+    evidence = Evidence(
+        mean=sampled.mean, variance=sampled.mean * 0, votes=sampled.votes, num_samples=1, has_regions=False, log_variance=log
+    )
+    teacher.write(CASE, evidence)
+    pseudo = labels(project, tmp_path).pseudo_case(CASE, 0.7, with_probabilities=False)
+    np.testing.assert_allclose(pseudo.uncertainty_image, np.where(label > 0, 0.2, 0.01), atol=1e-4)
+    # 0.9 (1 - 4 exp(U))
+    np.testing.assert_allclose(pseudo.confidence[0], np.where(label > 0, 0.9 * 0.2, 0.9 * 0.96), atol=1e-3)
 
 
 # ---- images that are not whole, or not on the network's grid

@@ -83,6 +83,18 @@ def test_default_students_have_the_teachers_network() -> None:
     assert default_student("nnUNetTrainer") == default_student("MyTrainer") == "SemiSupervisedStudentTrainer"
 
 
+def test_what_would_fail_after_hours_is_refused_at_once(taught_project: Project) -> None:
+    with pytest.raises(SetupError, match="no trainer class 'NobodysTrainer'"):
+        open_tiny_run(taught_project, student_trainer="NobodysTrainer")
+    with pytest.raises(ConfigError, match="2 student epochs cannot be divided over 3 stages"):
+        open_tiny_run(taught_project, settings={"curriculum.fractions": [0.2, 0.5, 1.0]})
+    for tau in ([0.5], [0.5, 0.9]):
+        with pytest.raises(ConfigError, match=rf"'student\.tau' has {len(tau)} thresholds; Dataset137_Tiny has 3 classes with background"):
+            open_tiny_run(taught_project, settings={"student.tau": tau})
+    assert not workspace(taught_project).exists()
+    open_tiny_run(taught_project, settings={"student.tau": [0.5, 0.9, 0.8]})
+
+
 # ---- what belongs together
 
 
@@ -157,7 +169,7 @@ def test_curriculum_is_fixed_from_the_first_stage_on(taught_project: Project) ->
 
 def test_more_stages_before_the_first_get_more_ids(taught_project: Project) -> None:
     """Fractions may still change while no stage is written; every stage needs an id of its own."""
-    open_tiny_run(taught_project)
+    open_tiny_run(taught_project, settings={"student.length.num_epochs": 4})
     run = open_tiny_run(taught_project, settings={"curriculum.fractions": [0.2, 0.5, 1.0]})
     assert run.manifest.dataset_ids == [601, 602, 603]
     assert run.stage_name(3) == "Dataset603_Tiny_f0s3"

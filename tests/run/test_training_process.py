@@ -15,7 +15,7 @@ from tiny_setup import Project
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import ModelLocation, trainers_folder
 from nnunet_ssl.run import training_process
-from nnunet_ssl.run.training_process import is_trained, train, training_command, validation_dice
+from nnunet_ssl.run.training_process import is_trained, train, training_command, training_environment, validation_dice
 
 MODEL = ModelLocation(dataset="Dataset601_Tiny_f0s1", trainer="T", plans="P", configuration="3d_fullres")
 SHOW = "import sys, os, json; print(json.dumps([sys.argv[1:], os.environ['nnUNet_extTrainer']]))"
@@ -81,6 +81,18 @@ def test_nnunet_understands_the_arguments(monkeypatch: pytest.MonkeyPatch, log: 
     positional, options = seen[0]
     assert positional[:5] == (MODEL.dataset, "3d_fullres", "0", "T", "P")
     assert True in positional[5:] + tuple(options.values())
+
+
+def test_trainings_on_a_cpu_are_kept_from_fighting_over_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_WAIT_POLICY", "nnUNet_n_proc_DA", "nnUNet_def_n_proc"):
+        monkeypatch.delenv(name, raising=False)
+    found = training_environment("cpu")
+    assert (found["OMP_WAIT_POLICY"], found["nnUNet_n_proc_DA"]) == ("PASSIVE", "1")
+    assert found["nnUNet_def_n_proc"] in ("1", "2")
+    assert "OMP_WAIT_POLICY" not in training_environment("cuda")
+    monkeypatch.setenv("nnUNet_n_proc_DA", "7")
+    assert training_environment("cpu")["nnUNet_n_proc_DA"] == "7"
+    assert os.environ.get("OMP_WAIT_POLICY") is None
 
 
 def test_log_is_appended_to(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
