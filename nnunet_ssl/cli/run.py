@@ -119,7 +119,7 @@ def _print_estimate(request: RunRequest) -> None:
     from nnunet_ssl.run.estimate import estimate_disk
 
     if request.unlabelled:
-        found = [find_images(folder, request.setup.file_ending, request.setup.num_channels)[0] for folder in request.unlabelled]
+        found = [find_images(folder, request.setup.file_ending, request.setup.num_files)[0] for folder in request.unlabelled]
         count = sum(map(len, found))
     else:
         count = len(load_pool(request.setup).images)

@@ -5,22 +5,28 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 TEMPORARY_PREFIX = ".nnssl_tmp_"
-"""Never `Dataset...`: nnU-Net would take a temporary folder of that name for a dataset."""
+"""Never `Dataset...`: nnU-Net would take a temporary folder of that name for a dataset. Host and process follow, then anything."""
+
+_LONGEST_USE_SECONDS = 24 * 3600
+"""Nothing temporary is worked on for longer; the rest of a process that was killed on another host goes after this time."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder that takes the place of `path` when the block succeeds, and vanishes when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}_{path.name}"
+    temporary = path.parent / f"{_own_prefix()}{path.name}"
     try:
         yield temporary
         os.replace(temporary, path)
@@ -33,7 +39,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def temporary_folder(parent: Path) -> Iterator[Path]:
     """A folder inside `parent` that is removed afterwards, whatever happens."""
     parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=parent))
+    folder = Path(tempfile.mkdtemp(prefix=_own_prefix(), dir=parent))
     try:
         yield folder
     finally:
@@ -41,12 +47,39 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Remove temporary files and folders that a killed process left in `parent`."""
+    """Remove temporary files and folders that a killed process left in `parent`; those of a process that still runs are its own."""
     for leftover in sorted(parent.glob(f"{TEMPORARY_PREFIX}*")):
+        if _is_in_use(leftover):
+            continue
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
+
+
+def _host_prefix() -> str:
+    return f"{TEMPORARY_PREFIX}{socket.gethostname()}_"
+
+
+def _own_prefix() -> str:
+    return f"{_host_prefix()}{os.getpid()}_"
+
+
+def _is_in_use(path: Path) -> bool:
+    """Whether something temporary belongs to a running process: of this host by its number, of another host by its age."""
+    if not re.match(re.escape(TEMPORARY_PREFIX) + r".+_\d+_", path.name):
+        return False
+    if not path.name.startswith(_host_prefix()):
+        with suppress(FileNotFoundError):
+            return time.time() - path.stat().st_mtime < _LONGEST_USE_SECONDS
+        return False
+    try:
+        os.kill(int(path.name.removeprefix(_host_prefix()).partition("_")[0]), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -43,13 +43,13 @@ class PoolIndex:
         return sorted(self.images)
 
 
-def find_images(folder: Path, file_ending: str, num_channels: int) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+def find_images(folder: Path, file_ending: str, num_files: int) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
     """Group the images of a folder by case; only names `<case>_NNNN<ending>` count, so label files lying beside them are never touched.
 
     Args:
         folder: the folder of `-u`.
         file_ending: of the labelled dataset, for instance `.nii.gz`.
-        num_channels: input channels the plans expect.
+        num_files: image files of a case, one per channel (RGB images hold three in one).
 
     Returns:
         The image files of every complete case, and the reason for every incomplete one.
@@ -71,14 +71,14 @@ def find_images(folder: Path, file_ending: str, num_channels: int) -> tuple[dict
         raise InputError(f"{folder} holds no image named <case>_0000{file_ending}; the pool would be empty.")
     complete, bad = {}, {}
     for case, files in sorted(channels.items()):
-        missing = [f"{case}_{c:04d}{file_ending}" for c in range(num_channels) if c not in files]
-        surplus = [files[c] for c in sorted(files) if c >= num_channels]
+        missing = [f"{case}_{c:04d}{file_ending}" for c in range(num_files) if c not in files]
+        surplus = [files[c] for c in sorted(files) if c >= num_files]
         if missing:
-            bad[case] = f"case '{case}': channel file {folder / missing[0]} is missing ({num_channels} channels are expected)."
+            bad[case] = f"case '{case}': channel file {folder / missing[0]} is missing ({num_files} channels are expected)."
         elif surplus:
-            bad[case] = f"case '{case}': {surplus[0]} is one channel too many ({num_channels} are expected)."
+            bad[case] = f"case '{case}': {surplus[0]} is one channel too many ({num_files} are expected)."
         else:
-            complete[case] = tuple(files[c] for c in range(num_channels))
+            complete[case] = tuple(files[c] for c in range(num_files))
     return complete, bad
 
 
@@ -221,7 +221,7 @@ def _collect(setup: NnunetSetup, folders: Sequence[Path], skip_bad: bool) -> tup
     images: dict[str, tuple[str, ...]] = {}
     skipped: dict[str, str] = {}
     for folder in folders:
-        found, bad = find_images(folder, setup.file_ending, setup.num_channels)
+        found, bad = find_images(folder, setup.file_ending, setup.num_files)
         if bad and not skip_bad:
             raise InputError(f"{next(iter(bad.values()))} Complete it, or leave bad cases out with --skip-bad.")
         if twice := sorted(set(found) & set(images)):

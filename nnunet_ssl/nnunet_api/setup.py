@@ -130,6 +130,12 @@ class NnunetSetup:
         return len(self.dataset_json.get("channel_names", self.dataset_json.get("modality", {})))
 
     @property
+    def num_files(self) -> int:
+        """Image files per case: as many as channels, or fewer where a file holds several, as RGB images do."""
+        labelled = next(iter(self.labelled_cases.values()), None)
+        return len(labelled.images) if labelled is not None else self.num_channels
+
+    @property
     def heads(self) -> int:
         """H: network outputs; classes with background, or regions."""
         return int(self.label_manager.num_segmentation_heads)

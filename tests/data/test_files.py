@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +85,30 @@ def test_leftovers_of_a_killed_process(tmp_path: Path) -> None:
     remove_leftovers(tmp_path)
     assert names(tmp_path) == ["Dataset601_a", "kept.json"]
     remove_leftovers(tmp_path / "nowhere")
+
+
+def test_what_a_running_process_works_on_is_no_leftover(tmp_path: Path) -> None:
+    """Runs on two datasets share nnU-Net's folders."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    host = socket.gethostname()
+    running = [f"{host}_{os.getppid()}_x", f"{host}_{os.getpid()}_a_b.json", "elsewhere_12_x"]
+    abandoned = [f"{host}_{ended.pid}_x", f"{host}_x_y", "12_a.json", "elsewhere_12_old"]
+    for name in running + abandoned:
+        (tmp_path / f"{TEMPORARY_PREFIX}{name}").touch()
+    os.utime(tmp_path / f"{TEMPORARY_PREFIX}elsewhere_12_old", (0, 0))
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == sorted(f"{TEMPORARY_PREFIX}{name}" for name in running)
+
+
+def test_own_temporary_things_carry_host_and_process(tmp_path: Path) -> None:
+    with temporary_folder(tmp_path) as folder, replacing(tmp_path / "a.json") as temporary:
+        (folder / "x").touch()
+        temporary.touch()
+        remove_leftovers(tmp_path)
+        assert names(tmp_path) == sorted([folder.name, temporary.name])
+        for path in (folder, temporary):
+            assert path.name.startswith(f"{TEMPORARY_PREFIX}{socket.gethostname()}_{os.getpid()}_")
 
 
 def test_json_keeps_its_order_and_ends_with_a_newline(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from nnunet_ssl.data import pool as pool_module
 from nnunet_ssl.data.files import TEMPORARY_PREFIX
 from nnunet_ssl.data.pool import find_images, find_pool, load_pool, pool_is_current
 from nnunet_ssl.errors import InputError, SetupError, StateError
+from nnunet_ssl.nnunet_api.preprocessing import check_case
+from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -100,6 +102,23 @@ def test_folders_without_images(tmp_path: Path) -> None:
     touch(tmp_path, "a.nii.gz")
     with pytest.raises(InputError, match=r"holds no image named <case>_0000\.nii\.gz; the pool would be empty"):
         find_images(tmp_path, ".nii.gz", 1)
+
+
+def test_rgb_images_hold_their_channels_in_one_file(project: Project, tmp_path: Path) -> None:
+    """`channel_names` has R, G and B, but the labelled cases have one file each; so has the pool."""
+    from skimage import io
+
+    random = np.random.default_rng(0)
+    for case in ("a", "b"):
+        io.imsave(tmp_path / f"{case}_0000.png", random.integers(1, 255, size=(20, 24, 3), dtype=np.uint8))
+    setup = project.setup()
+    listed = {"dataset": {"lab": {"images": ["imagesTr/lab_0000.png"], "label": "labelsTr/lab.png"}}}
+    content = {**setup.dataset_json, "file_ending": ".png", "channel_names": {"0": "R", "1": "G", "2": "B"}, **listed}
+    rgb = NnunetSetup(setup.dataset, setup.plans_name, setup.configuration, setup.plans, content)
+    assert (rgb.num_channels, rgb.num_files) == (3, 1)
+    found, bad = find_images(tmp_path, ".png", rgb.num_files)
+    assert (list(found), bad) == (["a", "b"], {})
+    check_case("a", list(found["a"]), {**setup.plans, "image_reader_writer": "NaturalImage2DIO"})
 
 
 # ---- a prepared pool

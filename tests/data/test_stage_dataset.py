@@ -37,9 +37,13 @@ from tiny_setup import (
 )
 
 from nnunet_ssl.confidence.evidence import Evidence
+from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.files import TEMPORARY_PREFIX
+from nnunet_ssl.data.pool import prepare_pool
 from nnunet_ssl.data.stage_dataset import StageSidecar, check_stage_place, read_sidecar, stage_is_whole
 from nnunet_ssl.errors import SetupError, StateError
+from nnunet_ssl.nnunet_api.setup import load_setup
+from nnunet_ssl.pseudolabel.start_run import open_run
 
 STAGE = "Dataset601_Tiny_f0s1"
 CHOSEN = ["pool_0", "pool_1", "pool_2"]
@@ -408,6 +412,32 @@ def test_regions_have_a_channel_each(taught_project: Project) -> None:
     locations = load_pickle(str(preprocessed(taught_project, IDENTIFIER, f"{case}.pkl")))["class_locations"]
     # tau = 0.7: outside the core the second region has 0.72, inside 0.64; so only the rim is trusted in both
     assert [len(v) for _, v in sorted(locations.items(), key=lambda i: -len(i[1]))] == [int((label == 1).sum()), 0]
+
+
+def test_2d_configurations(project: Project) -> None:
+    """The set-up's spacing is 1 everywhere, so the 2D configuration's data are those of the 3D one."""
+    base = project.preprocessed / DATASET
+    shutil.copytree(base / IDENTIFIER, base / "nnUNetPlans_2d")
+    setup = load_setup("137", "2d", "nnUNetPlans")
+    pool = prepare_pool(setup, [project.unlabelled], skip_bad=False, num_processes=1, progress_bar=False)
+    assert pool.folder.name.startswith("nnUNetPlans_2d__pool_")
+    checkpoint = project.results / DATASET / "nnUNetTrainer__nnUNetPlans__2d" / "fold_0" / "checkpoint_final.pth"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"weights")  # nothing is predicted here
+    method = MethodConfig().with_settings({"student.init": "scratch", "curriculum.fractions": [0.5, 1.0]})
+    run = open_run(setup, 0, teacher_trainer="nnUNetTrainer", method=method)
+    write_evidence(run.teacher_store())
+    record = grow_stage(run)
+    assert record.cases == CHOSEN
+    folder = project.preprocessed / STAGE
+    assert infer_dataset_class(str(folder / "nnUNetPlans_2d")) is nnUNetDatasetBlosc2
+    targets = blosc2.open(str(folder / "nnUNetPlans_2d__nnssl" / "pool_0.b2nd"), mode="r")
+    assert targets.shape == (5, *phantom("pool_0")[1].shape)
+    written = sitk.GetArrayFromImage(sitk.ReadImage(str(raw(project, "labelsTr", "pool_0.nii.gz"))))
+    assert np.array_equal(written, phantom("pool_0")[1])
+    found = content(folder / "nnUNetPlans.json")
+    assert "nnssl" in found["configurations"]["2d"]
+    assert "nnssl" not in found["configurations"][CONFIGURATION]
 
 
 def test_targets_without_probabilities_where_the_loss_needs_none(taught_project: Project) -> None:

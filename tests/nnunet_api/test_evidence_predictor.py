@@ -98,6 +98,31 @@ def test_regions_vote_each_on_their_own(project: Project) -> None:
         np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
+@torch.no_grad()
+def test_2d_configurations_are_swept_slice_by_slice(project: Project) -> None:
+    setup = project.setup()
+    flat = copy.deepcopy(setup.plans)
+    flat["configurations"]["2d"]["patch_size"] = PATCH[:2]
+    flat_setup = NnunetSetup(setup.dataset, setup.plans_name, "2d", flat, setup.dataset_json)
+    torch.manual_seed(0)
+    net = nn.Conv2d(1, 3, 3, padding=1).eval()
+    image = IMAGE[:, :3]
+    made = predictor(flat_setup, net, axes=(0, 1))
+    assert made.num_samples == 4
+    swept = made.sweep(image)
+    assert swept.shape == (9, 3, 24, 18)
+    gaussian = compute_gaussian(tuple(PATCH[:2]), sigma_scale=1 / 8, value_scaling_factor=10, dtype=torch.float32, device=CPU)
+    mean, weight = torch.zeros(3, 3, 24, 18), torch.zeros(24, 18)
+    for window in itertools.product(
+        *[[slice(s, s + 16) for s in steps] for steps in compute_steps_for_sliding_window((24, 18), (16, 16), 0.5)]
+    ):
+        weight[window] += gaussian
+        for z, view in itertools.product(range(3), views((0, 1))):
+            x = image[(slice(None), z, *window)][None]
+            mean[(slice(None), z, *window)] += gaussian * net(x.flip(view)).softmax(1).flip(view)[0] / 4
+    torch.testing.assert_close(swept[:3], mean / weight, atol=1e-5, rtol=0)
+
+
 class MeanProbabilities(nnUNetPredictor):
     """nnU-Net's own sweep, but of probabilities instead of logits."""
 

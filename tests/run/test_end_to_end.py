@@ -17,6 +17,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from file_watch import watching
+from nnunetv2.evaluation.accumulate_cv_results import accumulate_cv_results
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from tiny_setup import (
@@ -148,6 +149,13 @@ def test_stock_inference_on_the_users_dataset(run: Any, finished: tuple[Project,
     written = sitk.ReadImage(str(tmp_path / "out" / "pool_3.nii.gz"))
     assert written.GetSize() == sitk.ReadImage(str(image)).GetSize()
     assert written.GetOrigin() == sitk.ReadImage(str(image)).GetOrigin()
+
+
+def test_stock_evaluation_of_the_published_model(run: Any, tmp_path: Path) -> None:
+    """What `nnUNetv2_find_best_configuration` does with a model's folds."""
+    accumulate_cv_results(str(published_model(run).folder), str(tmp_path / "merged"), (0,), num_processes=1)
+    summary = json.loads((tmp_path / "merged" / "summary.json").read_text())
+    assert summary["foreground_mean"]["Dice"] == pytest.approx(validation_dice(published_model(run), 0), abs=1e-6)
 
 
 # ---- stock trainers
