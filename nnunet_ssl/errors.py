@@ -19,3 +19,7 @@ class ConfigError(NnsslError):
 
 class StateError(NnsslError):
     """What lies on disk does not fit what is asked for, for instance a manifest of another pool."""
+
+
+WRITE_AGAIN = "write the stage again with nnssl_pseudolabel --stage."
+"""End of a message about a stage dataset whose files are lost, damaged or edited."""

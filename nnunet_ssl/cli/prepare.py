@@ -43,9 +43,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     setup = load_setup(arguments.d, arguments.c, arguments.p)
     plans = arguments.p
     if arguments.preset:
-        plans = lay_preset(setup, arguments.preset)
+        setup = lay_preset(setup, arguments.preset)
+        plans = setup.plans_name
         print(f"plans: {setup.preprocessed_folder / plans}.json")
-        setup = load_setup(arguments.d, arguments.c, plans)
     number = int(setup.dataset[7:10])
     if not arguments.u:
         print(f"next: {NAME} -d {number} -c {arguments.c}{plans_flag(plans)} -u FOLDER")

@@ -36,6 +36,9 @@ def parser() -> argparse.ArgumentParser:
     add_run_arguments(made)
     add_device_argument(made)
     made.add_argument("--rescore", action="store_true", help="rank from stored evidence, predict nothing")
+    made.add_argument(
+        "--stage", type=int, metavar="T", help="write stage T, which was written before, again: its files are lost or damaged"
+    )
     add_method_arguments(made)
     return made
 
@@ -50,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from nnunet_ssl.nnunet_api.setup import load_setup
     from nnunet_ssl.pseudolabel.grow import grow
     from nnunet_ssl.pseudolabel.publish import publish
+    from nnunet_ssl.pseudolabel.rewrite_stage import rewrite_stage
     from nnunet_ssl.pseudolabel.start_run import open_run, settings_in_force
 
     setup = load_setup(arguments.d, arguments.c, arguments.p)
@@ -62,6 +66,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         method=settings_in_force(setup, arguments.tr, arguments.f).with_settings(assignments),
         first_id=arguments.first_id,
     )
+    if arguments.stage is not None:
+        record = rewrite_stage(run, arguments.stage, device=torch.device(use_device(arguments.device)))
+        print(f"stage {record.stage}: {len(record.cases)} pool cases written again in {record.dataset}")
+        print(f"next: {_train_line(run, record.stage)}")
+        return
     written = len(run.manifest.stages)
     if written and not run.is_trained(written):
         print(f"stage {written} is written ({run.stage_name(written)}); its student is not trained yet")

@@ -76,17 +76,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _request(arguments: argparse.Namespace, assignments: dict[str, object]) -> RunRequest:
-    from nnunet_ssl.data.overlay import lay_preset, preset_plans_name
+    from nnunet_ssl.data.overlay import laid_before, lay_preset, overlaid
     from nnunet_ssl.nnunet_api.setup import load_setup
     from nnunet_ssl.pseudolabel.start_run import settings_in_force
     from nnunet_ssl.run.pipeline import RunRequest
 
     setup = load_setup(arguments.d, arguments.c, arguments.p)
     if arguments.preset:
-        plans = preset_plans_name(arguments.p, Path(arguments.preset).stem)
-        if not (setup.preprocessed_folder / f"{plans}.json").is_file():
-            lay_preset(setup, arguments.preset)
-        setup = load_setup(arguments.d, arguments.c, plans)
+        only_looks = arguments.status or arguments.dry_run
+        make = overlaid if only_looks else lay_preset
+        setup = laid_before(setup, arguments.preset) or make(setup, arguments.preset)
     return RunRequest(
         setup=setup,
         fold=arguments.f,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ from nnunet_ssl.errors import ConfigError
 from nnunet_ssl.locations import presets_folder
 from nnunet_ssl.networks.self_configuration import derive_architecture
 from nnunet_ssl.nnunet_api.setup import NnunetSetup, read_json
+
+logger = logging.getLogger(__name__)
 
 _KEYS = {"description", "network", "features", "batch_size", "nnssl"}
 _NETWORKS = ("plans", "TransASPPUNet")
@@ -27,18 +32,12 @@ def preset_plans_name(base: str, preset: str) -> str:
     return f"{base}_nnssl_{preset}"
 
 
-def lay_preset(setup: NnunetSetup, preset: str) -> str:
-    """Write new plans beside the set-up's own: same data, with the overlay's network, batch size and `nnssl` section.
-
-    The data identifier stays, so nothing is preprocessed again (and `nnUNetv2_preprocess` must never be run with these plans: it would
-    delete the shared data).
+def overlaid(setup: NnunetSetup, preset: str) -> NnunetSetup:
+    """The set-up with an overlay's network, batch size and `nnssl` section in its plans, under a name of our own; nothing is written.
 
     Args:
-        setup: the set-up whose plans are the base; its file is not changed.
+        setup: the set-up whose plans are the base.
         preset: name of a shipped overlay, or path of a JSON file of the same form.
-
-    Returns:
-        The new plans name, for `-p`.
 
     Raises:
         ConfigError: if the overlay does not exist or has an unknown key or value.
@@ -56,8 +55,30 @@ def lay_preset(setup: NnunetSetup, preset: str) -> str:
     configuration["nnssl"] = MethodConfig.from_dict(overlay.get("nnssl")).to_dict()
     plans["configurations"][setup.configuration] = configuration
     plans["plans_name"] = preset_plans_name(setup.plans_name, name)
-    write_json(setup.preprocessed_folder / f"{plans['plans_name']}.json", plans)
-    return str(plans["plans_name"])
+    return replace(setup, plans=plans, plans_name=str(plans["plans_name"]))
+
+
+def lay_preset(setup: NnunetSetup, preset: str) -> NnunetSetup:
+    """Write the plans of `overlaid` beside the set-up's own, whose file is not changed.
+
+    The data identifier stays, so nothing is preprocessed again (and `nnUNetv2_preprocess` must never be run with these plans: it would
+    delete the shared data). Arguments, errors and return value as in `overlaid`.
+    """
+    laid = overlaid(setup, preset)
+    write_json(laid.preprocessed_folder / f"{laid.plans_name}.json", laid.plans)
+    return laid
+
+
+def laid_before(setup: NnunetSetup, preset: str) -> NnunetSetup | None:
+    """The set-up under the plans that an overlay has made before, or None; a warning where the overlay would make other plans now."""
+    wanted = overlaid(setup, preset)
+    path = setup.preprocessed_folder / f"{wanted.plans_name}.json"
+    if not path.is_file():
+        return None
+    plans = read_json(path)
+    if plans != json.loads(json.dumps(wanted.plans)):
+        logger.warning("%s is used as it is; the preset '%s' would now make other plans: remove the file to lay it again", path, preset)
+    return replace(wanted, plans=plans)
 
 
 def _read_overlay(preset: str) -> tuple[dict[str, Any], str]:

@@ -101,9 +101,9 @@ def _inner_part(space: _Space, outer: NDArray[np.bool_], *, centre_mm: NDArray[n
 def _tumour(space: _Space, inside: NDArray[np.bool_], *, enhancing: bool) -> NDArray[np.uint8]:
     """Label map (Z, Y, X) of one tumour within the mask `inside`."""
     centre = space.point_in_brain(0.55)
-    whole = inside & (space.blob(centre_mm=centre, radius_mm=space.rng.uniform(6.0, 10.0), roughness_mm=1.4) < 0)
-    core = _inner_part(space, whole, centre_mm=centre + space.rng.normal(0, 1.5, 3), share=space.rng.uniform(0.35, 0.75))
-    active = _inner_part(space, core, centre_mm=centre + space.rng.normal(0, 1.5, 3), share=space.rng.uniform(0.45, 0.85))
+    whole = inside & (space.blob(centre_mm=centre, radius_mm=space.rng.uniform(8.0, 12.0), roughness_mm=1.4) < 0)
+    core = _inner_part(space, whole, centre_mm=centre + space.rng.normal(0, 1.5, 3), share=space.rng.uniform(0.5, 0.8))
+    active = _inner_part(space, core, centre_mm=centre + space.rng.normal(0, 1.5, 3), share=space.rng.uniform(0.6, 0.9))
     labels = whole.astype(np.uint8)
     labels[core] = LABELS["core"]
     if enhancing:
@@ -136,7 +136,7 @@ def make_phantom(
     """Draw the anatomy of one case.
 
     Args:
-        shape: voxels (Z, Y, X), about 32 to 44 per axis.
+        shape: voxels (Z, Y, X); the brain fills it, and is meant to be 30 to 45 mm wide.
         spacing_mm: voxel size (z, y, x) in millimetres; the anatomy keeps its size in millimetres.
         enhancing: whether the tumour has an enhancing part.
         rng: source of everything random; the same state gives the same phantom.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_ssl.data.files import write_json
-from nnunet_ssl.data.overlay import lay_preset, preset_plans_name
+from nnunet_ssl.data.overlay import laid_before, lay_preset
 from nnunet_ssl.demo.control import control_epochs, control_overlay, steps_until
 from nnunet_ssl.demo.demo_folders import demo_folders
 from nnunet_ssl.demo.stock_command import run_stock_command
@@ -113,10 +113,7 @@ def is_preprocessed() -> bool:
 def _laid_setup(preset: str) -> NnunetSetup:
     """The synthetic dataset with an overlay over nnU-Net's plans; one that is laid already stays as it is."""
     base = load_setup(DATASET_NAME, CONFIGURATION, PLANS)
-    plans = preset_plans_name(PLANS, Path(preset).stem)
-    if not (base.preprocessed_folder / f"{plans}.json").is_file():
-        lay_preset(base, preset)
-    return load_setup(DATASET_NAME, CONFIGURATION, plans)
+    return laid_before(base, preset) or lay_preset(base, preset)
 
 
 def _run_request(setup: NnunetSetup, dataset: SyntheticDataset, device: str) -> RunRequest:

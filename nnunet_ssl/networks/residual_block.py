@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
 from torch import Tensor, nn
 
 from nnunet_ssl.networks.conv_style import ConvStyle
@@ -49,10 +48,3 @@ class ResidualBlock(nn.Module):
         branch = self.conv2(self.squeeze_excitation(self.conv1(x)))
         out: Tensor = self.nonlin(branch + self.shortcut(x))
         return out
-
-    def start_as_shortcut(self) -> None:
-        """Zero the last norm's scale, so that training starts from the shortcut alone, as nnU-Net's residual encoder does."""
-        norm = getattr(self.conv2, "norm", None) if isinstance(self.conv2, ConvDropoutNormReLU) else None
-        if norm is not None and norm.weight is not None:
-            nn.init.zeros_(norm.weight)
-            nn.init.zeros_(norm.bias)

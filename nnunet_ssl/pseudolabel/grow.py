@@ -179,7 +179,7 @@ def grow(run: Run, *, device: torch.device, rescore: bool = False) -> StageRecor
     fraction = method.curriculum.stage_fractions[stage - 1]
     chosen = [ranked.case for ranked in select(ranking, fraction)]
     _warn_of_missing_classes(run, chosen, scored)
-    sidecar = _sidecar(run, stage, chosen, source)
+    sidecar = stage_sidecar(run, stage, chosen, source)
     _write(run, stage, labels, sidecar)
     record = _record(run, stage, chosen, fraction, source, change, scored, sidecar, time.perf_counter() - begun)
     entered = {case: s.stage for s in reversed([*run.manifest.stages, record]) for case in s.cases}
@@ -197,7 +197,8 @@ def _write(run: Run, stage: int, labels: PoolLabels, sidecar: StageSidecar) -> N
     write_stage(name, run.setup, run.pool, run.method, sidecar, cases)
 
 
-def _sidecar(run: Run, stage: int, chosen: list[str], source: LabelSource) -> StageSidecar:
+def stage_sidecar(run: Run, stage: int, chosen: list[str], source: LabelSource) -> StageSidecar:
+    """Provenance of a stage, and what its student's trainer needs to know."""
     setup, student, manifest = run.setup, run.method.student, run.manifest
     train, validation = setup.fold_cases(run.fold)
     heads = setup.heads

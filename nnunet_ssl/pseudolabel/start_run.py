@@ -37,7 +37,8 @@ def open_run(
         setup: the labelled dataset and its plans.
         fold: 0, 1, ... (report mode) or `all` (final mode).
         teacher_trainer: class name of the teacher's trainer.
-        teacher_folds: folds of the teacher whose evidence is averaged; only `-f all` may name others than its own fold.
+        teacher_folds: folds of the teacher whose evidence is averaged; only `-f all` may name others than its own fold. None takes the
+            folds of the run that has begun, else the run's own.
         student_trainer: class name of the student's trainer; None takes the one with the teacher's network.
         method: settings; None takes the run's own, or the plans'.
         first_id: first id of the block of stage datasets; None takes the first free block from 601.
@@ -48,11 +49,11 @@ def open_run(
         ConfigError: if a fold's run would use another fold's teacher, or the settings do not fit the dataset.
     """
     teacher = ModelLocation(dataset=setup.dataset, trainer=teacher_trainer, plans=setup.plans_name, configuration=setup.configuration)
-    folds = list(teacher_folds) if teacher_folds else [fold]
-    if fold != "all" and folds != [fold]:
-        raise ConfigError(f"fold {fold} may only use the teacher of fold {fold}: another fold's teacher has seen its validation cases.")
     pool, workspace = load_pool(setup), teacher.workspace(fold)
     manifest = Manifest.load(workspace)
+    folds = list(teacher_folds) if teacher_folds else manifest.teacher_folds if manifest else [fold]
+    if fold != "all" and folds != [fold]:
+        raise ConfigError(f"fold {fold} may only use the teacher of fold {fold}: another fold's teacher has seen its validation cases.")
     settings = method or (MethodConfig.from_dict(manifest.method) if manifest else setup.method)
     _check_settings(setup, settings)
     teacher_print = _teacher_fingerprint(teacher, folds, settings)

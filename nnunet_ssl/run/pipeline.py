@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from nnunet_ssl.config import MethodConfig
+from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.data.pool import pool_is_current, prepare_pool
 from nnunet_ssl.errors import SetupError
 from nnunet_ssl.locations import ModelLocation
@@ -51,8 +52,9 @@ class RunRequest:
 
     @property
     def folds(self) -> tuple[int | str, ...]:
-        """Folds of the teacher."""
-        return self.teacher_folds or (self.fold,)
+        """Folds of the teacher: as asked for, else those of the run that has begun, else the run's own."""
+        begun = None if self.teacher_folds else Manifest.load(self.teacher.workspace(self.fold))
+        return self.teacher_folds or (tuple(begun.teacher_folds) if begun else (self.fold,))
 
     def open(self) -> Run:
         """The run on disk, begun if need be; needs a prepared pool and a trained teacher."""

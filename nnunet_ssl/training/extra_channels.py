@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate
 
 from nnunet_ssl.confidence.quantise import SHARE_STEPS
 from nnunet_ssl.data.stage_dataset import CODE_IGNORED, CODE_POOL
-from nnunet_ssl.errors import StateError
+from nnunet_ssl.errors import WRITE_AGAIN, StateError
 
 CODE_PADDING = 0
 """Labelled sample: padding, outside the image, or nnU-Net's ignore label."""
@@ -65,7 +65,7 @@ class ExtraLayout:
         if num_confidence != expected or num_probabilities not in (0, len(heads)):
             raise StateError(
                 f"the stage has {num_confidence} confidence and {num_probabilities} probability channels, its labels ask for {expected} "
-                f"and 0 or {len(heads)}; write the stage again with nnssl_pseudolabel."
+                f"and 0 or {len(heads)}; {WRITE_AGAIN}"
             )
         ignore = label_manager.ignore_label
         return cls(num_confidence=num_confidence, num_probabilities=num_probabilities, heads=heads, ignore_label=ignore)

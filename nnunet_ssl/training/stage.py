@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from nnunet_ssl.config import SCHEMA
-from nnunet_ssl.errors import StateError
+from nnunet_ssl.errors import WRITE_AGAIN, StateError
 from nnunet_ssl.locations import STAGE_SIDECAR, preprocessed_root, results_root
 
 StageInit = Literal["teacher", "previous", "scratch"]
@@ -75,7 +75,7 @@ class Stage:
 
     def _refuse_leak(self, train: list[str], place: str) -> None:
         if leaked := sorted(set(train) & set(self.validation_cases)):
-            raise StateError(f"validation case '{leaked[0]}' is among the training cases in {place}; write the stage again.")
+            raise StateError(f"validation case '{leaked[0]}' is among the training cases in {place}; {WRITE_AGAIN}")
 
 
 def read_stage(dataset: str) -> Stage:
@@ -95,7 +95,7 @@ def read_stage(dataset: str) -> Stage:
         newer = content.get("schema", 0) > SCHEMA
         stage = None if newer else _from_content(dataset, content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StateError(f"{path} is damaged ({error!r}); write the stage again with nnssl_pseudolabel.") from error
+        raise StateError(f"{path} is damaged ({error!r}); {WRITE_AGAIN}") from error
     if stage is None:
         raise StateError(f"{path} has schema {content['schema']}, this version reads up to {SCHEMA}; update nnunet-ssl.")
     return stage

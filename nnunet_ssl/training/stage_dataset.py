@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nnunet_ssl.errors import StateError
+from nnunet_ssl.errors import WRITE_AGAIN, StateError
 from nnunet_ssl.training.extra_channels import ExtraLayout
 
 
@@ -98,11 +98,11 @@ class StageDataset:
     def _from_file(self, identifier: str, shape: tuple[int, ...]) -> Callable[[NDArray[np.int16], tuple[slice, ...]], NDArray[np.int16]]:
         path = self._targets_folder / f"{identifier}.b2nd"
         if not path.is_file():
-            raise StateError(f"the targets of pool case '{identifier}' are missing ({path}); write the stage again with nnssl_pseudolabel.")
+            raise StateError(f"the targets of pool case '{identifier}' are missing ({path}); {WRITE_AGAIN}")
         # as nnU-Net does: memory mapping is unreliable on Windows
         mapping = {} if os.name == "nt" else {"mmap_mode": "r"}
         targets = blosc2.open(urlpath=str(path), mode="r", dparams={"nthreads": 1}, **mapping)
         expected = (self._layout.num_channels, *shape[1:])
         if targets.shape != expected:
-            raise StateError(f"targets of pool case '{identifier}' have shape {targets.shape}, expected {expected}; write the stage again.")
+            raise StateError(f"targets of pool case '{identifier}' have shape {targets.shape}, expected {expected}; {WRITE_AGAIN}")
         return lambda _, index: np.asarray(targets[index])

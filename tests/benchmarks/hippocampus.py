@@ -3,13 +3,20 @@
     python tests/benchmarks/hippocampus.py --data ../shared/data/hippocampus --out /data/hippocampus_run
 
 Resumable: every step looks at the files on disk first. Trained are (1) the teacher and the students of `nnssl_run -f all`, (2) a control
-on the same labels with as many optimiser steps as teacher and students together, (3) a ceiling with that many steps on all 160 labels.
-Test labels are read by `nnUNetv2_evaluate_folder` alone. The result is `results.csv` and a table.
+on the same labels with as many optimiser steps as teacher and students together, (3) a ceiling with that many steps on all 160 labels;
+with `--stock` instead a stock teacher, one student stage and a stock control. Test labels are read by `nnUNetv2_evaluate_folder` alone.
+The result is `results.csv` (`results_stock.csv`) and a table.
+
+Two cores do the most when each has a process of its own. After `--only setup`:
+
+    OMP_THREAD_LIMIT=1 taskset -c 0 python tests/benchmarks/hippocampus.py ... --only run &
+    OMP_THREAD_LIMIT=1 taskset -c 1 python tests/benchmarks/hippocampus.py ... --only controls
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -37,10 +44,13 @@ def main() -> int:
     """Run what is not done, then print the table."""
     arguments = parse()
     bench = Benchmark(arguments)
-    bench.set_up()
-    models = bench.train()
+    if arguments.only in (None, "setup"):
+        bench.set_up()
+    models = [] if arguments.only == "setup" else bench.train()
     rows = [{"model": model.name, **bench.evaluate(model)} for model in models]
-    path = bench.out / "results.csv"
+    if arguments.only is not None:
+        return 0
+    path = bench.out / ("results_stock.csv" if arguments.stock else "results.csv")
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -65,7 +75,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--stock", action="store_true", help="stock nnUNetTrainer teacher (5 epochs of 250 steps), SemiSupervisedStudentTrainer, one stage"
     )
-    parser.add_argument("--no-controls", action="store_true", help="leave control and ceiling out")
+    parser.add_argument("--only", choices=("setup", "run", "controls"), help="a part of the work; without it everything, and the table")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--run-flags", default="", help="further flags of nnssl_run, in one string")
     return parser.parse_args()
@@ -81,7 +91,7 @@ class Benchmark:
         self.labelled = self.splits["labelled"][arguments.labels][arguments.draw]
         self.evaluated = [case for case in self.splits[arguments.split] if case not in self.labelled]
         self.pool = sorted(set(self.splits["train"]) - set(self.labelled) - set(self.evaluated))
-        self.env = {**os.environ, "nnUNet_n_proc_DA": "1", "nnUNet_compile": "0"}
+        self.env = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "nnUNet_n_proc_DA": "1", "nnUNet_compile": "0"}
         for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
             (self.out / name).mkdir(parents=True, exist_ok=True)
             self.env[name] = str(self.out / name)
@@ -102,8 +112,6 @@ class Benchmark:
         self.link_images(self.evaluated, self.out / "test")
         if not self.plans_file(DATASET, "nnUNetPlans").is_file():
             self.call("nnUNetv2_plan_and_preprocess", "-d", DATASET, "-c", CONFIGURATION, "-npfp", 2, "-np", 2)
-        if self.arguments.no_controls:
-            return
         self.write_dataset(CEILING, sorted(set(self.splits["train"]) - set(self.evaluated)))
         if not self.plans_file(CEILING, "nnUNetPlans").is_file():
             self.call("nnUNetv2_extract_fingerprint", "-d", CEILING, "-np", 2)
@@ -134,35 +142,47 @@ class Benchmark:
         return self.out / "nnUNet_preprocessed" / self.dataset_name(number) / f"{plans}.json"
 
     def train(self) -> list[Model]:
-        """Teacher and students, control, ceiling; returns what is to be evaluated."""
-        if self.arguments.stock:
-            return self.train_stock()
-        preset = self.arguments.preset
-        plans = f"nnUNetPlans_nnssl_{Path(preset).stem}"
+        """Train what is asked for and not trained yet; returns what is to be evaluated."""
+        run = self.train_stock_run if self.arguments.stock else self.train_run
+        controls = self.train_stock_control if self.arguments.stock else self.train_controls
+        parts = {"run": [run], "controls": [controls], None: [run, controls]}[self.arguments.only]
+        return [model for part in parts for model in part()]
+
+    def train_run(self) -> list[Model]:
+        """Teacher and students, by the one command of a user."""
         run = ["-d", DATASET, "-c", CONFIGURATION, "-f", "all", "-device", self.arguments.device]
-        self.call("nnssl_run", *run, "--preset", preset, "-u", self.out / "pool", *self.arguments.run_flags.split())
-        models = [Model("teacher", DATASET, "TransASPPTeacherTrainer", plans), *self.students("TransASPPTeacherTrainer", plans)]
-        models.append(Model("published student", DATASET, "TransASPPStudentTrainer", plans))
-        if self.arguments.no_controls:
-            return models
-        control = self.lay_control(plans)
+        self.call("nnssl_run", *run, "--preset", self.arguments.preset, "-u", self.out / "pool", *self.arguments.run_flags.split())
+        teacher = "TransASPPTeacherTrainer"
+        models = [Model("teacher", DATASET, teacher, self.plans), *self.students(teacher, self.plans)]
+        return [*models, Model("published student", DATASET, "TransASPPStudentTrainer", self.plans)]
+
+    def train_controls(self) -> list[Model]:
+        """As many steps as teacher and students together: on the same labels, and on all."""
+        control = self.lay_control()
+        models = []
         for name, number in (("control, equal total steps", DATASET), ("ceiling, 160 labels", CEILING)):
             self.train_supervised(number, control)
             models.append(Model(name, number, "TransASPPTeacherTrainer", control))
         return models
 
-    def train_stock(self) -> list[Model]:
-        """A stock teacher and one stage of the student with the plans' own network, and the stock control of twice the length."""
-        plans, teacher = "nnUNetPlans_nnssl_stock", "nnUNetTrainer_5epochs"
-        self.lay("stock", STOCK_OVERLAY)
+    def train_stock_run(self) -> list[Model]:
+        """A stock teacher, and one stage of the student with the plans' own network."""
+        plans, teacher = self.lay("stock", STOCK_OVERLAY), "nnUNetTrainer_5epochs"
         self.train_supervised(DATASET, plans, teacher)
         run = ["-d", DATASET, "-c", CONFIGURATION, "-f", "all", "-p", plans, "-tr", teacher, "-device", self.arguments.device]
         self.call("nnssl_run", *run, "-u", self.out / "pool", *self.arguments.run_flags.split())
-        models = [Model("stock teacher", DATASET, teacher, plans), Model("student", DATASET, "SemiSupervisedStudentTrainer", plans)]
-        if not self.arguments.no_controls:
-            self.train_supervised(DATASET, plans, "nnUNetTrainer_10epochs")
-            models.append(Model("stock control, equal total steps", DATASET, "nnUNetTrainer_10epochs", plans))
-        return models
+        return [Model("stock teacher", DATASET, teacher, plans), Model("student", DATASET, "SemiSupervisedStudentTrainer", plans)]
+
+    def train_stock_control(self) -> list[Model]:
+        """Stock nnU-Net with twice the teacher's length."""
+        plans, trainer = self.lay("stock", STOCK_OVERLAY), "nnUNetTrainer_10epochs"
+        self.train_supervised(DATASET, plans, trainer)
+        return [Model("stock control, equal total steps", DATASET, trainer, plans)]
+
+    @property
+    def plans(self) -> str:
+        """Plans name of the overlay."""
+        return f"nnUNetPlans_nnssl_{Path(self.arguments.preset).stem}"
 
     def students(self, teacher: str, plans: str) -> list[Model]:
         """The student of every stage, from the run's manifest."""
@@ -170,28 +190,27 @@ class Benchmark:
         manifest = json.loads((folder / "fold_all" / "nnssl" / "manifest.json").read_text())
         return [Model(f"student {s['stage']}", int(s["dataset"][7:10]), manifest["student_trainer"], plans) for s in manifest["stages"]]
 
-    def lay_control(self, plans: str) -> str:
+    def lay_control(self) -> str:
         """Plans whose supervised phase is as long as teacher and students together; no distillation."""
-        section = json.loads(self.plans_file(DATASET, plans).read_text())["configurations"][CONFIGURATION]["nnssl"]
-        teacher, student = section["teacher"], section["student"]
+        overlay = json.loads(self.overlay_file().read_text())
+        teacher, student = overlay["nnssl"]["teacher"], overlay["nnssl"]["student"]
         steps = [part["length"]["num_epochs"] * part["length"]["iterations_per_epoch"] for part in (teacher, student)]
         epochs = round(sum(steps) / teacher["length"]["iterations_per_epoch"])
-        overlay = json.loads(self.overlay_file().read_text())
         overlay["nnssl"] = {"teacher": {**teacher, "length": {**teacher["length"], "num_epochs": epochs}, "distillation_epochs": 0}}
-        self.lay("control", overlay)
-        return "nnUNetPlans_nnssl_control"
+        return self.lay("control", overlay)
 
     def overlay_file(self) -> Path:
         shipped = Path(self.env["nnUNet_extTrainer"]).parent / "plans" / f"{self.arguments.preset}.json"
         return shipped if shipped.is_file() else Path(self.arguments.preset)
 
-    def lay(self, name: str, overlay: dict[str, object]) -> None:
-        """Write an overlay of this benchmark's own and lay it over the plans of both datasets."""
+    def lay(self, name: str, overlay: dict[str, object]) -> str:
+        """Write an overlay of this benchmark's own, lay it over the plans of both datasets and return the plans name."""
         path = self.out / f"{name}.json"
         path.write_text(json.dumps(overlay, indent=1))
-        for number in (DATASET,) if self.arguments.no_controls or self.arguments.stock else (DATASET, CEILING):
+        for number in (DATASET, CEILING):
             if not self.plans_file(number, f"nnUNetPlans_nnssl_{name}").is_file():
                 self.call("nnssl_prepare", "-d", number, "-c", CONFIGURATION, "--preset", path)
+        return f"nnUNetPlans_nnssl_{name}"
 
     def train_supervised(self, number: int, plans: str, trainer: str = "TransASPPTeacherTrainer") -> None:
         """One supervised training on all labels of a dataset."""
@@ -224,9 +243,9 @@ class Benchmark:
 
 
 STOCK_OVERLAY: dict[str, object] = {
-    "description": "nnU-Net's own PlainConvUNet at 8 to 64 features; one student stage of 1250 steps.",
+    "description": "nnU-Net's own PlainConvUNet at 16 to 128 features; one student stage of 1250 steps.",
     "network": "plans",
-    "features": {"base": 8, "max": 64},
+    "features": {"base": 16, "max": 128},
     "batch_size": 2,
     "nnssl": {
         "curriculum": {"fractions": [1.0]},
@@ -236,8 +255,8 @@ STOCK_OVERLAY: dict[str, object] = {
 
 
 def link(source: Path, target: Path) -> None:
-    """Symbolic link unless it is there."""
-    if not target.exists():
+    """Symbolic link unless it is there; another process may make it at the same moment."""
+    with contextlib.suppress(FileExistsError):
         target.symlink_to(source)
 
 

@@ -57,6 +57,18 @@ def test_rescore_predicts_nothing(taught_project: Project, capsys: Any) -> None:
     assert open_tiny_run(taught_project).manifest.stages[0].cases == POOL[:2:-1]
 
 
+def test_stage_again(taught_project: Project, capsys: Any) -> None:
+    assert "--stage 1: none is written" in call(capsys, "--stage", "1", code=2)
+    write_evidence(open_tiny_run(taught_project).teacher_store())
+    call(capsys)
+    label = taught_project.raw / "Dataset601_Tiny_f0s1" / "labelsTr" / "pool_0.nii.gz"
+    label.unlink()
+    out = call(capsys, "--stage", "1")
+    assert "stage 1: 3 pool cases written again in Dataset601_Tiny_f0s1" in out
+    assert f"next: nnUNetv2_train 601 3d_fullres 0 -tr {OUR_STUDENT} -p {PLANS}\n" in out
+    assert label.is_file()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -11,7 +11,7 @@ import pytest
 from tiny_setup import CONFIGURATION, DATASET, OVERLAY, PATCH, PLANS, Project, digests, lay_overlay
 
 from nnunet_ssl.config import MethodConfig
-from nnunet_ssl.data.overlay import lay_preset, preset_names, preset_plans_name
+from nnunet_ssl.data.overlay import laid_before, lay_preset, overlaid, preset_names, preset_plans_name
 from nnunet_ssl.errors import ConfigError, InputError
 
 
@@ -82,7 +82,7 @@ def test_network_of_every_shipped_preset_is_built_from_its_plans(project: Projec
     """By nnU-Net, which knows nothing of overlays."""
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-    name = lay_preset(project.setup("nnUNetPlans"), preset)
+    name = lay_preset(project.setup("nnUNetPlans"), preset).plans_name
     assert name == f"nnUNetPlans_nnssl_{preset}"
     configuration = project.setup(name).configuration_manager
     network = get_network_from_plans(
@@ -125,3 +125,29 @@ def test_overlay_that_is_no_json(project: Project, tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text("{")
     with pytest.raises(InputError, match=r"mine\.json cannot be read"):
         lay_preset(project.setup("nnUNetPlans"), str(tmp_path / "mine.json"))
+
+
+def test_looking_at_an_overlay_writes_nothing(project: Project) -> None:
+    base = project.setup("nnUNetPlans")
+    before = sorted(base.preprocessed_folder.iterdir())
+    seen = overlaid(base, "cpu")
+    assert sorted(base.preprocessed_folder.iterdir()) == before
+    assert laid_before(base, "cpu") is None
+    assert lay_preset(base, "cpu").plans == seen.plans
+
+
+def test_overlay_laid_before_is_used_and_a_change_of_the_preset_is_said(
+    project: Project, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base, preset = project.setup("nnUNetPlans"), tmp_path / "mine.json"
+    preset.write_text(json.dumps({"nnssl": {"student": {"cutmix": 0.25}}}))
+    lay_preset(base, str(preset))
+    found = laid_before(base, str(preset))
+    assert found is not None
+    assert found.method.student.cutmix == 0.25
+    assert not caplog.records
+    preset.write_text(json.dumps({"nnssl": {"student": {"cutmix": 0.75}}}))
+    found = laid_before(base, str(preset))
+    assert found is not None
+    assert found.method.student.cutmix == 0.25
+    assert "would now make other plans" in caplog.text

@@ -94,7 +94,7 @@ def test_geometry_of_labels_and_images_agrees_and_varies(dataset: SyntheticDatas
         assert (extent_mm <= (41, 45, 41)).all()
         for name, values in seen.items():
             values.add(getattr(label, f"Get{name.capitalize()}")())
-    assert seen["spacing"] == {(1.0, 1.0, 1.0), (1.0, 1.0, 1.25)}
+    assert seen["spacing"] == {(1.5, 1.5, 1.5), (1.5, 1.5, 2.0)}
     assert len(seen["direction"]) == 2
     assert len(seen["origin"]) == sum(GROUPS.values())
 

@@ -44,15 +44,6 @@ def test_gate_in_a_residual_block_depends_on_the_image_under_instance_norm():
     assert (gates[0][0] - gates[0][1]).abs().max() > 1e-4
 
 
-def test_residual_block_can_start_as_its_shortcut():
-    style = ConvStyle(conv_op=nn.Conv2d, norm_op=nn.InstanceNorm2d, norm_op_kwargs={"affine": True}, nonlin=nn.ReLU)
-    block = ResidualBlock(in_channels=4, out_channels=4, kernel_size=(3, 3), style=style)
-    block.start_as_shortcut()
-    x = torch.randn(1, 4, 8, 8)
-    torch.testing.assert_close(block(x), x.relu())
-
-
 def test_residual_block_without_norm():
     block = ResidualBlock(in_channels=2, out_channels=4, kernel_size=(3, 3), style=ConvStyle(conv_op=nn.Conv2d, nonlin=nn.ReLU))
-    block.start_as_shortcut()
     assert block(torch.randn(1, 2, 5, 5)).shape == (1, 4, 5, 5)

@@ -68,6 +68,7 @@ def test_final_mode_averages_folds(taught_project: Project) -> None:
     (taught_project.results / DATASET / f"{OUR_TEACHER}__{PLANS}__{CONFIGURATION}" / "fold_all").mkdir()
     run = open_tiny_run(taught_project, "all", teacher_folds=[0, 1])
     assert run.workspace == workspace(taught_project, "all")
+    assert open_tiny_run(taught_project, "all").manifest.teacher_folds == [0, 1]  # a run remembers its teachers
     with pytest.raises(SetupError, match=r"teacher of fold 2 is not trained"):
         open_tiny_run(taught_project, "all", teacher_folds=[0, 2])
 

@@ -158,7 +158,7 @@ def lay_overlay(project: Project, overlay: Mapping[str, Any] | None = None) -> s
 
     path = project.results / "tiny.json"
     path.write_text(json.dumps(overlay or OVERLAY))
-    name = lay_preset(project.setup("nnUNetPlans"), str(path))
+    name = lay_preset(project.setup("nnUNetPlans"), str(path)).plans_name
     path.unlink()
     return name
 

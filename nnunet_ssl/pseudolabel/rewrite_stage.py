@@ -1,0 +1,41 @@
+"""Write a stage again that the manifest has, after files of it were lost or damaged."""
+
+from __future__ import annotations
+
+import torch
+
+from nnunet_ssl.data.manifest import StageRecord
+from nnunet_ssl.data.stage_dataset import write_stage
+from nnunet_ssl.errors import ConfigError
+from nnunet_ssl.pseudolabel.grow import Run, gather_student_evidence, gather_teacher_evidence, labels_of, source_of, stage_sidecar
+
+
+def rewrite_stage(run: Run, stage: int, *, device: torch.device) -> StageRecord:
+    """Write a stage's dataset again with the cases and the source of labels that the manifest names; the manifest stays as it is.
+
+    Args:
+        run: the run.
+        stage: t, from 1; one that is in the manifest.
+        device: where networks predict, should evidence be missing.
+
+    Returns:
+        The record of the stage.
+
+    Raises:
+        ConfigError: if the manifest has no such stage.
+        SetupError: if the student who took part in the labels is gone, and its evidence too.
+    """
+    records = run.manifest.stages
+    if not 1 <= stage <= len(records):
+        written = f"stages 1 to {len(records)} are" if len(records) > 1 else "stage 1 alone is" if records else "none is"
+        raise ConfigError(f"--stage {stage}: {written} written in {run.workspace}; without --stage the next one is.")
+    record = records[stage - 1]
+    source = source_of(record)
+    gather_teacher_evidence(run, device)
+    if source.student_stage is not None and source.weight > 0:
+        gather_student_evidence(run, source.student_stage, device)
+    labels, student = labels_of(run, source), run.method.student
+    sidecar = stage_sidecar(run, stage, record.cases, source)
+    cases = (labels.pseudo_case(case, student.tau, with_probabilities=student.needs_probabilities) for case in record.cases)
+    write_stage(record.dataset, run.setup, run.pool, run.method, sidecar, cases)
+    return record
