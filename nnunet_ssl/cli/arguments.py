@@ -120,7 +120,7 @@ def _value(text: str) -> Any:
 
 
 def use_device(name: str) -> str:
-    """Check the device and give a CPU all its cores, as nnU-Net's own commands do.
+    """Check the device, and on a CPU use every core that this process may use.
 
     Raises:
         ConfigError: if the device is not there.
@@ -131,8 +131,13 @@ def use_device(name: str) -> str:
         raise ConfigError("-device cuda: PyTorch finds no CUDA device; use -device cpu.")
     if name == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("-device mps: PyTorch finds no Apple GPU; use -device cpu.")
-    torch.set_num_threads(os.cpu_count() or 1 if name == "cpu" else 1)
+    torch.set_num_threads(_usable_cores() if name == "cpu" else 1)
     return name
+
+
+def _usable_cores() -> int:
+    """Cores that a scheduler, container or `taskset` has left to this process."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def plans_flag(plans: str) -> str:

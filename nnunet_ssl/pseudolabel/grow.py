@@ -168,6 +168,8 @@ def grow(run: Run, *, device: torch.device, rescore: bool = False) -> StageRecor
     begun, stage = time.perf_counter(), run.next_stage
     if stage is None:
         raise StateError(f"the curriculum of {run.workspace} is complete: {len(run.manifest.stages)} stages are written.")
+    if stage > 1:
+        run.student_store(stage - 1)  # an error if that student is not trained, also where its evidence is not asked for
     if not rescore:
         gather_teacher_evidence(run, device)
         if stage > 1 and run.method.agreement.weight > 0:

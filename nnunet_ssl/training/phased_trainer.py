@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
 
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.files import replacing
@@ -19,6 +20,7 @@ from nnunet_ssl.training.distributed import broadcast_parameters, leave_head_out
 from nnunet_ssl.training.epoch_terms import EpochTerms
 from nnunet_ssl.training.phases import DISTILLATION, Phase, PhasedPolyLRScheduler, PhaseSchedule
 from nnunet_ssl.training.plain_patches import plain_patch_loader
+from nnunet_ssl.training.supervised_loss import weigh_lone_scale
 from nnunet_ssl.training.uncertainty_phase import UncertaintyDistillation
 
 CHECKPOINT_ENTRY = "nnssl"
@@ -87,6 +89,9 @@ class PhasedTrainer(nnUNetTrainer):
     def print_plans(self) -> None:
         super().print_plans()
         self.print_to_log_file("nnunet-ssl settings:\n", json.dumps(self.method.to_dict()), "\n", add_timestamp=False)
+
+    def _build_loss(self) -> nn.Module:
+        return weigh_lone_scale(super()._build_loss())
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PhasedPolyLRScheduler]:
         optimizer, _ = super().configure_optimizers()

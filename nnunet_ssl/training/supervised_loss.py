@@ -19,6 +19,20 @@ def scale_weights(loss: nn.Module) -> tuple[float, ...]:
     return tuple(float(w) for w in getattr(loss, "weight_factors", (1.0,)))
 
 
+def weigh_lone_scale(loss: nn.Module) -> nn.Module:
+    """Give the only output of a network with two resolutions the weight 1; nnU-Net divides 0 by 0 there, and the loss would be NaN.
+
+    Args:
+        loss: what nnU-Net's `_build_loss` returned; changed in place.
+
+    Returns:
+        The same loss.
+    """
+    if len(scale_weights(loss)) == 1 and hasattr(loss, "weight_factors"):
+        loss.weight_factors = (1.0,)
+    return loss
+
+
 def weigh_cross_entropy(loss: nn.Module, lambda_ce: float) -> nn.Module:
     """Set the weight of the cross-entropy beside the Dice loss, lambda_CE of Eq. 6.
 

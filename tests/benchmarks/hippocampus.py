@@ -9,8 +9,8 @@ The result is `results.csv` (`results_stock.csv`) and a table.
 
 Two cores do the most when each has a process of its own. After `--only setup`:
 
-    OMP_THREAD_LIMIT=1 taskset -c 0 python tests/benchmarks/hippocampus.py ... --only run &
-    OMP_THREAD_LIMIT=1 taskset -c 1 python tests/benchmarks/hippocampus.py ... --only controls
+    taskset -c 0 python tests/benchmarks/hippocampus.py ... --only run &
+    taskset -c 1 python tests/benchmarks/hippocampus.py ... --only controls
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import contextlib
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -110,13 +111,21 @@ class Benchmark:
         self.write_dataset(DATASET, self.labelled)
         self.link_images(self.pool, self.out / "pool")
         self.link_images(self.evaluated, self.out / "test")
-        if not self.plans_file(DATASET, "nnUNetPlans").is_file():
+        if not self.is_preprocessed(DATASET, self.labelled):
             self.call("nnUNetv2_plan_and_preprocess", "-d", DATASET, "-c", CONFIGURATION, "-npfp", 2, "-np", 2)
-        self.write_dataset(CEILING, sorted(set(self.splits["train"]) - set(self.evaluated)))
-        if not self.plans_file(CEILING, "nnUNetPlans").is_file():
+        everything = sorted(set(self.splits["train"]) - set(self.evaluated))
+        self.write_dataset(CEILING, everything)
+        if not self.is_preprocessed(CEILING, everything):
             self.call("nnUNetv2_extract_fingerprint", "-d", CEILING, "-np", 2)
+            # planning would put it there; the plans are moved instead, so that both datasets are trained alike
+            shutil.copy(self.out / "nnUNet_raw" / self.dataset_name(CEILING) / "dataset.json", self.plans_file(CEILING, "dataset"))
             self.call("nnUNetv2_move_plans_between_datasets", "-s", DATASET, "-t", CEILING, "-sp", "nnUNetPlans", "-tp", "nnUNetPlans")
             self.call("nnUNetv2_preprocess", "-d", CEILING, "-c", CONFIGURATION, "-plans_name", "nnUNetPlans", "-np", 2)
+
+    def is_preprocessed(self, number: int, cases: list[str]) -> bool:
+        """Whether nnU-Net has written every case; a case's properties come last."""
+        folder = self.plans_file(number, "nnUNetPlans").with_name(f"nnUNetPlans_{CONFIGURATION}")
+        return all((folder / f"{case}.pkl").is_file() for case in cases)
 
     def write_dataset(self, number: int, cases: list[str]) -> None:
         """A raw nnU-Net dataset of links."""

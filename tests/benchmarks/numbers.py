@@ -144,7 +144,8 @@ def measure_stage(arguments: argparse.Namespace) -> dict[str, float]:
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=arguments.run) as folder:
         out, tmp = Path(folder) / "out", Path(folder) / "tmp"
-        out.mkdir(), tmp.mkdir()
+        out.mkdir()
+        tmp.mkdir()
         for case in record.cases:
             preprocess_case(case, list(run.pool.images[case]), setup.plans, setup.configuration, json.dumps(setup.dataset_json), out, tmp)
         preprocessing = time.perf_counter() - begun

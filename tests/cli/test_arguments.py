@@ -125,7 +125,7 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert use_device("cpu") == "cpu"
-    assert threads == [os.cpu_count()]
+    assert threads == [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()]
     for name in ("cuda", "mps"):
         with pytest.raises(ConfigError, match=f"-device {name}: .*use -device cpu"):
             use_device(name)

@@ -127,8 +127,9 @@ def test_labels_that_settle_are_announced(taught_project: Project, caplog: pytes
     assert "less than 1.0 % changed: the labels have settled" in caplog.text
 
 
-def test_second_stage_needs_the_first_student(taught_project: Project) -> None:
-    run = begin(taught_project)
+@pytest.mark.parametrize("weight", [0.5, 0.0])
+def test_second_stage_needs_the_first_student(taught_project: Project, weight: float) -> None:
+    run = begin(taught_project, agreement__weight=weight)
     grow_stage(run)
     assert not run.is_trained(1)
     with pytest.raises(SetupError, match="the student of stage 1 is not trained yet"):

@@ -13,7 +13,7 @@ from torch import distributed
 
 from nnunet_ssl.config import StudentConfig
 from nnunet_ssl.training.student_loss import CLASS_TERM, TERMS, DualLoss, ramp_weight
-from nnunet_ssl.training.supervised_loss import weigh_cross_entropy
+from nnunet_ssl.training.supervised_loss import scale_weights, weigh_cross_entropy, weigh_lone_scale
 
 SHAPES = ((4, 6), (2, 3))
 WEIGHTS = (0.75, 0.25)
@@ -189,6 +189,15 @@ def test_weight_of_the_cross_entropy() -> None:
     full, half, none = (weigh_cross_entropy(stock(), w)(outputs, targets) for w in (1.0, 0.5, 0.0))
     torch.testing.assert_close(half, (full + none) / 2)
     assert weigh_cross_entropy(stock(regions=True), 0.5).loss.weight_ce == 0.5
+
+
+def test_only_output_of_a_network_with_two_resolutions() -> None:
+    outputs, targets, _ = random_batch(1, 1)
+    lone = DeepSupervisionWrapper(stock(wrapped=False), (float("nan"),))  # what nnU-Net makes of 0 / 0
+    assert lone(outputs[:1], targets[:1]).isnan()
+    torch.testing.assert_close(weigh_lone_scale(lone)(outputs[:1], targets[:1]), stock(wrapped=False)(outputs[0], targets[0]))
+    assert scale_weights(weigh_lone_scale(stock())) == WEIGHTS
+    assert scale_weights(weigh_lone_scale(stock(wrapped=False))) == (1.0,)
 
 
 @pytest.fixture
