@@ -28,8 +28,9 @@ def weigh_lone_scale(loss: nn.Module) -> nn.Module:
     Returns:
         The same loss.
     """
-    if len(scale_weights(loss)) == 1 and hasattr(loss, "weight_factors"):
-        loss.weight_factors = (1.0,)
+    wrapper: Any = loss
+    if len(scale_weights(loss)) == 1 and hasattr(wrapper, "weight_factors"):
+        wrapper.weight_factors = (1.0,)
     return loss
 
 
