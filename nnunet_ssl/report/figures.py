@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,14 +19,13 @@ from nnunet_ssl.report.figure_style import GREY, SERIES, plain, stage_colour
 from nnunet_ssl.report.scored_cases import ScoredCase
 from nnunet_ssl.report.training_log import TrainingLog
 
-_Place = Literal["upper right", "center left", "best"]
-_PANELS: tuple[tuple[str, _Place, dict[str, str]], ...] = (
-    ("Loss", "upper right", {"train_losses": "training", "val_losses": "validation"}),
-    ("Terms of the student's loss", "center left", {"loss_supervised": "L_sup", "loss_high": "L_high", "loss_low": "R_low"}),
-    ("Loss of the uncertainty head", "best", {"loss_uncertainty": "uncertainty"}),
-    ("Share of confident pool voxels", "best", {"confident_share": "confident"}),
+_PANELS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("Loss", {"train_losses": "training", "val_losses": "validation"}),
+    ("Terms of the student's loss", {"loss_supervised": "L_sup", "loss_high": "L_high", "loss_low": "R_low"}),
+    ("Loss of the uncertainty head", {"loss_uncertainty": "uncertainty"}),
+    ("Share of confident pool voxels", {"confident_share": "confident"}),
 )
-"""Title, where the legend has room, and the logged values shown by their names in the legend; what no model has logged is left out."""
+"""Title, and the logged values shown by their names in the legend; what no model has logged is left out."""
 _FEW_EPOCHS = 40
 _BINS = 20
 _TITLE_PAD = 17
@@ -37,17 +36,17 @@ def training_curves(facts: RunFacts) -> Figure:
     """Losses and pseudo Dice over the epochs of teacher and students, one after another, with the borders between them."""
     logs = [model.log for model in facts.models if model.log is not None]
     names = ["teacher" if model.stage == 0 else f"stage {model.stage}" for model in facts.models if model.log is not None]
-    panels = [panel for panel in _PANELS if any(_has(log, key) for log in logs for key in panel[2])]
+    panels = [panel for panel in _PANELS if any(_has(log, key) for log in logs for key in panel[1])]
     figure, axes = _grid(len(panels) + 1, columns=2)
     where = "on training labels" if facts.is_final_mode else "on validation patches"
     _pseudo_dice(axes[0], logs, facts.class_names, f"Pseudo Dice {where}")
-    for ax, (title, place, keys) in zip(axes[1:], panels, strict=True):
+    for ax, (title, keys) in zip(axes[1:], panels, strict=True):
         ax.set_title(title, pad=_TITLE_PAD)
         for colour, (key, label) in zip(SERIES, keys.items(), strict=False):
             name = "nnU-Net's validation, on training labels" if key == "val_losses" and facts.is_final_mode else label
             _curve(ax, [log.values.get(key, ()) for log in logs], logs, name, color=colour)
         if len(keys) > 1:
-            ax.legend(loc=place)
+            _legend(ax)
     for ax in axes:
         _borders(ax, [log.num_epochs for log in logs], names)
     return figure
@@ -62,7 +61,12 @@ def _pseudo_dice(ax: Axes, logs: Sequence[TrainingLog], class_names: Sequence[st
             _curve(ax, series, logs, name if index < len(SERIES) - 1 else "", color=SERIES[1 + index % (len(SERIES) - 1)], linewidth=1)
     _curve(ax, [log.values.get("mean_fg_dice", ()) for log in logs], logs, "mean", color=SERIES[0], linewidth=2.2)
     if len(class_names) > 1:
-        ax.legend(loc="lower right", ncols=2)
+        _legend(ax, ncols=2)
+
+
+def _legend(ax: Axes, ncols: int = 1) -> None:
+    """Where it hides least, on a ground through which the curves are seen."""
+    ax.legend(loc="best", ncols=ncols, frameon=True, edgecolor="none", framealpha=0.8)
 
 
 def _curve(ax: Axes, series: Sequence[Sequence[float]], logs: Sequence[TrainingLog], label: str, **style: Any) -> None:
