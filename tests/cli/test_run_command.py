@@ -82,14 +82,20 @@ def test_looking_does_not_change_the_settings(fresh_project: Project, capsys: An
         assert everything(fresh_project) == before
 
 
-def test_preset_is_laid_over_the_plans(fresh_project: Project, capsys: Any) -> None:
+def test_preset_is_laid_over_the_plans_when_a_run_begins(fresh_project: Project, capsys: Any, trainings: list[str]) -> None:
     flags = ["-d", "137", "-c", "3d_fullres", "-f", "0", "-device", "cpu", "--preset", "demo", "-u", str(fresh_project.unlabelled)]
-    assert main([*flags, "--dry-run"]) == 0
-    assert "-p nnUNetPlans_nnssl_demo" in capsys.readouterr().out
+    before = everything(fresh_project)
+    for look in ("--dry-run", "--status"):
+        assert main([*flags, look]) == 0
+        assert "-p nnUNetPlans_nnssl_demo" in capsys.readouterr().out
+        assert everything(fresh_project) == before
+    assert main([*flags, "--first-id", "999"]) == 2  # more stages than ids: stops behind the teacher
+    assert "leaves the range" in capsys.readouterr().err
     plans = fresh_project.preprocessed / DATASET / "nnUNetPlans_nnssl_demo.json"
-    before = plans.stat().st_mtime_ns
+    laid = plans.stat().st_mtime_ns
     assert main([*flags, "--status"]) == 0
-    assert plans.stat().st_mtime_ns == before
+    assert plans.stat().st_mtime_ns == laid
+    assert trainings == [DATASET]
 
 
 def test_failed_training_stops_the_run_in_one_line(fresh_project: Project, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
