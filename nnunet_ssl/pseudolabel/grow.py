@@ -182,7 +182,8 @@ def grow(run: Run, *, device: torch.device, rescore: bool = False) -> StageRecor
     chosen = [ranked.case for ranked in select(ranking, fraction)]
     _warn_of_missing_classes(run, chosen, scored)
     sidecar = stage_sidecar(run, stage, chosen, source)
-    _write(run, stage, labels, sidecar)
+    if not stage_is_whole(run.stage_name(stage), sidecar):  # a kill between the dataset and the manifest left it whole
+        write_dataset(run, stage, labels, sidecar)
     record = _record(run, stage, chosen, fraction, source, change, scored, sidecar, time.perf_counter() - begun)
     entered = {case: s.stage for s in reversed([*run.manifest.stages, record]) for case in s.cases}
     write_ranking(run.workspace / f"ranking_{stage}.csv", ranking, scored, entered)
@@ -191,12 +192,11 @@ def grow(run: Run, *, device: torch.device, rescore: bool = False) -> StageRecor
     return record
 
 
-def _write(run: Run, stage: int, labels: PoolLabels, sidecar: StageSidecar) -> None:
-    name, student = run.stage_name(stage), run.method.student
-    if stage_is_whole(name, sidecar):  # a kill between the dataset and the manifest left it whole
-        return
+def write_dataset(run: Run, stage: int, labels: PoolLabels, sidecar: StageSidecar) -> None:
+    """Write a stage's dataset with the pool's labels, case by case."""
+    student = run.method.student
     cases = (labels.pseudo_case(case, student.tau, with_probabilities=student.needs_probabilities) for case in sidecar.pool_cases)
-    write_stage(name, run.setup, run.pool, run.method, sidecar, cases)
+    write_stage(run.stage_name(stage), run.setup, run.pool, run.method, sidecar, cases)
 
 
 def stage_sidecar(run: Run, stage: int, chosen: list[str], source: LabelSource) -> StageSidecar:

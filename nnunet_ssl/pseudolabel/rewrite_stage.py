@@ -5,9 +5,16 @@ from __future__ import annotations
 import torch
 
 from nnunet_ssl.data.manifest import StageRecord
-from nnunet_ssl.data.stage_dataset import write_stage
 from nnunet_ssl.errors import ConfigError
-from nnunet_ssl.pseudolabel.grow import Run, gather_student_evidence, gather_teacher_evidence, labels_of, source_of, stage_sidecar
+from nnunet_ssl.pseudolabel.grow import (
+    Run,
+    gather_student_evidence,
+    gather_teacher_evidence,
+    labels_of,
+    source_of,
+    stage_sidecar,
+    write_dataset,
+)
 
 
 def rewrite_stage(run: Run, stage: int, *, device: torch.device) -> StageRecord:
@@ -34,8 +41,5 @@ def rewrite_stage(run: Run, stage: int, *, device: torch.device) -> StageRecord:
     gather_teacher_evidence(run, device)
     if source.student_stage is not None and source.weight > 0:
         gather_student_evidence(run, source.student_stage, device)
-    labels, student = labels_of(run, source), run.method.student
-    sidecar = stage_sidecar(run, stage, record.cases, source)
-    cases = (labels.pseudo_case(case, student.tau, with_probabilities=student.needs_probabilities) for case in record.cases)
-    write_stage(record.dataset, run.setup, run.pool, run.method, sidecar, cases)
+    write_dataset(run, stage, labels_of(run, source), stage_sidecar(run, stage, record.cases, source))
     return record

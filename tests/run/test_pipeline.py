@@ -122,6 +122,8 @@ def test_final_mode_trains_every_teacher_it_averages(project: Project, trainings
     execute(steps[:3])
     assert [t[2] for t in trainings] == ["teacher_fold_0.txt", "teacher_fold_1.txt"]
     assert asked.open().manifest.stages[0].dataset == "Dataset601_Tiny_falls1"
+    later = request(project, fold="all", unlabelled=())  # the run remembers its teachers
+    assert [step.is_done() for step in pipeline(later)[:3]] == [True, True, True]
 
 
 def test_trained_stock_teacher_is_taken_as_it_is(project: Project, trainings: list[Any]) -> None:
