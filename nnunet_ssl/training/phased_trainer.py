@@ -13,11 +13,12 @@ from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMu
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
-from nnunet_ssl.config import MethodConfig
+from nnunet_ssl.config import MethodConfig, OptimizerName
 from nnunet_ssl.data.files import replacing
 from nnunet_ssl.networks import StochasticSampler, unwrap
 from nnunet_ssl.training.distributed import broadcast_parameters, leave_head_out
 from nnunet_ssl.training.epoch_terms import EpochTerms
+from nnunet_ssl.training.optimizer import adamw
 from nnunet_ssl.training.phases import DISTILLATION, Phase, PhasedPolyLRScheduler, PhaseSchedule
 from nnunet_ssl.training.plain_patches import plain_patch_loader
 from nnunet_ssl.training.supervised_loss import weigh_lone_scale
@@ -42,6 +43,8 @@ class PhasedTrainer(nnUNetTrainer):
 
     has_uncertainty_head: bool | None = None
     """Whether the network has one; None: only if the plans name TransASPPUNet."""
+    optimizer_name: OptimizerName = "nnunet"
+    """`nnunet`: whatever the trainer that this is mixed into configures."""
 
     # set by nnU-Net
     num_epochs: int
@@ -95,6 +98,8 @@ class PhasedTrainer(nnUNetTrainer):
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PhasedPolyLRScheduler]:
         optimizer, _ = super().configure_optimizers()
+        if self.optimizer_name == "adamw":
+            optimizer = adamw(self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay)
         if self.is_ddp:
             leave_head_out(self.network)
         return optimizer, PhasedPolyLRScheduler(optimizer, self.schedule)

@@ -49,6 +49,7 @@ class SemiSupervisedStudent(PhasedTrainer):
         self.stage.split(fold)
         super().__init__(plans, configuration, fold, dataset_json, device)
         student = self.method.student
+        self.optimizer_name = student.optimizer
         self.weight_decay = student.weight_decay
         self.num_iterations_per_epoch = student.length.iterations_per_epoch
         self.num_val_iterations_per_epoch = student.length.val_iterations_per_epoch

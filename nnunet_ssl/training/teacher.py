@@ -31,6 +31,7 @@ class TransASPPTeacherTrainer(TransASPPNetwork, PhasedTrainer):
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
         teacher = self.method.teacher
+        self.optimizer_name = teacher.optimizer
         self.weight_decay = teacher.weight_decay
         self.num_iterations_per_epoch = teacher.length.iterations_per_epoch
         self.num_val_iterations_per_epoch = teacher.length.val_iterations_per_epoch

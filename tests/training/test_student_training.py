@@ -234,9 +234,10 @@ def test_pretrained_weights_of_nnunet_win(tiny: Any, short: Settings) -> None:
     assert same(second.average._averaged, second.average._current())
 
 
-def test_last_stage_fine_tunes_and_distils(tiny: Any, short: Settings) -> None:
+@pytest.mark.parametrize("optimizer", ["nnunet", "adamw"])
+def test_last_stage_fine_tunes_and_distils(tiny: Any, short: Settings, optimizer: str) -> None:
     tiny.write_sidecar(num_epochs=1, num_stages=1)
-    extra = {"fine_tune_epochs": 1, "distillation_epochs": 2}
+    extra = {"fine_tune_epochs": 1, "distillation_epochs": 2, "optimizer": optimizer}
     trainer = tiny.trainer(TransASPPStudentTrainer, settings=short(student=extra))
     assert trainer.num_epochs == 4
     run(trainer, until_epoch=2)

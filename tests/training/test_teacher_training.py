@@ -142,6 +142,16 @@ def test_settings_reach_nnunet(make_teacher: Any) -> None:
     assert (group["lr"], group["weight_decay"]) == (0.5, 0.125)
 
 
+def test_adamw_takes_the_place_of_nnunets_optimizer(make_teacher: Any) -> None:
+    trainer = make_teacher(optimizer="adamw", initial_lr=1e-3, weight_decay=1e-2)
+    trainer.initialize()
+    assert type(trainer.optimizer) is torch.optim.AdamW
+    (group,) = trainer.optimizer.param_groups
+    assert (group["lr"], group["weight_decay"]) == (1e-3, 1e-2)
+    assert len(group["params"]) == len(list(trainer.network.parameters()))
+    assert trainer.lr_scheduler.optimizer is trainer.optimizer
+
+
 def test_defaults_without_an_nnssl_section(tiny: Any) -> None:
     trainer = tiny.trainer(TransASPPTeacherTrainer, DATASET)
     teacher = trainer.method.teacher
