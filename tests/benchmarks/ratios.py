@@ -1,8 +1,8 @@
 """Ratios of DESIGN's kind, side by side in one process, on a finished run of `hippocampus.py`.
 
-    python tests/benchmarks/numbers.py --run /data/hippocampus_run [--cases 8] [--device cpu]
+    python tests/benchmarks/ratios.py --run /data/hippocampus_run [--cases 8] [--device cpu]
 
-Prints and writes `numbers.json`: time of evidence with K = 8 and K = 32 against nnU-Net's own sliding window of the same network and
+Prints and writes `ratios.json`: time of evidence with K = 8 and K = 32 against nnU-Net's own sliding window of the same network and
 cases (mirrored), peak memory at K = 32 against K = 4, and time and bytes of writing a stage against `nnUNetv2_preprocess` of its cases.
 """
 
@@ -39,7 +39,7 @@ def main() -> int:
     numbers: dict[str, Any] = measure_evidence(arguments) | measure_memory(arguments) | measure_stage(arguments)
     for name, value in numbers.items():
         print(f"{name}: {value:.3f}")
-    (arguments.run / "numbers.json").write_text(json.dumps(numbers, indent=1))
+    (arguments.run / "ratios.json").write_text(json.dumps(numbers, indent=1))
     return 0
 
 
