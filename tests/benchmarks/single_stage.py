@@ -83,8 +83,8 @@ def write_stage(bench: Benchmark, plans: str, *, perfect_labels: bool) -> int:
     flags = ["-d", str(DATASET), "-c", CONFIGURATION, "-f", "all", "-p", plans, "-device", bench.arguments.device]
     if code := pseudolabel.main(flags):
         sys.exit(code)
-    manifest = bench.out / "nnUNet_results" / bench.dataset_name(DATASET) / f"{TEACHER}__{plans}__{CONFIGURATION}"
-    (stage,) = json.loads((manifest / "fold_all" / "nnssl" / "manifest.json").read_text())["stages"]
+    model = bench.out / "nnUNet_results" / bench.dataset_name(DATASET) / f"{TEACHER}__{plans}__{CONFIGURATION}"
+    (stage,) = json.loads((model / "fold_all" / "nnssl" / "manifest.json").read_text())["stages"]
     return int(stage["dataset"][7:10])
 
 
