@@ -20,8 +20,10 @@ Targets = Literal["hard", "soft"]
 Normalisation = Literal["joint", "separate"]
 OptimizerName = Literal["nnunet", "adamw"]
 DistillationLoss = Literal["variance", "paper"]
-CaseScore = Literal["pairwise_dice", "foreground", "mean"]
-Order = Literal["ranked", "random", "reverse", "all-at-once"]
+Confidence = Literal["auto", "calibrated", "paper"]
+CaseScore = Literal["pairwise_dice", "expected_dice", "foreground", "mean"]
+Order = Literal["ranked", "random", "reverse", "all-at-once", "drop-most-confident"]
+Schedule = Literal["fixed", "adaptive"]
 StudentInit = Literal["auto", "teacher", "previous", "scratch"]
 
 UNLEARNING_MODES: tuple[str, ...] = get_args(Unlearning)
@@ -29,6 +31,11 @@ TARGET_KINDS: tuple[str, ...] = get_args(Targets)
 CASE_SCORES: tuple[str, ...] = get_args(CaseScore)
 ORDERS: tuple[str, ...] = get_args(Order)
 STUDENT_INITS: tuple[str, ...] = get_args(StudentInit)
+CONFIDENCES: tuple[str, ...] = get_args(Confidence)
+SCHEDULES: tuple[str, ...] = get_args(Schedule)
+
+UNCALIBRATED_TAU = 0.7
+"""Threshold between high and low confidence where neither the settings nor held-out cases give one."""
 
 
 def _require(condition: bool, name: str, value: object, expected: str) -> None:
@@ -96,11 +103,16 @@ class EvidenceConfig:
 
     num_samples: int = 8
     """Samples K per case; rounded up to a multiple of the mirrored views. Networks without dropout stop at the views."""
+    confidence: Confidence = "auto"
+    """`calibrated`: q of the predicted class, from maps fitted on held-out labelled cases; `paper`: M1 (1 - 4 v). `auto`: calibrated where
+    cross-fitted teachers leave at least four held-out cases that no figure stands on (`-f all`), else as in the paper."""
     case_score: CaseScore = "pairwise_dice"
-    """Case score C(x) that orders the pool; all scores are stored beside it."""
+    """Case score C(x) that orders the pool; all scores are stored beside it. Where held-out cases show that another one orders them better
+    by a standard error, that one is used."""
 
     def __post_init__(self) -> None:
         _require(self.num_samples >= 1, "evidence.num_samples", self.num_samples, "1 or more")
+        _require_choice("evidence.confidence", self.confidence, CONFIDENCES)
         _require_choice("evidence.case_score", self.case_score, CASE_SCORES)
 
 
@@ -111,7 +123,13 @@ class CurriculumConfig:
     fractions: tuple[float, ...] = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
     """Fractions K_t of the pool, increasing, in (0, 1]."""
     order: Order = "ranked"
-    """`ranked` by case score; `random`, `reverse` and `all-at-once` are the controls."""
+    """`ranked` by case score; `random`, `reverse`, `all-at-once` and `drop-most-confident` (without the best `dropped_share`) are the
+    controls."""
+    dropped_share: float = 0.15
+    """Share of the pool, its most confident cases, that the order `drop-most-confident` leaves out."""
+    schedule: Schedule = "fixed"
+    """`fixed`: stage t takes K_t (paper); `adaptive`: the less the labels still change, the faster the fraction grows, and labels that have
+    settled make the next stage the last."""
     seed: int = 0
     """Seed of the random order."""
     last_stage_share: float = 0.5
@@ -123,6 +141,8 @@ class CurriculumConfig:
         ok = len(ks) > 0 and all(0 < k <= 1 for k in ks) and all(a < b for a, b in itertools.pairwise(ks))
         _require(ok, "curriculum.fractions", list(ks), "increasing numbers in (0, 1], for instance 0.2 0.5 1.0")
         _require_choice("curriculum.order", self.order, ORDERS)
+        _require_choice("curriculum.schedule", self.schedule, SCHEDULES)
+        _require(0 <= self.dropped_share < 1, "curriculum.dropped_share", self.dropped_share, "in [0, 1)")
         _require(0 < self.last_stage_share <= 1, "curriculum.last_stage_share", self.last_stage_share, "in (0, 1]")
 
     @property
@@ -147,6 +167,11 @@ class CurriculumConfig:
             return (total_epochs,)
         early = max(1, int(total_epochs * (1 - self.last_stage_share)) // (stages - 1))
         return (*(early,) * (stages - 1), total_epochs - early * (stages - 1))
+
+    def epochs_of(self, stage: int, total_epochs: int, *, is_last: bool) -> int:
+        """Epochs of stage t, from 1; an adaptive schedule may make an early one the last, which then has all that are left."""
+        early = self.stage_epochs(total_epochs)[0]
+        return total_epochs - early * (stage - 1) if is_last else early
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,10 +199,16 @@ class StudentConfig:
     """lambda_1, the weight of L_high."""
     lambda_low: float = 0.1
     """lambda_2, the weight of the unlearning term R_low."""
-    tau: float | tuple[float, ...] = 0.7
-    """Confidence threshold between high and low (Eqs. 9, 10); one number, or one per class (region) in nnU-Net's order."""
+    tau: float | tuple[float, ...] | None = None
+    """Confidence threshold between high and low (Eqs. 9, 10); one number, or one per class (region) in nnU-Net's order. null: per class
+    from held-out cases, see `precision`; 0.7 where confidence is not calibrated."""
+    precision: float = 0.8
+    """Wanted marginal precision: labels whose confidence is just tau are right with this probability."""
     unlearning: Unlearning = "soft"
     """Form of R_low; see the table in docs/concepts/method.md."""
+    unlearning_gate: bool = True
+    """Where confidence is calibrated, forms that push a label down (`paper`, `bounded`, `negative`) act only on classes and confidences
+    whose held-out labels are wrong more often than right."""
     targets: Targets = "soft"
     """Whether L_high learns the label or the class probabilities q."""
     normalisation: Normalisation = "joint"
@@ -206,8 +237,9 @@ class StudentConfig:
     def __post_init__(self) -> None:
         if isinstance(self.tau, list | tuple):
             object.__setattr__(self, "tau", tuple(float(t) for t in self.tau))
-        taus = self.tau if isinstance(self.tau, tuple) else (self.tau,)
-        _require(len(taus) > 0 and all(0 <= t <= 1 for t in taus), "student.tau", self.tau, "numbers in [0, 1]")
+        taus = self.tau if isinstance(self.tau, tuple) else (UNCALIBRATED_TAU if self.tau is None else self.tau,)
+        _require(len(taus) > 0 and all(0 <= t <= 1 for t in taus), "student.tau", self.tau, "numbers in [0, 1], or null")
+        _require(0 < self.precision < 1, "student.precision", self.precision, "between 0 and 1")
         _require_choice("student.init", self.init, STUDENT_INITS)
         _require_choice("student.optimizer", self.optimizer, get_args(OptimizerName))
         _require_choice("student.unlearning", self.unlearning, UNLEARNING_MODES)
@@ -225,6 +257,11 @@ class StudentConfig:
         _require(self.ema_decay is None or 0 < self.ema_decay < 1, "student.ema_decay", self.ema_decay, "in (0, 1) or null")
 
     @property
+    def fixed_tau(self) -> float | tuple[float, ...]:
+        """The threshold in force where held-out cases give none."""
+        return UNCALIBRATED_TAU if self.tau is None else self.tau
+
+    @property
     def needs_probabilities(self) -> bool:
         """Whether q of every class must reach the loss, or the label and its confidence suffice."""
         return self.targets == "soft" or self.unlearning in ("soft", "complementary")
@@ -239,10 +276,13 @@ class AgreementConfig:
     max_change: float = 0.1
     """If more than this share of foreground voxels changed, the previous labels are kept."""
     stop_change: float = 0.01
-    """Below this share of changed foreground voxels the labels count as settled, which the log says."""
+    """Below this share of changed foreground voxels the labels count as settled: the log says so, and an adaptive schedule ends."""
+    rollback_level: float = 0.05
+    """Level of the one-sided paired test on labelled validation cases: a student that is worse than the model before it takes no part in
+    the labels. 0 turns the test off. With `-f all` there are no such cases."""
 
     def __post_init__(self) -> None:
-        for name in ("weight", "max_change", "stop_change"):
+        for name in ("weight", "max_change", "stop_change", "rollback_level"):
             _require(0 <= getattr(self, name) <= 1, f"agreement.{name}", getattr(self, name), "in [0, 1]")
 
 

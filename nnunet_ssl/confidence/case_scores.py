@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nnunet_ssl.confidence.evidence import BoolArray, Evidence, FloatArray
+from nnunet_ssl.confidence.foreground_band import foreground_band
 from nnunet_ssl.errors import StateError
 
 
@@ -58,13 +59,54 @@ def pairwise_dice(evidence: Evidence) -> Score:
     return Score(sum(dice) / len(dice)) if dice else Score(None, "no sample predicts any foreground")
 
 
-def score_case(evidence: Evidence, confidence: FloatArray, nonzero_mask: BoolArray) -> dict[str, Score]:
+def expected_dice(evidence: Evidence, q: FloatArray) -> Score:
+    """Dice that the pseudo-label is to be expected to have if q is calibrated, mean over the predicted foreground classes (regions).
+
+    Per class k it is 2 sum_{yhat=k} q_k / (|yhat=k| + sum_band q_k), the expected overlap over the expected sizes (Dice of the sums, not
+    the mean of the Dice). The band is that of the whole predicted foreground, for regions of all regions together: what is missed farther
+    away is not seen by this score, and q is measured nowhere else. A class that is predicted nowhere has no part in it.
+
+    Args:
+        evidence: of the case; gives the prediction yhat, by argmax of the mean, for regions by mean > 0.5.
+        q: calibrated probabilities, (H, *spatial) in [0, 1].
+
+    Raises:
+        StateError: if the shape of q is not that of the evidence.
+    """
+    if q.shape != evidence.mean.shape:
+        raise StateError(f"calibrated probabilities have shape {q.shape}, the evidence {evidence.mean.shape}.")
+    labels = evidence.predicted_labels()
+    band = foreground_band(evidence.foreground())
+    dice = []
+    for k in range(0 if evidence.has_regions else 1, len(q)):
+        predicted = np.asarray(labels[k] if evidence.has_regions else labels == k)
+        if size := int(predicted.sum()):
+            overlap = q[k][predicted].sum(dtype=np.float64)
+            dice.append(float(2 * overlap / (size + q[k][band].sum(dtype=np.float64))))
+    return Score(sum(dice) / len(dice)) if dice else Score(None, "no foreground is predicted")
+
+
+def softmax_maximum(evidence: Evidence) -> Score:
+    """Largest mean probability of a voxel, mean over the foreground band: the usual baseline of failure detection, never ranks the pool.
+
+    For regions it is max(p, 1 - p) averaged over the regions, in the band of all regions together.
+    """
+    band = foreground_band(evidence.foreground())
+    if not band.any():
+        return Score(None, "no foreground is predicted")
+    mean = evidence.mean[:, band]
+    largest = np.maximum(mean, 1 - mean) if evidence.has_regions else mean.max(axis=0)
+    return Score(float(largest.mean(dtype=np.float64)))
+
+
+def score_case(evidence: Evidence, confidence: FloatArray, nonzero_mask: BoolArray, q: FloatArray | None = None) -> dict[str, Score]:
     """All scores of a case by the names that the settings use, with reasons for the missing ones.
 
     Args:
         evidence: of the case.
         confidence: voxel confidence, (1, *spatial), for regions (R, *spatial).
         nonzero_mask: (*spatial) bool.
+        q: calibrated probabilities, (H, *spatial); with them there is an `expected_dice`, too.
 
     Raises:
         StateError: if the shapes do not fit each other.
@@ -74,13 +116,14 @@ def score_case(evidence: Evidence, confidence: FloatArray, nonzero_mask: BoolArr
         raise StateError(f"voxel confidence has shape {confidence.shape}; the evidence asks for {expected}.")
     if nonzero_mask.shape != evidence.spatial_shape:
         raise StateError(f"the nonzero mask has shape {nonzero_mask.shape}, the evidence {evidence.spatial_shape}.")
-    return {
+    scores = {
         "pairwise_dice": pairwise_dice(evidence),
         "foreground": foreground_score(evidence, confidence),
         "mean": mean_score(confidence, nonzero_mask),
     }
+    return scores if q is None else {**scores, "expected_dice": expected_dice(evidence, q)}
 
 
-def all_scores(evidence: Evidence, confidence: FloatArray, nonzero_mask: BoolArray) -> dict[str, float | None]:
+def all_scores(evidence: Evidence, confidence: FloatArray, nonzero_mask: BoolArray, q: FloatArray | None = None) -> dict[str, float | None]:
     """The values of `score_case`; None where a case has no such score."""
-    return {name: score.value for name, score in score_case(evidence, confidence, nonzero_mask).items()}
+    return {name: score.value for name, score in score_case(evidence, confidence, nonzero_mask, q).items()}

@@ -29,9 +29,13 @@ class RankedCase:
     """The stratum it was interleaved by, for instance its set of predicted classes."""
     listed_for_review: bool
     """Whether somebody should look at the case, since it has no score."""
+    is_dropped: bool = False
+    """Whether the order `drop-most-confident` leaves the case out of every stage."""
 
 
-def rank_cases(scores: Mapping[str, float | None], strata: Mapping[str, str], order: str = "ranked", seed: int = 0) -> list[RankedCase]:
+def rank_cases(
+    scores: Mapping[str, float | None], strata: Mapping[str, str], order: str = "ranked", seed: int = 0, dropped_share: float = 0.0
+) -> list[RankedCase]:
     """Order the pool.
 
     Within a stratum the better score comes first (ties by case id). Strata are interleaved so that every prefix holds of each stratum
@@ -42,8 +46,10 @@ def rank_cases(scores: Mapping[str, float | None], strata: Mapping[str, str], or
         scores: score of every case of the pool.
         strata: stratum of every case.
         order: `ranked`; `random`: a random order within the strata, interleaved alike, so that it differs from `ranked` by the score
-            alone; `reverse`: `ranked` backwards; `all-at-once`: as `ranked`.
+            alone; `reverse`: `ranked` backwards; `all-at-once`: as `ranked`; `drop-most-confident`: as `ranked`, but the best cases, of
+            which little is left to learn, come last and are marked as dropped.
         seed: of the random order.
+        dropped_share: share of the scored cases that `drop-most-confident` drops, rounded down.
 
     Returns:
         All cases, first in the curriculum first. The same input gives the same order, however the mappings are sorted.
@@ -63,9 +69,19 @@ def rank_cases(scores: Mapping[str, float | None], strata: Mapping[str, str], or
     cases = _interleave(cases, strata)
     if order == "reverse":
         cases.reverse()
-    cases += sorted(set(scores) - set(finite))
+    # floating point: 0.29 * 100 is 28.999999999999996
+    num_dropped = math.floor(dropped_share * len(cases) + 1e-6) if order == "drop-most-confident" else 0
+    cases, dropped = cases[num_dropped:], cases[:num_dropped]
+    cases += [*sorted(set(scores) - set(finite)), *dropped]
     return [
-        RankedCase(case=case, score=finite.get(case), rank=rank, stratum=strata[case], listed_for_review=case not in finite)
+        RankedCase(
+            case=case,
+            score=finite.get(case),
+            rank=rank,
+            stratum=strata[case],
+            listed_for_review=case not in finite,
+            is_dropped=case in dropped,
+        )
         for rank, case in enumerate(cases, start=1)
     ]
 
@@ -90,13 +106,43 @@ def stage_size(fraction: float, num_cases: int) -> int:
 
 
 def select(ranking: Sequence[RankedCase], fraction: float) -> list[RankedCase]:
-    """The cases of a stage: the first n_t of the ranking, so that each stage contains the one before.
+    """The cases of a stage: the first n_t of those that are not dropped, so that each stage contains the one before.
 
     Raises:
         ConfigError: if the fraction is outside (0, 1].
         StateError: if the ranking is empty.
     """
-    return list(ranking[: stage_size(fraction, len(ranking))])
+    kept = [ranked for ranked in ranking if not ranked.is_dropped]
+    return kept[: stage_size(fraction, len(kept))]
+
+
+def next_fraction(
+    fractions: Sequence[float], stage: int, previous: float, change: float, *, max_change: float, stop_change: float
+) -> float:
+    """K_t of an adaptive schedule: labels that hardly change any more let more of the pool in.
+
+    Between two stages the fraction grows by the mean step of the fixed schedule, times 2 (1 - change / max_change), at least half a
+    step. Labels that have settled make the next stage the last, and so does the last stage of the fixed schedule.
+
+    Args:
+        fractions: K of the fixed schedule.
+        stage: t, from 2.
+        previous: K_{t-1} in force.
+        change: share of the foreground voxels whose label changed since the stage before.
+        max_change: change at which labels are refused.
+        stop_change: change below which labels count as settled.
+
+    Returns:
+        K_t, at most the last of `fractions`.
+    """
+    last = fractions[-1]
+    if stage >= len(fractions) or change < stop_change:
+        return last
+    step = (last - fractions[0]) / (len(fractions) - 1)
+    pace = max(0.5, 2 * (1 - change / max_change)) if max_change > 0 else 0.5
+    grown = previous + pace * step
+    # 0.55 + 0.45 is 0.9999999999999999 in floating point: the whole pool, which would enter once more at a stage of its own
+    return last if grown > last - 1e-6 else grown
 
 
 def _interleave(cases: Sequence[str], strata: Mapping[str, str]) -> list[str]:

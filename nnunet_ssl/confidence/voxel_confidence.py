@@ -30,3 +30,16 @@ def paper_confidence(evidence: Evidence) -> FloatArray:
     certainty = 1 - np.minimum(1, variance / np.float32(MAX_VARIANCE))
     confidence: FloatArray = np.clip(mean * certainty, 0, 1)
     return confidence
+
+
+def calibrated_confidence(q: FloatArray, *, has_regions: bool) -> FloatArray:
+    """Calibrated probability of the label that q says: c = q of its argmax, of regions that of the side that is decided.
+
+    Args:
+        q: calibrated probabilities, (H, *spatial) in [0, 1].
+        has_regions: whether the heads are regions.
+
+    Returns:
+        (1, *spatial) for softmax heads, (R, *spatial) for region heads, float32 in [0, 1].
+    """
+    return np.maximum(q, 1 - q) if has_regions else np.asarray(q.max(axis=0, keepdims=True))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nnunet_ssl.confidence import Evidence, all_scores, foreground_score, mean_score, pairwise_dice, score_case
+from nnunet_ssl.confidence.case_scores import expected_dice, softmax_maximum
 from nnunet_ssl.confidence.quantise import probability_from_uint16, probability_to_uint16
 from nnunet_ssl.config import CASE_SCORES
 from nnunet_ssl.errors import StateError
@@ -93,9 +94,12 @@ def test_foreground_score_of_regions_takes_each_in_its_own_voxels() -> None:
 
 
 def test_all_scores_have_the_names_of_the_settings() -> None:
-    scores = all_scores(*softmax_case())
+    evidence, confidence, mask = softmax_case()
+    scores = all_scores(evidence, confidence, mask, evidence.mean)
     assert set(scores) == set(CASE_SCORES)
     assert scores["pairwise_dice"] == pytest.approx(1)
+    # it needs calibrated probabilities
+    assert set(all_scores(evidence, confidence, mask)) == set(CASE_SCORES) - {"expected_dice"}
 
 
 def test_a_case_without_foreground_says_why_it_has_no_score() -> None:
@@ -113,3 +117,84 @@ def test_wrong_shapes_are_refused() -> None:
         all_scores(evidence, confidence[0], mask)
     with pytest.raises(StateError, match="nonzero mask has shape"):
         all_scores(evidence, confidence, mask[0])
+
+
+def of_means(mean: np.ndarray, *, has_regions: bool) -> Evidence:
+    return Evidence(mean=mean, variance=mean * 0, votes=mean * 0, num_samples=2, has_regions=has_regions)
+
+
+def test_expected_dice_by_hand() -> None:
+    # 9 voxels in a row; the first two are predicted, so the band holds the first five
+    mean = np.zeros((2, 9), dtype=np.float32)
+    mean[1, :2] = 1
+    mean[0] = 1 - mean[1]
+    q = np.zeros_like(mean)
+    q[1] = [0.9, 0.6, 0.3, 0.1, 0.1, 0.5, 0.5, 0, 0]
+    # overlap 1.5; sizes 2 predicted, 2.0 expected in the band, the two halves beyond it not seen
+    assert expected_dice(of_means(mean, has_regions=False), q).value == pytest.approx(2 * 1.5 / (2 + 2.0))
+
+
+def test_expected_dice_leaves_out_background_and_unpredicted_classes() -> None:
+    mean = np.zeros((4, 1, 6), dtype=np.float32)
+    mean[0, 0, 3:], mean[1, 0, 0], mean[3, 0, 1:3] = 1, 1, 1
+    q = np.zeros_like(mean)
+    q[1, 0, :2] = 0.8, 0.4
+    q[2, 0, :] = 0.2
+    q[3, 0, 1:4] = 0.5, 0.7, 0.2
+    expected = [2 * 0.8 / (1 + 1.2), 2 * 1.2 / (2 + 1.4)]
+    assert expected_dice(of_means(mean, has_regions=False), q).value == pytest.approx(np.mean(expected))
+
+
+def test_expected_dice_of_regions_shares_one_band() -> None:
+    mean = np.zeros((2, 12), dtype=np.float32)
+    mean[0, 0], mean[1, 8] = 0.9, 0.9
+    q = np.zeros_like(mean)
+    q[0, [0, 7]] = 0.8, 0.2
+    q[1, [1, 4, 8]] = 0.1, 0.7, 0.6
+    # bands of single voxels: 0 to 3 and 5 to 11, so voxel 4 is in neither, and 7 counts for the region predicted at 0
+    expected = [2 * 0.8 / (1 + 1.0), 2 * 0.6 / (1 + 0.7)]
+    assert expected_dice(of_means(mean, has_regions=True), q).value == pytest.approx(np.mean(expected))
+
+
+def test_expected_dice_is_the_mean_dice_of_truths_drawn_from_q() -> None:
+    rng = np.random.default_rng(0)
+    distance = np.linalg.norm(np.indices((20, 20, 20)) - 9.5, axis=0)
+    q = (1 / (1 + np.exp(1.5 * (distance - 6))))[None].astype(np.float32)
+    predicted = q > 0.5
+    truths = rng.random((40, *q.shape[1:])) < q
+    dice = [2 * (truth & predicted[0]).sum() / (truth.sum() + predicted.sum()) for truth in truths]
+    assert expected_dice(of_means(q, has_regions=True), q).value == pytest.approx(np.mean(dice), abs=5e-3)
+
+
+@pytest.mark.parametrize("has_regions", [False, True])
+def test_expected_dice_of_certain_labels_is_one(has_regions: bool) -> None:
+    mean = np.array([[1, 1, 0, 0], [0, 0, 1, 1]], dtype=np.float32)
+    assert expected_dice(of_means(mean, has_regions=has_regions), mean).value == pytest.approx(1)
+
+
+def test_expected_dice_is_given_where_calibrated_probabilities_are() -> None:
+    evidence, confidence, mask = softmax_case()
+    # voxels 1 and 2 are predicted as class 1
+    q = np.array([[[0.9, 0.5, 0.5, 1.0]], [[0.1, 0.5, 0.5, 0.0]]], dtype=np.float32)
+    scores = score_case(evidence, confidence, mask, q)
+    assert list(scores) == [*score_case(evidence, confidence, mask), "expected_dice"]
+    assert scores["expected_dice"].value == pytest.approx(2 * 1.0 / (2 + 1.1))
+    assert all_scores(evidence, confidence, mask, q)["expected_dice"] == scores["expected_dice"].value
+
+
+def test_no_expected_dice_without_foreground_or_with_another_shape() -> None:
+    evidence = of_means(np.array([[1.0, 1.0], [0.0, 0.0]]), has_regions=False)
+    assert expected_dice(evidence, evidence.mean) == (None, "no foreground is predicted")
+    with pytest.raises(StateError, match="calibrated probabilities have shape"):
+        expected_dice(evidence, evidence.mean[:1])
+
+
+def test_softmax_maximum_by_hand() -> None:
+    # voxel 0 is predicted, voxels 0 to 3 are its band
+    foreground = np.array([0.8, 0.4, 0.1, 0.0, 0.0, 0.5])
+    softmax = of_means(np.stack([1 - foreground, foreground]), has_regions=False)
+    assert softmax_maximum(softmax).value == pytest.approx((0.8 + 0.6 + 0.9 + 1.0) / 4)
+    other = np.array([0.3, 0.2, 0.0, 0.0, 0.1, 0.4])
+    regions = of_means(np.stack([foreground, other]), has_regions=True)
+    assert softmax_maximum(regions).value == pytest.approx(((0.8 + 0.6 + 0.9 + 1.0) + (0.7 + 0.8 + 1.0 + 1.0)) / 8)
+    assert softmax_maximum(of_means(other[None], has_regions=True)) == (None, "no foreground is predicted")

@@ -1,0 +1,160 @@
+"""Calibration from held-out cases: which kind of map, by leave-one-case-out, and how far it can be trusted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_ssl.confidence.calibration_fit import fit_map, unfitted_heads
+from nnunet_ssl.confidence.calibration_map import KINDS, CalibrationMap, Kind
+from nnunet_ssl.confidence.evidence import Evidence, FloatArray
+from nnunet_ssl.confidence.foreground_band import foreground_band
+from nnunet_ssl.confidence.held_out import CaseShares, HeldOutCounts, case_shares
+from nnunet_ssl.confidence.reliability import brier_score, curves, error_of_table, reliability_table
+from nnunet_ssl.errors import StateError
+
+MIN_CASES = 4
+"""Held-out cases without which nothing is calibrated."""
+MIN_CASES_ISOTONIC = 10
+"""Held-out cases from which the isotonic map is a candidate."""
+UNCALIBRATED = "uncalibrated"
+"""Name of M1 itself among the Brier scores."""
+
+
+class BrierScore(NamedTuple):
+    """Leave-one-case-out Brier score of one kind of map."""
+
+    mean: float
+    """Mean over the cases, lower is better."""
+    standard_error: float
+    """Standard error of its paired difference, case by case, to the chosen kind; 0 for that itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """The map of one teacher and what was measured on the way to it. Errors and scores are leave-one-case-out and one-vs-rest."""
+
+    map: CalibrationMap | None
+    """The chosen kind fitted to all cases, or None if there are too few."""
+    reason: str
+    """Why this map or none, one sentence for the log."""
+    num_cases: int
+    """Held-out cases with a labelled voxel in their foreground band."""
+    brier: dict[str, BrierScore] = field(default_factory=dict)
+    """By kind, and `uncalibrated`; empty without a map."""
+    ece_before: float | None = None
+    """Expected calibration error of M1 in [0, 1]; None without a map."""
+    ece_after: float | None = None
+    """The same after maps of the chosen kind, each measured on the case it was not fitted on; None without a map."""
+    unfitted_heads: tuple[int, ...] = ()
+    """Heads that keep their probabilities (under a temperature: take the others' one), for they have no positive or no negative voxel."""
+
+
+class _LeftOut(NamedTuple):
+    """What one kind of map does on the cases that it was not fitted on."""
+
+    brier: NDArray[np.float64]
+    """(N,)."""
+    table: NDArray[np.float64]
+    """Reliability table of all cases, (3, H, E)."""
+
+
+def fit_calibration(cases: Mapping[str, HeldOutCounts], *, has_regions: bool) -> Calibration:
+    """Choose and fit the calibration map of a teacher.
+
+    Temperature and logistic maps are tried, from 10 cases on isotonic ones, too. From the simplest on, a more flexible kind is chosen
+    only if its leave-one-case-out Brier score is lower by more than one standard error of the paired differences. Every case has the
+    same weight, however large; cases without a labelled voxel in their foreground band have nothing to say and do not count.
+
+    Args:
+        cases: held-out cases by id, that the teacher never saw.
+        has_regions: whether the heads are regions.
+
+    Raises:
+        StateError: if the cases differ in the number of heads.
+    """
+    shares = case_shares(cases)
+    num_cases = len(shares.totals)
+    if num_cases < MIN_CASES:
+        reason = f"no calibration: {num_cases} held-out cases have predicted foreground and manual labels, at least {MIN_CASES} are needed."
+        return Calibration(map=None, reason=reason, num_cases=num_cases)
+    candidates = [kind for kind in KINDS if kind != "isotonic" or num_cases >= MIN_CASES_ISOTONIC]
+    results: dict[str, _LeftOut] = {kind: _leave_one_out(kind, shares, has_regions=has_regions) for kind in candidates}
+    results[UNCALIBRATED] = _leave_one_out(None, shares, has_regions=has_regions)
+    chosen = _choose(candidates, results)
+    brier = {
+        name: BrierScore(float(result.brier.mean()), _standard_error(result.brier - results[chosen].brier))
+        for name, result in results.items()
+    }
+    unfitted = unfitted_heads(shares)
+    return Calibration(
+        map=fit_map(chosen, shares, np.ones(num_cases), has_regions=has_regions),
+        reason=_reason(chosen, num_cases, brier, unfitted),
+        num_cases=num_cases,
+        brier=brier,
+        ece_before=error_of_table(results[UNCALIBRATED].table, has_regions=has_regions),
+        ece_after=error_of_table(results[chosen].table, has_regions=has_regions),
+        unfitted_heads=unfitted,
+    )
+
+
+def calibrated(evidence: Evidence, calibration: CalibrationMap) -> FloatArray:
+    """Calibrated probabilities of a case: the map inside the foreground band; outside it M1 as it is, since nothing was measured there.
+
+    Returns:
+        q, (H, *spatial) float32 in [0, 1].
+
+    Raises:
+        StateError: if the map is for other heads.
+    """
+    if calibration.has_regions != evidence.has_regions or len(calibration.heads) != len(evidence.mean):
+        raise StateError(
+            f"the calibration is for {_heads_in_words(len(calibration.heads), calibration.has_regions)}, "
+            f"the evidence has {_heads_in_words(len(evidence.mean), evidence.has_regions)}."
+        )
+    band = foreground_band(evidence.foreground())
+    q = evidence.mean.copy()
+    q[:, band] = calibration.apply(evidence.mean[:, band])
+    return q
+
+
+def _leave_one_out(kind: Kind | None, shares: CaseShares, *, has_regions: bool) -> _LeftOut:
+    num_cases, num_heads, _ = shares.totals.shape
+    brier, tables = [], []
+    for i in range(num_cases):
+        others = (np.arange(num_cases) != i).astype(np.float64)
+        fitted = None if kind is None else fit_map(kind, shares, others, has_regions=has_regions)
+        case = (shares.totals[i], shares.positives[i], curves(fitted, num_heads))
+        brier.append(brier_score(*case))
+        tables.append(reliability_table(*case))
+    return _LeftOut(np.array(brier), np.sum(tables, axis=0))
+
+
+def _choose(candidates: list[Kind], results: Mapping[str, _LeftOut]) -> Kind:
+    chosen = candidates[0]
+    for kind in candidates[1:]:
+        gain = results[chosen].brier - results[kind].brier
+        if gain.mean() > _standard_error(gain):
+            chosen = kind
+    return chosen
+
+
+def _standard_error(differences: NDArray[np.float64]) -> float:
+    return float(differences.std(ddof=1)) / math.sqrt(len(differences))
+
+
+def _reason(chosen: Kind, num_cases: int, brier: Mapping[str, BrierScore], unfitted: tuple[int, ...]) -> str:
+    scores = ", ".join(f"{name} {score.mean:.5f}" for name, score in brier.items())
+    reason = f"{chosen} map, the simplest that none beats by a standard error; leave-one-case-out Brier on {num_cases} cases: {scores}"
+    if unfitted:
+        reason += f"; no curve of their own, for lack of positive or negative voxels, have the heads {', '.join(map(str, unfitted))}"
+    return reason + "."
+
+
+def _heads_in_words(number: int, has_regions: bool) -> str:
+    return f"{number} {'regions' if has_regions else 'classes'}"

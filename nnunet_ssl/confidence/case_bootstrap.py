@@ -1,0 +1,48 @@
+"""Held-out cases as the unit of statistics: which of them two quantities share, and seeded resamples of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_ssl.confidence.selective import Numbers
+from nnunet_ssl.errors import StateError
+
+LEAST_CASES = 4
+"""Fewer held-out cases than this say nothing."""
+NUM_RESAMPLES = 2000
+
+
+def values_of_common_cases(dice: Mapping[str, float], *scores: Mapping[str, float | None]) -> tuple[Numbers, ...]:
+    """True Dice, then each score, of the cases that have all of them (None and NaN are none), in the order of case ids.
+
+    Args:
+        dice: true Dice by held-out case in [0, 1]; NaN where neither truth nor prediction holds any foreground.
+        scores: any number of scores by case; further cases in them are ignored.
+
+    Returns:
+        One array (n,) for the Dice and each score.
+
+    Raises:
+        StateError: if a Dice lies outside [0, 1].
+    """
+    for case, value in dice.items():
+        if value < 0 or value > 1:
+            raise StateError(f"the true Dice of case '{case}' is {value}; expected a number in [0, 1], or NaN.")
+    rows = [[values.get(case) for values in (dice, *scores)] for case in sorted(dice)]
+    # None becomes NaN
+    table = np.array(rows, dtype=np.float64).reshape(len(rows), 1 + len(scores))
+    return tuple(table[np.isfinite(table).all(axis=1)].T)
+
+
+def resample_cases(num_cases: int, seed: int) -> NDArray[np.int64]:
+    """Indices of cases drawn with replacement, (NUM_RESAMPLES, num_cases); the same for the same number and seed."""
+    return np.random.default_rng(seed).integers(0, num_cases, size=(NUM_RESAMPLES, num_cases))
+
+
+def defined_resamples(statistics: Numbers) -> Numbers | None:
+    """The resamples in which a statistic is defined (not NaN), or None where these are less than half."""
+    defined: Numbers = statistics[~np.isnan(statistics)]
+    return defined if 2 * len(defined) >= len(statistics) else None

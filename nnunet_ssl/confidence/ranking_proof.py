@@ -1,0 +1,143 @@
+"""Does a case score rank cases as their true Dice does? Measured on held-out cases; a refuted ranking is worse than a random order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from nnunet_ssl.confidence.case_bootstrap import LEAST_CASES, defined_resamples, resample_cases, values_of_common_cases
+from nnunet_ssl.confidence.score_choice import choose_case_score
+from nnunet_ssl.confidence.selective import Numbers, augrc, aurc, random_augrc, random_aurc, spearman, spearman_of_resamples
+from nnunet_ssl.errors import StateError
+
+Verdict = Literal["proven", "unproven", "refuted"]
+QUANTILES = (0.025, 0.975)
+"""Of the bootstrap distribution, a 95 % interval."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingProof:
+    """What held-out cases say of one score."""
+
+    score: str
+    """Name of the score."""
+    num_cases: int
+    """Held-out cases with a Dice and this score; all figures are of them."""
+    num_unscored: int
+    """Held-out cases with a Dice and without this score; pool cases of that kind are ranked last, which is not judged here."""
+    spearman: float | None
+    """Rank correlation with the true Dice; None where it is not defined."""
+    interval: tuple[float, float] | None
+    """95 % percentile bootstrap interval of it over cases; None where there is none."""
+    aurc: float | None
+    """Area under the risk-coverage curve, the loss being 1 - Dice; less is better. None without cases."""
+    augrc: float | None
+    """The same for the generalised risk."""
+    random_aurc: float | None
+    """Expected `aurc` of a random order of the same cases."""
+    random_augrc: float | None
+    """Expected `augrc` of a random order of the same cases."""
+    verdict: Verdict
+    """`proven`: the interval lies above 0; `refuted`: below 0; `unproven`: neither, or there is none."""
+    reason: str
+    """Why, in a sentence for the log."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingChoice:
+    """The proofs of all scores, baselines among them, and the score that is to rank the pool."""
+
+    proofs: Mapping[str, RankingProof]
+    """By name of the score."""
+    chosen: str
+    """Name of the score to use."""
+    reason: str
+    """Why this one, in a sentence for the log."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Verdict on the chosen score."""
+        return self.proofs[self.chosen].verdict
+
+
+def prove_ranking(
+    scores: Mapping[str, Mapping[str, float | None]], dice: Mapping[str, float], *, in_use: str = "pairwise_dice", seed: int = 0
+) -> RankingChoice:
+    """Prove every score on the held-out cases and choose the one to use.
+
+    Args:
+        scores: by name of the score, then by case; None or NaN where a case has no such score. `softmax` is a baseline.
+        dice: true Dice by held-out case in [0, 1]; a case with NaN (no foreground in truth and prediction) counts for nothing.
+        in_use: the score that ranks unless another is better, see `choose_case_score`.
+        seed: of the resamples.
+
+    Raises:
+        StateError: if the score in use was not measured, or a Dice lies outside [0, 1].
+    """
+    if in_use not in scores:
+        raise StateError(f"the case score in use is '{in_use}', but held-out cases have only: {', '.join(sorted(scores)) or 'none'}.")
+    proofs = {name: prove_score(name, scores[name], dice, seed=seed) for name in sorted(scores)}
+    chosen, reason = choose_case_score(scores, dice, in_use=in_use, seed=seed)
+    return RankingChoice(proofs=proofs, chosen=chosen, reason=reason)
+
+
+def prove_score(name: str, scores: Mapping[str, float | None], dice: Mapping[str, float], *, seed: int = 0) -> RankingProof:
+    """Prove one score; cases are the unit.
+
+    Resamples in which the scores or the Dice are constant have no rank correlation and are left out; where they are more than half, or
+    fewer than 4 cases are held out, there is no interval and the score is unproven. A score that means nothing comes out as proven in about
+    2.5 of 100 data sets, as it should, but in 3 to 7 where only 4 or 5 cases are held out: simulated, and part of what `num_cases` says.
+
+    Args:
+        name: of the score.
+        scores: by case; None or NaN where a case has none.
+        dice: true Dice by held-out case in [0, 1], or NaN.
+        seed: of the resamples.
+
+    Raises:
+        StateError: if a Dice lies outside [0, 1].
+    """
+    truth, own = values_of_common_cases(dice, scores)
+    losses, any_case = 1 - truth, len(truth) > 0
+    rho = spearman(own, truth)
+    interval, why = _interval(truth, own, seed)
+    verdict = _verdict(interval)
+    if interval is not None:
+        side = {"proven": "lies above", "refuted": "lies below", "unproven": "includes"}[verdict]
+        why = f"rank correlation {rho:.2f} in {len(truth)} held-out cases, 95 % interval {interval[0]:.2f} to {interval[1]:.2f} {side} 0"
+    return RankingProof(
+        score=name,
+        num_cases=len(truth),
+        num_unscored=len(values_of_common_cases(dice)[0]) - len(truth),
+        spearman=rho,
+        interval=interval,
+        aurc=aurc(own, losses) if any_case else None,
+        augrc=augrc(own, losses) if any_case else None,
+        random_aurc=random_aurc(losses) if any_case else None,
+        random_augrc=random_augrc(losses) if any_case else None,
+        verdict=verdict,
+        reason=f"{name} is {verdict}: {why}.",
+    )
+
+
+def _interval(truth: Numbers, own: Numbers, seed: int) -> tuple[tuple[float, float] | None, str]:
+    """Bootstrap interval of the rank correlation, or None and why there is none."""
+    if len(truth) < LEAST_CASES:
+        return None, f"too few held-out cases with score and Dice, {len(truth)} where {LEAST_CASES} are needed"
+    for what, values in (("score", own), ("true Dice", truth)):
+        if np.ptp(values) == 0:
+            return None, f"the {what} is the same in all {len(truth)} held-out cases"
+    correlations = defined_resamples(spearman_of_resamples(own, truth, resample_cases(len(truth), seed)))
+    if correlations is None:
+        return None, f"too many of the {len(truth)} held-out cases have the same score or Dice"
+    low, high = (float(q) for q in np.quantile(correlations, QUANTILES))
+    return (low, high), ""
+
+
+def _verdict(interval: tuple[float, float] | None) -> Verdict:
+    if interval is None or interval[0] <= 0 <= interval[1]:
+        return "unproven"
+    return "proven" if interval[0] > 0 else "refuted"

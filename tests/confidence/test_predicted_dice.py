@@ -1,0 +1,103 @@
+"""The Dice of new cases, predicted from held-out ones."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from nnunet_ssl.confidence.predicted_dice import DicePrediction, fit_dice_prediction
+from nnunet_ssl.errors import StateError
+
+
+def fitted(scores: list[float], dice: list[float]) -> DicePrediction:
+    prediction = fit_dice_prediction(scores, dice)
+    assert prediction is not None
+    return prediction
+
+
+def test_a_line_is_found_and_clipped() -> None:
+    prediction = fitted([0.2, 0.4, 0.6, 0.8], [0.1, 0.4, 0.7, 1.0])
+    np.testing.assert_allclose(prediction.predict([0.0, 0.2, 0.5, 0.9]), [0, 0.1, 0.55, 1], atol=1e-12)
+    assert prediction.case_error == pytest.approx(0, abs=1e-12)
+    pool = prediction.mean_of_pool([0.5, None, 0.7, 0.1, float("nan"), 0.9])
+    assert pool is not None
+    # 0.55, 0.85, and 0 and 1 after clipping; no residuals, and no case moves the line
+    assert (pool.mean, pool.low, pool.high) == pytest.approx((0.6, 0.6, 0.6))
+    assert (pool.num_cases, pool.num_unscored, pool.num_outside) == (4, 2, 2)
+
+
+def test_least_squares_as_in_scipy() -> None:
+    rng = np.random.default_rng(0)
+    scores, dice = rng.random(9), 0.3 + 0.4 * rng.random(9)
+    line = stats.linregress(scores, dice)
+    new = np.linspace(0.3, 0.7, 5)
+    np.testing.assert_allclose(fitted(scores.tolist(), dice.tolist()).predict(new), line.intercept + line.slope * new)
+
+
+def test_interval_by_hand_where_all_scores_are_equal() -> None:
+    # The jackknife's squared error of a mean is s^2 / n = 0.001 / 3 / 4; a residual from the mean of the other three is 4/3 of that from
+    # the mean of all: mean square 0.00025 * 16 / 9, over 4 new cases. t with 2 degrees of freedom: 4.302653.
+    prediction = fitted([0.3] * 4, [0.48, 0.49, 0.51, 0.52])
+    pool = prediction.mean_of_pool([0.3, 0.3, 0.3, 0.3])
+    assert pool is not None
+    half_width = 4.302653 * np.sqrt(0.001 / 12 + 0.00025 * 16 / 9 / 4)
+    assert (pool.mean, pool.low, pool.high) == pytest.approx((0.5, 0.5 - half_width, 0.5 + half_width))
+    assert prediction.case_error == pytest.approx(np.sqrt(0.00025) * 4 / 3)
+
+
+def test_jackknife_with_a_slope_by_hand() -> None:
+    # The line through all is flat at 0.45. Without the first case (0, 0.4): through (1, 0.5), (2, 0.5), (3, 0.4), slope -0.05, mean 7/15
+    # at 2, so 31/60 at 1.5 less 0.025 and 0.5667 at 0. Without the second: slope (0.4, 0.5, 0.4 at 0, 2, 3) 0.1 / 14, mean 13/30 at 5/3.
+    prediction = fitted([0, 1, 2, 3], [0.4, 0.5, 0.5, 0.4])
+    without_first = 7 / 15 + 0.05 * 0.5
+    without_second = 13 / 30 - 0.1 / 14 / 6
+    means = np.array([without_first, without_second, without_second, without_first])
+    residuals = np.array([0.4 - (7 / 15 + 0.05 * 2), 0.5 - (13 / 30 - 0.1 / 14 * 2 / 3)])
+    variance = 3 / 4 * np.square(means - means.mean()).sum() + np.square(residuals).mean() / 2
+    pool = prediction.mean_of_pool([1.5, 1.5])
+    assert pool is not None
+    assert pool.mean == pytest.approx(0.45)
+    assert pool.high - pool.mean == pytest.approx(stats.t.ppf(0.975, 2) * np.sqrt(variance))
+    assert prediction.case_error == pytest.approx(np.sqrt(np.square(residuals).mean()))
+
+
+@pytest.mark.parametrize("num_held_out", [4, 8, 20])
+def test_intervals_hold_the_true_mean(num_held_out: int) -> None:
+    rng = np.random.default_rng(num_held_out)
+
+    def draw(n: int) -> tuple[np.ndarray, np.ndarray]:
+        scores = rng.beta(8, 2, n)
+        # curved, and noisier where the score is low
+        return scores, np.clip(0.2 + 0.75 * scores**2 + rng.normal(size=n) * (0.03 + 0.15 * (1 - scores)), 0, 1)
+
+    hits, repeats = 0, 300
+    for _ in range(repeats):
+        held_out, new = draw(num_held_out), draw(30)
+        pool = fitted(held_out[0].tolist(), held_out[1].tolist()).mean_of_pool(new[0].tolist())
+        assert pool is not None
+        hits += pool.low <= new[1].mean() <= pool.high
+    assert 0.91 <= hits / repeats <= 0.99
+
+
+def test_interval_stays_in_range() -> None:
+    pool = fitted([0.1, 0.5, 0.6, 0.9], [0.9, 0.1, 0.8, 1.0]).mean_of_pool([0.95])
+    assert pool is not None
+    assert (pool.low, pool.high) == (0, 1)
+
+
+def test_rounding_errors_in_the_scores_give_no_slope() -> None:
+    prediction = fitted([0.7, 0.7 + 1e-16, 0.7 - 1e-16, 0.7], [0.2, 0.9, 0.4, 0.5])
+    np.testing.assert_allclose(prediction.predict([0.1, 0.7, 1.0]), 0.5)
+
+
+def test_too_few_cases_give_no_prediction() -> None:
+    assert fit_dice_prediction([0.1, 0.2, 0.3], [0.4, 0.5, 0.6]) is None
+    assert fit_dice_prediction([0.1, None, 0.3, 0.4, 0.5], [0.4, 0.5, 0.6, 0.7, float("nan")]) is None
+    assert fit_dice_prediction([], []) is None
+    assert fitted([0.1, 0.2, 0.3, 0.4], [0.4, 0.5, 0.6, 0.7]).mean_of_pool([None, float("nan")]) is None
+
+
+def test_wrong_input_is_refused() -> None:
+    with pytest.raises(StateError, match="2 scores and 1 Dice"):
+        fit_dice_prediction([0.1, 0.2], [0.3])
+    with pytest.raises(StateError, match=r"\[0.1, 90.0\]"):
+        fit_dice_prediction([0.1, 0.2], [0.1, 90.0])

@@ -1,0 +1,132 @@
+"""Verdicts on case scores from held-out cases."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from nnunet_ssl.confidence.case_bootstrap import resample_cases
+from nnunet_ssl.confidence.ranking_proof import prove_ranking, prove_score
+from nnunet_ssl.errors import StateError
+
+CASES = "abcdefgh"
+DICE = dict(zip(CASES, [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], strict=True))
+
+
+def by_case(values: Sequence[float | None]) -> dict[str, float | None]:
+    return dict(zip(CASES, values, strict=False))
+
+
+ORDERED = by_case(range(8))
+REVERSED = by_case(range(8, 0, -1))
+SHUFFLED = by_case([4, 1, 7, 2, 0, 6, 3, 5])
+
+
+def test_the_three_verdicts() -> None:
+    proven, refuted, unproven = (prove_score("mean", scores, DICE) for scores in (ORDERED, REVERSED, SHUFFLED))
+    assert (proven.verdict, proven.interval, proven.spearman) == ("proven", (1, 1), pytest.approx(1))
+    assert (refuted.verdict, refuted.interval, refuted.spearman) == ("refuted", (-1, -1), pytest.approx(-1))
+    assert unproven.verdict == "unproven"
+    # ranks differ by 4, 0, 5, 1, 4, 1, 3, 2
+    assert unproven.spearman == pytest.approx(1 - 6 * 72 / (8 * 63))
+    assert unproven.interval is not None
+    assert unproven.interval[0] < 0 < unproven.interval[1]
+    assert refuted.reason == "mean is refuted: rank correlation -1.00 in 8 held-out cases, 95 % interval -1.00 to -1.00 lies below 0."
+
+
+def test_interval_is_the_percentile_bootstrap_over_cases() -> None:
+    s, d = np.array(list(SHUFFLED.values()), dtype=float), np.array(list(DICE.values()))
+    correlations = [stats.spearmanr(s[rows], d[rows]).statistic for rows in resample_cases(8, seed=7) if len(set(rows)) > 1]
+    proof = prove_score("mean", SHUFFLED, DICE, seed=7)
+    assert proof.interval == pytest.approx(tuple(np.quantile(correlations, [0.025, 0.975])))
+
+
+def test_areas_by_hand() -> None:
+    proof = prove_score("mean", by_case([1, 3, 2]), {"a": 0.4, "b": 0.9, "c": 0.8})
+    # losses in order 0.1, 0.2, 0.6
+    assert proof.aurc == pytest.approx((0.1 + 0.15 + 0.3) / 3)
+    assert proof.augrc == pytest.approx((0.1 + 0.3 + 0.9) / 9)
+    assert proof.random_aurc == pytest.approx(0.3)
+    assert proof.random_augrc == pytest.approx(0.3 * 4 / 6)
+
+
+@pytest.mark.parametrize(
+    ("scores", "dice", "reason"),
+    [
+        (by_case([1, 2, 3]), DICE, "too few held-out cases with score and Dice, 3 where 4"),
+        (by_case([1, 2, 3, None, float("nan")]), DICE, "too few held-out cases with score and Dice, 3 where 4"),
+        ({}, {}, "too few held-out cases with score and Dice, 0 where 4"),
+        (by_case([1.0] * 8), DICE, "the score is the same in all 8"),
+        (ORDERED, dict.fromkeys(CASES, 0.5), "the true Dice is the same in all 8"),
+        # a resample needs "a", "d" and, next to each, another case: less than half of them do
+        (by_case([1, 0, 0, 0]), {"a": 0.1, "b": 0.1, "c": 0.1, "d": 0.9}, "too many of the 4"),
+    ],
+)
+def test_no_proof_without_cases_that_differ(scores: dict[str, float | None], dice: dict[str, float], reason: str) -> None:
+    proof = prove_score("mean", scores, dice)
+    assert (proof.verdict, proof.interval) == ("unproven", None)
+    assert reason in proof.reason
+    assert proof.reason.startswith("mean is unproven: ")
+
+
+def test_without_cases_there_are_no_figures() -> None:
+    proof = prove_score("mean", {}, DICE)
+    assert (proof.num_cases, proof.num_unscored) == (0, 8)
+    assert (proof.spearman, proof.aurc, proof.augrc, proof.random_aurc, proof.random_augrc) == (None,) * 5
+
+
+def test_cases_without_score_or_dice_are_left_out_and_counted() -> None:
+    scores = by_case([None, 2, 3, 4, 5, 6, float("nan"), 8])
+    proof = prove_score("mean", scores, {**DICE, "h": float("nan")})
+    assert (proof.num_cases, proof.num_unscored) == (5, 2)
+    kept = {case: value for case, value in DICE.items() if case in "bcdef"}
+    expected = prove_score("mean", {case: scores[case] for case in kept}, kept)
+    assert (proof.spearman, proof.interval, proof.aurc) == (expected.spearman, expected.interval, expected.aurc)
+
+
+def test_same_input_same_proof_however_the_mappings_are_sorted() -> None:
+    proof = prove_score("mean", SHUFFLED, DICE, seed=1)
+    assert proof == prove_score("mean", dict(reversed(SHUFFLED.items())), dict(reversed(DICE.items())), seed=1)
+    assert proof.interval != prove_score("mean", SHUFFLED, DICE, seed=2).interval
+
+
+def test_all_scores_are_proven_and_one_is_chosen() -> None:
+    scores = {"softmax": ORDERED, "pairwise_dice": SHUFFLED, "foreground": ORDERED, "mean": REVERSED}
+    choice = prove_ranking(scores, DICE)
+    assert {name: proof.verdict for name, proof in choice.proofs.items()} == {
+        "foreground": "proven",
+        "mean": "refuted",
+        "pairwise_dice": "unproven",
+        "softmax": "proven",
+    }
+    assert (choice.chosen, choice.verdict) == ("foreground", "proven")
+    assert "foreground ranks instead of pairwise_dice" in choice.reason
+    assert choice.proofs["mean"] == prove_score("mean", REVERSED, DICE)
+
+
+def test_the_score_in_use_stays_where_none_is_better() -> None:
+    choice = prove_ranking({"pairwise_dice": ORDERED, "mean": REVERSED}, DICE)
+    assert (choice.chosen, choice.verdict) == ("pairwise_dice", "proven")
+    assert choice.reason.startswith("pairwise_dice ranks: ")
+    few = prove_ranking({"pairwise_dice": SHUFFLED, "mean": ORDERED}, {"a": 0.1, "b": 0.2, "c": 0.3})
+    assert (few.chosen, few.verdict) == ("pairwise_dice", "unproven")
+
+
+def test_proofs_go_to_json_and_back() -> None:
+    proof = asdict(prove_score("mean", SHUFFLED, DICE))
+    assert json.loads(json.dumps(proof)) == {**proof, "interval": list(proof["interval"])}
+
+
+def test_a_score_in_use_that_was_not_measured_is_refused() -> None:
+    with pytest.raises(StateError, match="'pairwise_dice', but held-out cases have only: mean"):
+        prove_ranking({"mean": ORDERED}, DICE)
+    with pytest.raises(StateError, match="have only: none"):
+        prove_ranking({}, DICE)
+
+
+def test_a_dice_in_percent_is_refused() -> None:
+    with pytest.raises(StateError, match="case 'a' is 91"):
+        prove_score("mean", ORDERED, {"a": 91.0})

@@ -1,0 +1,130 @@
+"""Rank correlation and risk-coverage areas, by hand, over all orders, and against the formula of the authors of AUGRC."""
+
+from collections.abc import Callable
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from nnunet_ssl.confidence.selective import augrc, aurc, random_augrc, random_aurc, spearman, spearman_of_resamples
+from nnunet_ssl.errors import StateError
+
+AREAS = {"aurc": aurc, "augrc": augrc}
+Area = Callable[..., float]
+
+cases = st.lists(st.tuples(st.integers(-20, 20), st.integers(0, 10)), min_size=1, max_size=12)
+"""Scores and losses in tenths; both with ties."""
+
+
+@pytest.fixture(params=AREAS)
+def area(request: pytest.FixtureRequest) -> Area:
+    return AREAS[request.param]
+
+
+def test_areas_by_hand() -> None:
+    # accepted in the order 0.1, 0.2, 0.6: sums 0.1, 0.3, 0.9
+    scores, losses = [0.5, 0.9, 0.7], [0.6, 0.1, 0.2]
+    assert aurc(scores, losses) == pytest.approx((0.1 + 0.3 / 2 + 0.9 / 3) / 3)
+    assert augrc(scores, losses) == pytest.approx((0.1 + 0.3 + 0.9) / 3 / 3)
+
+
+def test_areas_with_a_tie_by_hand() -> None:
+    # the second and third place hold 0.3 or 0.5, each in one of two orders: sums 0.1, 0.5, 0.9, 1.9
+    scores, losses = [4, 2, 2, 1], [0.1, 0.3, 0.5, 1.0]
+    assert aurc(scores, losses) == pytest.approx((0.1 + 0.5 / 2 + 0.9 / 3 + 1.9 / 4) / 4)
+    assert augrc(scores, losses) == pytest.approx((0.1 + 0.5 + 0.9 + 1.9) / 4 / 4)
+
+
+def test_one_case(area: Area) -> None:
+    assert area([0.3], [0.4]) == pytest.approx(0.4)
+
+
+def test_ties_are_the_mean_over_their_orders(area: Area) -> None:
+    scores, losses = np.array([1, 0, 1, 0, 1, 2]), np.array([0.2, 0.9, 0.0, 0.3, 0.7, 0.4])
+    orders = [
+        area(-np.arange(6), losses[list(order)])
+        for order in permutations(range(6))
+        if (np.diff(scores[list(order)]) <= 0).all()  # the best scores first
+    ]
+    assert len(orders) == 6 * 2
+    assert area(scores, losses) == pytest.approx(np.mean(orders))
+
+
+def test_random_is_the_mean_over_all_orders() -> None:
+    losses = [0.0, 0.1, 0.5, 0.9]
+    for expected, area in ((random_aurc(losses), aurc), (random_augrc(losses), augrc)):
+        assert expected == pytest.approx(np.mean([area([4, 3, 2, 1], order) for order in permutations(losses)]))
+    assert random_aurc(losses) == pytest.approx(0.375)
+    assert random_augrc(losses) == pytest.approx(0.375 * 5 / 8)
+
+
+def test_augrc_of_failures_follows_from_auroc() -> None:
+    # Traub et al. 2024: (1 - AUROC) acc err + err^2 / 2 by trapezoids; ours is a right-hand sum
+    rng = np.random.default_rng(0)
+    scores, failed = rng.integers(0, 8, 30), rng.random(30) < 0.3
+    err = failed.mean()
+    trapezoids = (1 - roc_auc_score(~failed, scores)) * (1 - err) * err + err**2 / 2
+    assert augrc(scores, failed) == pytest.approx(trapezoids + err / 60)
+
+
+@given(cases)
+def test_a_perfect_order_is_best_and_its_reverse_worst(found: list[tuple[int, int]]) -> None:
+    losses = np.array([loss for _, loss in found]) / 10
+    scores = np.array([score for score, _ in found])
+    for area, random in ((aurc, random_aurc(losses)), (augrc, random_augrc(losses))):
+        best, worst, some = area(-losses, losses), area(losses, losses), area(scores, losses)
+        assert best - 1e-12 <= random <= worst + 1e-12
+        assert best - 1e-12 <= some <= worst + 1e-12
+
+
+@given(cases)
+def test_only_the_order_of_the_scores_counts(found: list[tuple[int, int]]) -> None:
+    scores, losses = np.array(found).T
+    # exact in float64, so ties stay ties
+    for area in AREAS.values():
+        assert area(scores**3 + 5, losses / 10) == pytest.approx(area(scores, losses / 10))
+    assert spearman(scores**3 + 5, losses) == spearman(scores, losses)
+
+
+def test_spearman_by_hand() -> None:
+    # ranks differ by 1, 1, 0, 1, 1: 1 - 6 * 4 / (5 * 24)
+    assert spearman([0.1, 0.2, 0.3, 0.4, 0.5], [0.6, 0.5, 0.7, 0.9, 0.8]) == pytest.approx(0.8)
+    # mean ranks 1.5, 1.5, 3 and 1, 2, 3: covariance 1.5, variances 1.5 and 2
+    assert spearman([1, 1, 2], [0.1, 0.2, 0.3]) == pytest.approx(1.5 / np.sqrt(1.5 * 2))
+
+
+@pytest.mark.parametrize(("scores", "dice"), [([], []), ([0.1], [0.2]), ([0.5, 0.5, 0.5], [1, 2, 3]), ([1, 2, 3], [0.9, 0.9, 0.9])])
+def test_no_spearman_where_nothing_varies(scores: list[float], dice: list[float]) -> None:
+    assert spearman(scores, dice) is None
+
+
+def test_two_cases_have_a_correlation() -> None:
+    assert spearman([0.1, 0.2], [0.9, 0.3]) == pytest.approx(-1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(cases, st.integers(0, 99))
+def test_spearman_of_resamples_is_that_of_scipy(found: list[tuple[int, int]], seed: int) -> None:
+    scores, dice = np.array(found).T / 10
+    resamples = np.random.default_rng(seed).integers(0, len(found), size=(20, len(found)))
+    for row, correlation in zip(resamples, spearman_of_resamples(scores, dice, resamples), strict=True):
+        if np.ptp(scores[row]) == 0 or np.ptp(dice[row]) == 0:
+            assert np.isnan(correlation)
+        else:
+            assert correlation == pytest.approx(stats.spearmanr(scores[row], dice[row]).statistic)
+            assert -1 <= correlation <= 1
+
+
+def test_what_cannot_be_ranked_is_refused(area: Area) -> None:
+    with pytest.raises(StateError, match="no case"):
+        area([], [])
+    with pytest.raises(StateError, match=r"shape \(2,\) .*\(3,\)"):
+        area([1, 2], [1, 2, 3])
+    with pytest.raises(StateError, match="finite"):
+        area([1, np.nan], [0, 1])
+    with pytest.raises(StateError, match="finite"):
+        spearman([1, 2], [0, np.inf])
