@@ -51,6 +51,7 @@ class DualPoolLoss(nn.Module):
         tau: float | Sequence[float],
         has_regions: bool,
         batch_dice: bool,
+        num_impossible: int = 0,
     ) -> None:
         """Take the settings of `StudentConfig` by value.
 
@@ -63,6 +64,7 @@ class DualPoolLoss(nn.Module):
             tau: threshold in [0, 1]; one number, or one per class (region).
             has_regions: whether the heads are regions.
             batch_dice: take the overlap over the whole batch instead of per sample.
+            num_impossible: softmax classes that the caller leaves no probability; a guess is among the others.
 
         Raises:
             ConfigError: on a value that is not one of the above.
@@ -81,6 +83,7 @@ class DualPoolLoss(nn.Module):
         self.overlap = overlap
         self.has_regions = has_regions
         self.batch_dice = batch_dice
+        self.num_impossible = num_impossible
         self.register_buffer("tau", torch.tensor(thresholds, dtype=torch.float32), persistent=False)
 
     def forward(self, logits: Tensor, *, labels: Tensor, confidence: Tensor, q: Tensor | None, valid: Tensor) -> DualTerms:
@@ -101,7 +104,9 @@ class DualPoolLoss(nn.Module):
             _require_shape("valid", valid, (logits.shape[0], 1, *logits.shape[2:]))
             _require_shape("confidence", confidence, tuple(logits.shape if self.has_regions else valid.shape))
             labels = self._labels_of_valid(labels, valid)
-            prediction = voxel_prediction(logits=logits, labels=labels, q=self._normalised(q), has_regions=self.has_regions)
+            prediction = voxel_prediction(
+                logits=logits, labels=labels, q=self._normalised(q), has_regions=self.has_regions, num_impossible=self.num_impossible
+            )
             confidence = confidence.float()
             confident = confidence >= self._tau_map(labels, heads=logits.shape[1])
             high, low = valid & confident, valid & ~confident

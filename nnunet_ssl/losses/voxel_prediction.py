@@ -43,7 +43,7 @@ class VoxelPrediction(ABC):
     @property
     @abstractmethod
     def log_choices(self) -> float:
-        """Cross-entropy of a uniform guess: log C, for regions log 2."""
+        """Cross-entropy of a uniform guess: log of the number of possible classes, for regions log 2."""
 
     @property
     @abstractmethod
@@ -78,9 +78,14 @@ class VoxelPrediction(ABC):
 class SoftmaxPrediction(VoxelPrediction):
     """Softmax heads: logits (B, C, *spatial), labels (B, *spatial) int64."""
 
+    def __init__(self, *, logits: Tensor, labels: Tensor, q: Tensor | None, num_impossible: int) -> None:
+        """As of the base class; `num_impossible` classes have logits that leave them no probability."""
+        super().__init__(logits=logits, labels=labels, q=q)
+        self._num_impossible = num_impossible
+
     @property
     def log_choices(self) -> float:
-        return math.log(self.logits.shape[1])
+        return math.log(self.logits.shape[1] - self._num_impossible)
 
     @property
     def zeros(self) -> Tensor:
@@ -160,7 +165,7 @@ class RegionPrediction(VoxelPrediction):
         return -(inside + outside)
 
 
-def voxel_prediction(*, logits: Tensor, labels: Tensor, q: Tensor | None, has_regions: bool) -> VoxelPrediction:
+def voxel_prediction(*, logits: Tensor, labels: Tensor, q: Tensor | None, has_regions: bool, num_impossible: int = 0) -> VoxelPrediction:
     """The prediction of a patch in the form that its heads need.
 
     Args:
@@ -168,6 +173,7 @@ def voxel_prediction(*, logits: Tensor, labels: Tensor, q: Tensor | None, has_re
         labels: (B, *spatial) int64 for softmax heads, (B, R, *spatial) in {0, 1} for region heads.
         q: probabilities (B, H, *spatial), or None where no term uses them.
         has_regions: whether the heads are regions.
+        num_impossible: softmax classes that the caller has left no probability, and among which nobody guesses.
 
     Raises:
         ValueError: if the shapes do not fit each other; a wrong one would otherwise be broadcast.
@@ -177,5 +183,6 @@ def voxel_prediction(*, logits: Tensor, labels: Tensor, q: Tensor | None, has_re
         raise ValueError(f"labels have shape {tuple(labels.shape)}, logits {tuple(logits.shape)}; expected labels {tuple(expected)}.")
     if q is not None and q.shape != logits.shape:
         raise ValueError(f"q has shape {tuple(q.shape)}, logits {tuple(logits.shape)}; the two must be equal.")
-    kind = RegionPrediction if has_regions else SoftmaxPrediction
-    return kind(logits=logits, labels=labels, q=q)
+    if has_regions:
+        return RegionPrediction(logits=logits, labels=labels, q=q)
+    return SoftmaxPrediction(logits=logits, labels=labels, q=q, num_impossible=num_impossible)

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from nnunet_ssl.training.distributed import gather
 
@@ -45,6 +47,15 @@ class EpochTerms:
             np.divide(total[0], total[1], out=mean, where=total[1] > 0)
             means[name] = mean.tolist() if length > 1 else float(mean[0])
         return means
+
+
+def to_host(terms: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
+    """Scalars and vectors of a loss as arrays, brought from the device in one transfer."""
+    if not terms:
+        return {}
+    values = torch.cat([value.float().reshape(-1) for value in terms.values()]).cpu().numpy()
+    ends = np.cumsum([value.numel() for value in terms.values()])
+    return dict(zip(terms, np.split(values, ends[:-1]), strict=True))
 
 
 def _as_array(value: Any, length: int) -> NDArray[np.float64]:

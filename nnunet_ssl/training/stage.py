@@ -33,6 +33,8 @@ class Stage:
     pool_cases: tuple[str, ...]
     num_confidence_channels: int
     num_probability_channels: int
+    blind_heads: tuple[int, ...]
+    """Network outputs of which pool samples teach nothing."""
     init: StageInit
     init_checkpoint: str | None
     """Checkpoint to start from, relative to nnUNet_results."""
@@ -109,4 +111,5 @@ def _from_content(dataset: str, content: dict[str, Any]) -> Stage:
     read: dict[str, Any] = {name: content[name] for name in ("fold", "init", "init_checkpoint")}
     read |= {name: int(content[name]) for name in numbers}
     read |= {name: tuple(map(str, content[name])) for name in cases}
+    read["blind_heads"] = tuple(map(int, content["blind_heads"]))
     return Stage(dataset=dataset, **read)

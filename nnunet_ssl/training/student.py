@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from nnunet_ssl.locations import targets_folder
 from nnunet_ssl.networks import unwrap
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
 from nnunet_ssl.training.cutmix import CutMix
+from nnunet_ssl.training.epoch_terms import to_host
 from nnunet_ssl.training.extra_channels import ExtraLayout
 from nnunet_ssl.training.moving_average import MovingAverage, default_decay
 from nnunet_ssl.training.phased_trainer import CHECKPOINT_ENTRY, PhasedTrainer
@@ -35,7 +38,12 @@ class SemiSupervisedStudent(PhasedTrainer):
     It trains on a stage dataset, whose sidecar says which cases are labelled, how long the stage lasts and what it starts from. Validation
     is nnU-Net's own, on manual labels. Checkpoints hold the moving average as `network_weights`, which is what `nnUNetv2_predict` and the
     next stage use, and the weights in training under a key of our own.
+
+    A subclass that learns from the pool in another way overrides `_semi_supervised_loss`, `_terms`, `_ramp` and `_restore`.
     """
+
+    fixed_settings: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """Settings, by dotted name, that this trainer has whatever the plans say."""
 
     def __init__(
         self,
@@ -48,6 +56,7 @@ class SemiSupervisedStudent(PhasedTrainer):
         self.stage = read_stage(plans["dataset_name"])
         self.stage.split(fold)
         super().__init__(plans, configuration, fold, dataset_json, device)
+        self.method = self.method.with_settings(self.fixed_settings)
         student = self.method.student
         self.optimizer_name = student.optimizer
         self.weight_decay = student.weight_decay
@@ -58,8 +67,7 @@ class SemiSupervisedStudent(PhasedTrainer):
         self._stage_dataset: StageDataset | None = None
         self._continues = False
         self._step = 0
-        per_output = {CLASS_TERM: self.label_manager.num_segmentation_heads}
-        self._use_phases(self._phases(), terms={**dict.fromkeys(TERMS, 1), **per_output})
+        self._use_phases(self._phases(), terms=self._terms())
 
     def _phases(self) -> list[Phase]:
         student = self.method.student
@@ -82,18 +90,10 @@ class SemiSupervisedStudent(PhasedTrainer):
             load_all_weights(network, start)
         student = self.method.student
         if student.ema:
-            steps = self.stage.num_epochs * self.num_iterations_per_epoch
-            self.average = MovingAverage(network, decay=student.ema_decay or default_decay(steps))
+            self.average = MovingAverage(network, decay=student.ema_decay or default_decay(self._semi_supervised_steps))
 
     def _build_loss(self) -> nn.Module:
-        return DualLoss(
-            supervised=weigh_cross_entropy(super()._build_loss(), self.method.student.lambda_ce),
-            config=self.method.student,
-            has_regions=self.label_manager.has_regions,
-            num_outputs=self.label_manager.num_segmentation_heads,
-            batch_dice=self.configuration_manager.batch_dice,
-            is_distributed=self.is_ddp,
-        )
+        return self._semi_supervised_loss(weigh_cross_entropy(super()._build_loss(), self.method.student.lambda_ce))
 
     def do_split(self) -> tuple[list[str], list[str]]:
         return self.stage.split(self.fold)
@@ -150,18 +150,43 @@ class SemiSupervisedStudent(PhasedTrainer):
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         self._continues = True
         super().load_checkpoint(filename_or_checkpoint)
-        if self.average is not None:
-            entry = load_checkpoint(Path(str(filename_or_checkpoint))).get(CHECKPOINT_ENTRY)
-            if entry is None:
-                self.average.reset()
-            else:
-                self.average.restore(entry)
+        self._restore(load_checkpoint(Path(str(filename_or_checkpoint))).get(CHECKPOINT_ENTRY))
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         with self._evaluated_weights():
             super().perform_actual_validation(save_probabilities)
 
     # ---- ours
+
+    @property
+    def _semi_supervised_steps(self) -> int:
+        """Optimiser steps of the semi-supervised phase."""
+        return self.stage.num_epochs * self.num_iterations_per_epoch
+
+    def _semi_supervised_loss(self, supervised: nn.Module) -> nn.Module:
+        """The loss of batches with samples from the pool, around nnU-Net's own."""
+        return DualLoss(
+            supervised=supervised,
+            config=self.method.student,
+            has_regions=self.label_manager.has_regions,
+            num_outputs=self.label_manager.num_segmentation_heads,
+            batch_dice=self.configuration_manager.batch_dice,
+            is_distributed=self.is_ddp,
+            blind_heads=self.stage.blind_heads,
+        )
+
+    def _terms(self) -> dict[str, int]:
+        """Names and lengths of the terms that the loss measures."""
+        return {**dict.fromkeys(TERMS, 1), CLASS_TERM: self.label_manager.num_segmentation_heads}
+
+    def _restore(self, entry: dict[str, Any] | None) -> None:
+        """Continue from what `_checkpoint_entry` left in a checkpoint, None in one of nnU-Net's own; its weights are loaded."""
+        if self.average is None:
+            return
+        if entry is None:
+            self.average.reset()
+        else:
+            self.average.restore(entry)
 
     def _layout(self) -> ExtraLayout:
         return ExtraLayout.for_stage(self.label_manager, self.stage.num_confidence_channels, self.stage.num_probability_channels)
@@ -173,8 +198,8 @@ class SemiSupervisedStudent(PhasedTrainer):
         """Weight of the pool terms in the next step."""
         if self.phase.name != SEMI_SUPERVISED:
             return 0.0
-        steps = self.stage.num_epochs * self.num_iterations_per_epoch
-        return ramp_weight(self._step, ramp_steps=self.method.student.ramp_up * steps if self.stage.stage == 1 else 0)
+        ramped = self.method.student.ramp_up * self._semi_supervised_steps
+        return ramp_weight(self._step, ramp_steps=ramped if self.stage.stage == 1 else 0)
 
     def _build_loader(self, data: Any, *args: Any, transforms: Any, **kwargs: Any) -> nnUNetDataLoader:
         """Stands in for nnU-Net's loader class: validation gets that class, training ours."""
@@ -195,12 +220,7 @@ class SemiSupervisedStudent(PhasedTrainer):
         return [super().get_tr_and_val_datasets()[0]]
 
     def _measured_terms(self) -> dict[str, Any]:
-        terms = self.loss.last_terms
-        if not terms:
-            return {}
-        scalars = torch.stack([terms[name].float() for name in TERMS])
-        values = torch.cat([scalars, terms[CLASS_TERM].float()]).cpu().numpy()
-        return {**dict(zip(TERMS, values[: len(TERMS)], strict=True)), CLASS_TERM: values[len(TERMS) :]}
+        return to_host(self.loss.last_terms)
 
     def _evaluated_weights(self) -> AbstractContextManager[None]:
         return nullcontext() if self.average is None else self.average.applied()

@@ -15,6 +15,8 @@ from nnunet_ssl.training.supervised_loss import LabelledLoss, inner_loss, scale_
 
 TERMS = ("loss_supervised", "loss_high", "loss_low", "confident_share", "unlearning_gradient_ratio")
 """Names of the scalar entries of `DualLoss.last_terms`, for the log."""
+IMPOSSIBLE = -1e4
+"""Logit of a class that is left out of a softmax; finite, since 0 times infinity is no number."""
 CLASS_TERM = "confident_share_per_class"
 """Name of the entry with one value per network output."""
 
@@ -37,16 +39,26 @@ class DualLoss(nn.Module):
         num_outputs: H, the network's output channels.
         batch_dice: whether the plans sum Dice over the batch.
         is_distributed: whether several processes train together.
+        blind_heads: outputs that the teacher hardly ever finds; pool samples teach nothing about them, manual labels do.
     """
 
     def __init__(
-        self, *, supervised: nn.Module, config: StudentConfig, has_regions: bool, num_outputs: int, batch_dice: bool, is_distributed: bool
+        self,
+        *,
+        supervised: nn.Module,
+        config: StudentConfig,
+        has_regions: bool,
+        num_outputs: int,
+        batch_dice: bool,
+        is_distributed: bool,
+        blind_heads: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.config = config
         self.has_regions = has_regions
         self.num_outputs = num_outputs
         self.is_distributed = is_distributed
+        self.blind_heads = list(blind_heads)
         self.weights = scale_weights(supervised)
         if config.unlearning_gradient_ratio is not None:
             _uncompile_dice(supervised)
@@ -57,9 +69,10 @@ class DualLoss(nn.Module):
             normalisation=config.normalisation,
             confidence_weighting=config.confidence_weighting,
             overlap=config.overlap,
-            tau=config.tau,
+            tau=config.fixed_tau,
             has_regions=has_regions,
             batch_dice=batch_dice,
+            num_impossible=0 if has_regions else len(self.blind_heads),
         )
         self.ramp = 1.0
         """Weight of the pool terms; the trainer sets it before each step."""
@@ -119,8 +132,20 @@ class DualLoss(nn.Module):
         # divided in float32, so that a stored 0.9 equals a threshold of 0.9
         values = extra[:, 1:].float() / SHARE_STEPS
         q = values[:, num_confidence:] if self.config.needs_probabilities else None
+        if self.blind_heads:
+            logits, q, valid = self._without_blind_heads(logits, q, labels, valid)
         terms: DualTerms = self.pool(logits, labels=labels, confidence=values[:, :num_confidence], q=q, valid=valid)
         return terms
+
+    def _without_blind_heads(self, logits: Tensor, q: Tensor | None, labels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Let no gradient reach a blind head: regions are cut off, classes leave the softmax, the target and the voxels they label."""
+        blind = torch.tensor(self.blind_heads, device=logits.device)
+        is_blind = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device).index_fill(0, blind, True)
+        is_blind = is_blind.view(1, -1, *[1] * (logits.ndim - 2))
+        if self.has_regions:
+            return torch.where(is_blind, logits.detach(), logits), q, valid
+        q = None if q is None else q.masked_fill(is_blind, 0.0)  # normalised again by the loss
+        return logits.float().masked_fill(is_blind, IMPOSSIBLE), q, valid & ~torch.isin(labels, blind).unsqueeze(1)
 
     def _unlearning_scale(self, supervised: Tensor, low: Tensor, logits: Tensor, from_pool: Tensor) -> tuple[Tensor, Tensor]:
         """Factor on R_low, and the gradient ratio before it.

@@ -233,6 +233,7 @@ def build(root: Path, *, dim: int = 3, patch: tuple[int, ...] = (16, 16, 16), re
         pool_cases=POOL,
         num_confidence_channels=outputs if regions else 1,
         num_probability_channels=probability_channels,
+        blind_heads=[],
         init="scratch",
         init_checkpoint=None,
     )

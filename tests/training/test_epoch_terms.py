@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
-from nnunet_ssl.training.epoch_terms import EpochTerms
+from nnunet_ssl.training.epoch_terms import EpochTerms, to_host
 
 TERMS = EpochTerms({"a": 1, "b": 2})
 
@@ -26,6 +27,12 @@ def test_means_leave_out_what_was_not_measured() -> None:
     assert means["a"] == pytest.approx(1.5)
     assert np.isnan(means["b"][0])
     assert means["b"][1] == pytest.approx(1.5)
+
+
+def test_terms_of_a_loss_as_arrays() -> None:
+    terms = to_host({"a": torch.tensor(1.5), "b": torch.tensor([1, 2]), "c": torch.tensor(2.5, dtype=torch.float64)})
+    assert {name: value.tolist() for name, value in terms.items()} == {"a": [1.5], "b": [1.0, 2.0], "c": [2.5]}
+    assert to_host({}) == {}
 
 
 def test_registering_keeps_what_is_there() -> None:

@@ -10,12 +10,17 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_ssl.training.peers.cross_pseudo_supervision import CrossPseudoSupervisionTrainer
+from nnunet_ssl.training.peers.mean_teacher import MeanTeacherTrainer
+from nnunet_ssl.training.peers.naive_self_training import NaiveSelfTrainingTrainer
+from nnunet_ssl.training.peers.uncertainty_aware_mean_teacher import UAMTTrainer
 from nnunet_ssl.training.phases import PhasedPolyLRScheduler
 from nnunet_ssl.training.stage_loader import StageDataLoader, loaders_built_by
 from nnunet_ssl.training.student import SemiSupervisedStudentTrainer, TransASPPStudentTrainer
 from nnunet_ssl.training.teacher import TransASPPTeacherTrainer
 
-TRAINERS = [TransASPPTeacherTrainer, TransASPPStudentTrainer, SemiSupervisedStudentTrainer]
+PEERS = [NaiveSelfTrainingTrainer, MeanTeacherTrainer, UAMTTrainer, CrossPseudoSupervisionTrainer]
+TRAINERS = [TransASPPTeacherTrainer, TransASPPStudentTrainer, SemiSupervisedStudentTrainer, *PEERS]
 
 
 def parameters(function: Any) -> list[tuple[str, Any, Any]]:
@@ -55,6 +60,8 @@ def test_what_is_overridden() -> None:
     }  # fmt: skip
     assert overridden(SemiSupervisedStudentTrainer, nnUNetTrainer) == student
     assert overridden(TransASPPStudentTrainer, nnUNetTrainer) == student | {"build_network_architecture"}
+    for peer in PEERS:
+        assert overridden(peer, nnUNetTrainer) == student | {"build_network_architecture"}
     assert overridden(TransASPPTeacherTrainer, nnUNetTrainer) == common | {"build_network_architecture"}
     assert overridden(StageDataLoader, nnUNetDataLoader) == {"get_indices"}
 

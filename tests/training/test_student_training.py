@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.run.run_training import maybe_load_checkpoint
+from short_training import log, run, same
 
 from nnunet_ssl.config import StudentConfig
 from nnunet_ssl.errors import StateError
@@ -20,37 +21,6 @@ from nnunet_ssl.training.teacher import TransASPPTeacherTrainer
 
 BOTH = [TransASPPStudentTrainer, SemiSupervisedStudentTrainer]
 Settings = Callable[..., dict[str, Any]]
-
-
-class InterruptedTrainingError(Exception):
-    """Ends a training the way a killed process would."""
-
-
-def run(trainer: Any, *, until_epoch: int | None = None) -> Any:
-    """Train; with `until_epoch`, to the end of that epoch and no further."""
-    if until_epoch is None:
-        trainer.run_training()
-        return trainer
-    start = trainer.on_epoch_start
-
-    def stop_or_start() -> None:
-        if trainer.current_epoch == until_epoch:
-            raise InterruptedTrainingError
-        start()
-
-    trainer.on_epoch_start = stop_or_start
-    with pytest.raises(InterruptedTrainingError):
-        trainer.run_training()
-    return trainer
-
-
-def log(trainer: Any) -> dict[str, list[Any]]:
-    values: dict[str, list[Any]] = trainer.logger.local_logger.my_fantastic_logging
-    return values
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 @pytest.mark.parametrize("kind", BOTH)

@@ -13,16 +13,13 @@ import pytest
 import torch
 from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.logging.nnunet_logger import MetaLogger
+from short_training import log, run
 
 from nnunet_ssl.data import pool as pool_module
 from nnunet_ssl.training.teacher import TransASPPTeacherTrainer
 
 DATASET = "Dataset137_Tiny"
 HEAD = "uncertainty_head."
-
-
-class InterruptedTrainingError(Exception):
-    """Ends a training the way a killed process would."""
 
 
 @pytest.fixture
@@ -35,25 +32,6 @@ def make_teacher(tiny: Any, short: Callable[..., dict[str, Any]], monkeypatch: p
         return tiny.trainer(TransASPPTeacherTrainer, DATASET, settings=settings)
 
     return make
-
-
-def run(trainer: Any, until_epoch: int) -> Any:
-    start = trainer.on_epoch_start
-
-    def stop_or_start() -> None:
-        if trainer.current_epoch == until_epoch:
-            raise InterruptedTrainingError
-        start()
-
-    trainer.on_epoch_start = stop_or_start
-    with pytest.raises(InterruptedTrainingError):
-        trainer.run_training()
-    return trainer
-
-
-def log(trainer: Any) -> dict[str, list[Any]]:
-    values: dict[str, list[Any]] = trainer.logger.local_logger.my_fantastic_logging
-    return values
 
 
 def state(trainer: Any) -> dict[str, torch.Tensor]:
@@ -97,7 +75,7 @@ def test_both_phases(make_teacher: Any, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("epoch", [1, 2, 3])
 def test_continues_from_an_interruption_in_either_phase(make_teacher: Any, epoch: int) -> None:
-    before = run(make_teacher(), epoch)
+    before = run(make_teacher(), until_epoch=epoch)
     after = make_teacher()
     maybe_load_checkpoint(after, True, False)
     assert after.current_epoch == epoch
@@ -182,7 +160,7 @@ def test_the_pool_is_learnt_from_where_there_is_one(make_tiny: Any, make_teacher
         pool_module, "find_pool", lambda plans, configuration: SimpleNamespace(folder=folder, case_ids=["pool_0", "pool_1"])
     )
     trainer = make_teacher(distillation_epochs=1)
-    run(trainer, 2)
+    run(trainer, until_epoch=2)
     trainer.on_train_epoch_start()
     keys = {key for _ in range(20) for key in next(trainer.dataloader_train)["keys"]}
     assert keys == {"lab_0", "lab_1", "pool_0", "pool_1"}

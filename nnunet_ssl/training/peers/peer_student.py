@@ -1,0 +1,67 @@
+"""The harness of the peers: a student without the student's own means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_ssl.training.peers.peer_loss import PeerLoss
+from nnunet_ssl.training.student import SemiSupervisedStudent
+
+HARNESS_SETTINGS = (
+    "length", "init", "optimizer", "initial_lr", "warm_lr", "weight_decay", "lambda_ce", "labelled_share", "fine_tune_epochs",
+    "distillation_epochs",
+)  # fmt: skip
+"""Settings of the student section that peers share with the student; a method that uses more says so in `more_settings`."""
+
+
+class PeerStudent(SemiSupervisedStudent):
+    """Loaders, labelled share, network, phases, lengths, optimiser and start of the student; what is learned from the pool is the peer's.
+
+    nnU-Net's own augmentation applies to all samples alike.
+    """
+
+    fixed_settings: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"student.strong_augmentation": False, "student.cutmix": 0.0, "student.ema": False}
+    )
+    loss_kind: ClassVar[type[PeerLoss]]
+    more_settings: ClassVar[tuple[str, ...]] = ()
+    """Settings of the student section in use besides `HARNESS_SETTINGS`."""
+
+    # ---- nnU-Net's hooks
+
+    def print_plans(self) -> None:
+        super().print_plans()
+        used = ", ".join((*HARNESS_SETTINGS, *self.more_settings))
+        self.print_to_log_file(f"{type(self).__name__} uses these settings of the student and no other: {used}", add_timestamp=False)
+
+    # ---- ours
+
+    def _semi_supervised_loss(self, supervised: nn.Module) -> nn.Module:
+        return self.loss_kind(
+            supervised=supervised,
+            num_outputs=self.label_manager.num_segmentation_heads,
+            has_regions=self.label_manager.has_regions,
+            gathers=self.is_ddp and self.configuration_manager.batch_dice,
+        )
+
+    def _terms(self) -> dict[str, int]:
+        return dict.fromkeys(self.loss_kind.terms, 1)
+
+    @torch.no_grad()
+    def _predict(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Logits (P, H, *spatial) of a network in training mode, dropout included, for images (P, C, *spatial) on its device.
+
+        They are nobody's to learn from: without gradient, and without the wrapper, which would wait for other processes' samples.
+        """
+        inner = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+        # as nnU-Net does: mixed precision on CUDA devices alone
+        with torch.autocast("cuda") if images.device.type == "cuda" else nullcontext():
+            output = inner(images)
+        logits: Tensor = output if isinstance(output, Tensor) else output[0]
+        return logits
