@@ -88,6 +88,10 @@ class ModelLocation:
         """The final checkpoint of a fold; `checkpoint_best` may stem from the teacher's first phase, with an untrained head."""
         return self.fold_folder(fold) / "checkpoint_final.pth"
 
+    def validation_summary(self, fold: int | str) -> Path:
+        """nnU-Net's metrics on the fold's validation cases."""
+        return self.fold_folder(fold) / "validation" / "summary.json"
+
     def workspace(self, fold: int | str) -> Path:
         """Where a run that uses this model as its teacher keeps its manifest, evidence and rankings."""
         return self.fold_folder(fold) / "nnssl"

@@ -7,7 +7,7 @@ import json
 import os
 from typing import Any
 
-from nnunet_ssl.config import CASE_SCORES, ORDERS, STUDENT_INITS, TARGET_KINDS, UNLEARNING_MODES
+from nnunet_ssl.config import CASE_SCORES, CONFIDENCES, ORDERS, SCHEDULES, STUDENT_INITS, TARGET_KINDS, UNLEARNING_MODES
 from nnunet_ssl.errors import ConfigError
 
 
@@ -54,7 +54,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=fold_argument,
         metavar="FOLD",
-        help="with -f all: average the evidence of these folds of the teacher",
+        help="with -f all: folds of the teacher whose evidence is averaged (default: all, so that one has not seen each label)",
     )
     parser.add_argument("--student-tr", metavar="TRAINER", help="the student's trainer (default: the one with the teacher's network)")
     parser.add_argument("--first-id", type=int, metavar="ID", help="first id of the block of stage datasets (default: first free from 601)")
@@ -71,7 +71,9 @@ def add_method_arguments(parser: argparse.ArgumentParser) -> None:
         "method", "settings of this run; without a flag the plans' nnssl section decides (docs/reference/plans.md)"
     )
     group.add_argument("--stages", nargs="+", type=float, metavar="K", help="fractions of the pool per stage, increasing, e.g. 0.2 0.5 1.0")
+    group.add_argument("--schedule", choices=SCHEDULES, help="fractions as given, or faster the less the labels still change")
     group.add_argument("--order", choices=ORDERS, help="order in which cases enter")
+    group.add_argument("--confidence", choices=CONFIDENCES, help="voxel confidence: calibrated on held-out cases, or the paper's")
     group.add_argument("--case-score", choices=CASE_SCORES, help="score that ranks the cases")
     group.add_argument("--num-samples", type=int, metavar="K", help="stochastic samples per case")
     group.add_argument("--unlearning", choices=UNLEARNING_MODES, help="form of the unlearning term")
@@ -85,7 +87,9 @@ def add_method_arguments(parser: argparse.ArgumentParser) -> None:
 
 _FLAGS = {
     "stages": "curriculum.fractions",
+    "schedule": "curriculum.schedule",
     "order": "curriculum.order",
+    "confidence": "evidence.confidence",
     "case_score": "evidence.case_score",
     "num_samples": "evidence.num_samples",
     "unlearning": "student.unlearning",

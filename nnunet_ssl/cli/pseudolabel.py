@@ -19,7 +19,7 @@ from nnunet_ssl.cli.arguments import (
 from nnunet_ssl.cli.command import command
 
 if TYPE_CHECKING:
-    from nnunet_ssl.pseudolabel.grow import Run
+    from nnunet_ssl.pseudolabel.run import Run
 
 NAME = "nnssl_pseudolabel"
 

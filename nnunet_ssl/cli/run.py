@@ -42,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--preset", metavar="NAME", help="lay this overlay over the plans -p first: default, paper, cpu, ...")
     made.add_argument("--skip-bad", action="store_true", help="leave bad pool cases out and list them, instead of stopping")
     made.add_argument("-np", type=int, default=2, metavar="N", help="worker processes for preprocessing (default: %(default)s)")
+    made.add_argument(
+        "--audit", action="store_true", help="train the teacher, say how far its labels can be trusted on cases it has not seen, and stop"
+    )
     made.add_argument("--dry-run", action="store_true", help="print the steps and the disk space they need, and stop")
     made.add_argument("--status", action="store_true", help="print what is done and the table so far, and stop")
     add_method_arguments(made)
@@ -66,6 +69,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         _print_estimate(request)
         return
     use_device(arguments.device)
+    if arguments.audit:
+        _audit(request, steps)
+        return
     execute(steps)
     _print_table(request)
     from nnunet_ssl.cli.pseudolabel import predict_line
@@ -101,6 +107,20 @@ def _request(arguments: argparse.Namespace, assignments: dict[str, object]) -> R
     )
 
 
+def _audit(request: RunRequest, steps: Sequence[Step]) -> None:
+    """Every step before the first stage, then the audit and the next command."""
+    import torch
+
+    from nnunet_ssl.pseudolabel.audit import audit
+    from nnunet_ssl.run.audit_text import audit_lines
+    from nnunet_ssl.run.pipeline import execute
+
+    execute([step for step in steps if step.is_before_stages])
+    run = request.open()
+    print("\n".join(audit_lines(audit(run, device=torch.device(request.device)), run)))
+    print("next: the same command without --audit")
+
+
 def _print_steps(steps: Sequence[Step]) -> None:
     for number, step in enumerate(steps, start=1):
         print(f"{number:3d}. [{'done' if step.is_done() else ' to do'}] {step.name}: {step.command}")
@@ -122,7 +142,7 @@ def _print_estimate(request: RunRequest) -> None:
         count = sum(map(len, found))
     else:
         count = len(load_pool(request.setup).images)
-    needed = estimate_disk(request.setup, count, request.method)
+    needed = estimate_disk(request.setup, count, request.method, teacher_folds=len(request.folds))
     print(
         f"disk for {count} pool cases: about {needed.total:.0f} MB (pool {needed.pool:.0f}, evidence {needed.evidence:.0f}, "
         f"stages {needed.stages:.0f}), besides the checkpoints"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,16 @@ SCHEMA = 1
 _COMPRESSION = {"codec": blosc2.Codec.ZSTD, "clevel": 3, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
 
 
-def teacher_store(workspace: Path, teacher_fingerprint: str) -> EvidenceStore:
-    """Where a run keeps its teacher's evidence."""
-    return EvidenceStore(workspace / "evidence" / "teacher", source=teacher_fingerprint)
+def teacher_stores(workspace: Path, teacher_fingerprint: str, folds: Sequence[int | str]) -> dict[int | str, EvidenceStore]:
+    """Where a run keeps its teacher's evidence on the pool: one store for each fold, since each has a calibration of its own."""
+    if len(folds) == 1:
+        return {folds[0]: EvidenceStore(workspace / "evidence" / "teacher", source=teacher_fingerprint)}
+    return {fold: EvidenceStore(workspace / "evidence" / f"teacher_f{fold}", source=f"{teacher_fingerprint}-f{fold}") for fold in folds}
+
+
+def held_out_stores(workspace: Path, teacher_fingerprint: str, folds: Sequence[int | str]) -> dict[int | str, EvidenceStore]:
+    """Where a run keeps the evidence of each fold's teacher on the labelled cases that it has not seen."""
+    return {fold: EvidenceStore(workspace / "evidence" / f"held_out_f{fold}", source=f"{teacher_fingerprint}-f{fold}") for fold in folds}
 
 
 def student_store(workspace: Path, stage: int, checkpoint: Path, num_samples: int) -> EvidenceStore:

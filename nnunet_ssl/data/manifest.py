@@ -25,8 +25,18 @@ class StageRecord:
     """K_t."""
     cases: list[str]
     """Pool cases in it, best first."""
+    is_last: bool
+    """Whether the curriculum ends with it."""
     num_epochs: int
     """Epochs of the student of this stage."""
+    case_score: str
+    """Score that ranked."""
+    order: str
+    """Order in force; `random` where held-out cases refute the ranking."""
+    tau: float | list[float]
+    """Threshold in force; one number, or one per class (region)."""
+    calibration: str | None
+    """Kind of the calibration map; None for the paper's confidence."""
     agreement_weight: float
     """a of the labels in it; 0 where they are the teacher's alone."""
     label_stage: int | None

@@ -30,7 +30,7 @@ from nnunet_ssl.nnunet_api.setup import NnunetSetup
 CODE_POOL = 2
 """Code channel of a target file: a pool voxel the student learns from."""
 CODE_IGNORED = 3
-"""Code channel of a target file: a pool voxel without validity (teacher and student disagree)."""
+"""Code channel of a target file: a pool voxel without validity (disagreement, or a doubtful label that must not be unlearned)."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class PseudoCase:
     confidence: NDArray[np.float32]
     """(C, X, Y, Z) with C = 1, or one channel per region."""
     valid: NDArray[np.bool_]
-    """(X, Y, Z): False where teacher and student disagree and nothing is learned."""
+    """(X, Y, Z): False where nothing is learned: disagreement, or a doubtful label that must not be unlearned."""
     probabilities: NDArray[np.float32] | None
     """(H, X, Y, Z), where the loss needs them."""
     confident: NDArray[np.bool_]
@@ -76,6 +76,8 @@ class StageSidecar:
     pool_cases: list[str]
     num_confidence_channels: int
     num_probability_channels: int
+    blind_heads: list[int]
+    """Heads (classes, regions) that the teacher hardly ever finds: pool samples teach nothing about them, neither for nor against."""
     agreement_weight: float
     label_stage: int | None
     init: str

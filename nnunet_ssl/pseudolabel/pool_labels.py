@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,11 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from numpy.typing import NDArray
 
 from nnunet_ssl.confidence.agreement import agreement_confidence
-from nnunet_ssl.confidence.evidence import Evidence, fuse
-from nnunet_ssl.confidence.voxel_confidence import paper_confidence
+from nnunet_ssl.confidence.calibration import calibrated
+from nnunet_ssl.confidence.calibration_map import CalibrationMap
+from nnunet_ssl.confidence.evidence import Evidence, fuse, merge
+from nnunet_ssl.confidence.thresholds import UnlearningGate, gate_at
+from nnunet_ssl.confidence.voxel_confidence import calibrated_confidence, paper_confidence
 from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.data.pool import PoolIndex
 from nnunet_ssl.data.stage_dataset import PseudoCase
@@ -41,14 +45,42 @@ class PoolLabels:
 
     setup: NnunetSetup
     pool: PoolIndex
-    teacher: EvidenceStore
+    teacher: Mapping[int | str, EvidenceStore]
+    """Evidence of every fold of the teacher."""
     student: EvidenceStore | None
     weight: float
     """a, the student's share."""
+    maps: Mapping[int | str, CalibrationMap] | None = None
+    """Calibration of every fold of the teacher; None: the paper's confidence."""
+    student_map: CalibrationMap | None = None
+    """Calibration of the student; there where the teacher's is."""
+    gate: UnlearningGate | None = None
+    """Classes and confidences, (H, bins), whose doubtful labels may be unlearned; None: all."""
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the mean of the evidence it gives is calibrated."""
+        return self.maps is not None
 
     def evidence(self, case: str) -> tuple[Evidence, NDArray[np.float32], NDArray[np.bool_]]:
-        """Fused evidence of a case, its voxel confidence (C, X, Y, Z), and where something is learned (X, Y, Z)."""
-        teacher = self.teacher.read(case)
+        """Fused evidence of a case, its voxel confidence (C, X, Y, Z), and where something is learned (X, Y, Z).
+
+        With calibration the mean of the evidence is q: every fold's own, averaged, then mixed with the student's.
+        """
+        members = {fold: store.read(case) for fold, store in self.teacher.items()}
+        teacher = merge(list(members.values()))
+        if self.maps is None or self.student_map is None:
+            return self._uncalibrated(case, teacher)
+        evidence, q = teacher, np.mean([calibrated(members[fold], self.maps[fold]) for fold in members], axis=0)
+        if self.student is not None and self.weight > 0:
+            student = self.student.read(case)
+            evidence = fuse(teacher, student, weight=self.weight)
+            q = (1 - self.weight) * q + self.weight * calibrated(student, self.student_map)
+        evidence = replace(evidence, mean=q)
+        confidence = calibrated_confidence(evidence.mean, has_regions=evidence.has_regions)
+        return evidence, confidence, np.ones(evidence.spatial_shape, dtype=bool)
+
+    def _uncalibrated(self, case: str, teacher: Evidence) -> tuple[Evidence, NDArray[np.float32], NDArray[np.bool_]]:
         confidence = paper_confidence(teacher)
         if self.student is None or self.weight == 0:
             return teacher, confidence, np.ones(teacher.mean.shape[1:], dtype=bool)
@@ -76,6 +108,7 @@ class PoolLabels:
         confidence = np.where(found.nonzero, found.confidence, np.float32(1))
         probabilities = np.where(found.nonzero, evidence.mean, _background(heads, evidence.has_regions)[:, None, None, None])
         uncertainty = _variance_of_prediction(evidence)
+        confident = confident_channels(confidence, evidence.predicted_labels(), tau)
         outside = np.concatenate([_background(heads, evidence.has_regions), np.ones(channels), np.zeros(len(uncertainty))])
         maps = np.concatenate([evidence.mean, confidence, uncertainty]).astype(np.float32)
         image = to_image_grid(maps, outside.astype(np.float32), self.setup, properties)
@@ -85,13 +118,19 @@ class PoolLabels:
             case=case,
             labels=found.labels,
             confidence=confidence,
-            valid=found.valid,
+            valid=found.valid & (confident | self._may_unlearn(evidence, confidence)).all(axis=0),
             probabilities=probabilities.astype(np.float32) if with_probabilities else None,
-            confident=confident_voxels(confidence, evidence.predicted_labels(), tau),
+            confident=np.asarray(confident.all(axis=0)),
             labels_image=labels_image,
             confidence_image=np.clip(_squeeze(confidence_image), 0, 1),
             uncertainty_image=np.clip(_squeeze(uncertainty_image), 0, 0.25),
         )
+
+    def _may_unlearn(self, evidence: Evidence, confidence: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Where a doubtful label may be unlearned, (C, X, Y, Z)."""
+        if self.gate is None:
+            return np.ones(confidence.shape, dtype=bool)
+        return gate_at(self.gate, evidence.predicted_labels(), confidence)
 
     def _nonzero(self, case: str) -> NDArray[np.bool_]:
         dataset = nnUNetDatasetBlosc2(str(self.pool.folder), [case])
@@ -99,8 +138,8 @@ class PoolLabels:
         return np.asarray(seg[:][0]) >= 0
 
 
-def confident_voxels(confidence: NDArray[np.float32], predicted: NDArray[Any], tau: float | tuple[float, ...]) -> NDArray[np.bool_]:
-    """Where the confidence reaches tau: of the predicted class, or of every region.
+def confident_channels(confidence: NDArray[np.float32], predicted: NDArray[Any], tau: float | tuple[float, ...]) -> NDArray[np.bool_]:
+    """Where the confidence reaches tau: of the predicted class, or of each region.
 
     Args:
         confidence: (C, X, Y, Z).
@@ -108,13 +147,17 @@ def confident_voxels(confidence: NDArray[np.float32], predicted: NDArray[Any], t
         tau: one threshold, or one per class (region).
 
     Returns:
-        (X, Y, Z) boolean.
+        (C, X, Y, Z) boolean.
     """
-    if predicted.ndim == confidence.ndim:
-        thresholds = np.broadcast_to(np.asarray(tau, dtype=np.float32), (len(confidence),))
-        return np.asarray((confidence >= thresholds[:, None, None, None]).all(axis=0))
     thresholds = np.asarray(tau, dtype=np.float32)
-    return np.asarray(confidence[0] >= (thresholds[predicted] if thresholds.ndim else thresholds))
+    if predicted.ndim == confidence.ndim:
+        return np.asarray(confidence >= np.broadcast_to(thresholds, (len(confidence),))[:, None, None, None])
+    return np.asarray(confidence >= (thresholds[predicted] if thresholds.ndim else thresholds))
+
+
+def confident_voxels(confidence: NDArray[np.float32], predicted: NDArray[Any], tau: float | tuple[float, ...]) -> NDArray[np.bool_]:
+    """Where the confidence reaches tau: of the predicted class, or of every region; (X, Y, Z) boolean, see `confident_channels`."""
+    return np.asarray(confident_channels(confidence, predicted, tau).all(axis=0))
 
 
 def _background(heads: int, has_regions: bool) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ from nnunet_ssl.data.files import link, write_json
 from nnunet_ssl.errors import SetupError, StateError
 from nnunet_ssl.locations import ModelLocation, fold_name
 from nnunet_ssl.nnunet_api.setup import read_json
-from nnunet_ssl.pseudolabel.grow import Run
+from nnunet_ssl.pseudolabel.run import Run
 
 _MARKER = "nnssl_published.json"
 
@@ -33,9 +33,12 @@ def publish(run: Run) -> ModelLocation:
         SetupError: if the last student is not trained.
         StateError: if a model that is not ours stands at that place.
     """
-    last = run.method.curriculum.num_stages
+    if not run.is_complete:
+        written = len(run.manifest.stages)
+        raise SetupError(f"the last stage is not written ({written} stages are); there is no last student to publish yet.")
+    last = run.manifest.stages[-1].stage
     student, target = run.student(last), published_model(run)
-    if len(run.manifest.stages) < last or not run.is_trained(last):
+    if not run.is_trained(last):
         raise SetupError(f"the student of the last stage ({last}) is not trained; it cannot be published yet.")
     source, fold = student.fold_folder(run.fold), target.fold_folder(run.fold)
     if fold.exists() and not (fold / _MARKER).is_file():

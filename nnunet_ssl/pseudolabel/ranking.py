@@ -31,10 +31,13 @@ class ScoredCase:
     """Share of predicted-foreground voxels with confidence of at least tau."""
 
 
-def score_case(case: str, found: CaseLabels, class_names: Sequence[str], tau: float | tuple[float, ...]) -> ScoredCase:
-    """All case scores of one case, side by side."""
+def score_case(
+    case: str, found: CaseLabels, class_names: Sequence[str], tau: float | tuple[float, ...], *, is_calibrated: bool = False
+) -> ScoredCase:
+    """All case scores of one case, side by side; `expected_dice` needs calibrated evidence."""
     evidence = found.evidence
-    scores = all_scores(evidence, found.confidence, found.nonzero)
+    measured = all_scores(evidence, found.confidence, found.nonzero, evidence.mean if is_calibrated else None)
+    scores = {name: measured.get(name) for name in CASE_SCORES}
     foreground = found.labels > 0
     confident = confident_voxels(found.confidence, evidence.predicted_labels(), tau)
     if evidence.has_regions:
@@ -48,14 +51,18 @@ def score_case(case: str, found: CaseLabels, class_names: Sequence[str], tau: fl
 def score_pool(labels: PoolLabels, cases: Sequence[str], tau: float | tuple[float, ...]) -> list[ScoredCase]:
     """Score every case from stored evidence; nothing is predicted."""
     names = labels.setup.class_names
-    return [score_case(case, labels.labels(case), names, tau) for case in tqdm(cases, desc="scoring the pool")]
+    return [
+        score_case(case, labels.labels(case), names, tau, is_calibrated=labels.is_calibrated)
+        for case in tqdm(cases, desc="scoring the pool")
+    ]
 
 
 def rank_pool(scored: Sequence[ScoredCase], evidence: EvidenceConfig, curriculum: CurriculumConfig) -> list[RankedCase]:
     """The pool in the order in which it enters, interleaved over strata."""
     scores = {s.case: s.scores[evidence.case_score] for s in scored}
     order = "ranked" if curriculum.order == "all-at-once" else curriculum.order
-    return rank_cases(scores, {s.case: s.stratum for s in scored}, order=order, seed=curriculum.seed)
+    strata = {s.case: s.stratum for s in scored}
+    return rank_cases(scores, strata, order=order, seed=curriculum.seed, dropped_share=curriculum.dropped_share)
 
 
 def write_ranking(path: Path, ranking: Sequence[RankedCase], scored: Sequence[ScoredCase], entered: dict[str, int]) -> None:

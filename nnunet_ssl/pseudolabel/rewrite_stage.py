@@ -6,15 +6,10 @@ import torch
 
 from nnunet_ssl.data.manifest import StageRecord
 from nnunet_ssl.errors import ConfigError
-from nnunet_ssl.pseudolabel.grow import (
-    Run,
-    gather_student_evidence,
-    gather_teacher_evidence,
-    labels_of,
-    source_of,
-    stage_sidecar,
-    write_dataset,
-)
+from nnunet_ssl.pseudolabel.grow import gather_all_evidence, stage_sidecar, write_dataset
+from nnunet_ssl.pseudolabel.in_force import in_force
+from nnunet_ssl.pseudolabel.label_source import labels_of, source_of
+from nnunet_ssl.pseudolabel.run import Run
 
 
 def rewrite_stage(run: Run, stage: int, *, device: torch.device) -> StageRecord:
@@ -38,8 +33,8 @@ def rewrite_stage(run: Run, stage: int, *, device: torch.device) -> StageRecord:
         raise ConfigError(f"--stage {stage}: {written} written in {run.workspace}; without --stage the next one is.")
     record = records[stage - 1]
     source = source_of(record)
-    gather_teacher_evidence(run, device)
-    if source.student_stage is not None and source.weight > 0:
-        gather_student_evidence(run, source.student_stage, device)
-    write_dataset(run, stage, labels_of(run, source), stage_sidecar(run, stage, record.cases, source))
+    gather_all_evidence(run, device, student_stage=source.student_stage if source.weight > 0 else None)
+    now = in_force(run)
+    sidecar = stage_sidecar(run, stage, record.cases, source, now, is_last=record.is_last)
+    write_dataset(run, stage, labels_of(run, source, now.study), sidecar, now.method)
     return record

@@ -14,7 +14,7 @@ from nnunet_ssl.locations import ModelLocation, preprocessed_root, raw_root, res
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint
 from nnunet_ssl.nnunet_api.external_trainers import find_trainer
 from nnunet_ssl.nnunet_api.setup import NnunetSetup, read_json
-from nnunet_ssl.pseudolabel.grow import Run
+from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.pseudolabel.student_start import default_student
 
 FIRST_ID = 601
@@ -38,7 +38,7 @@ def open_run(
         fold: 0, 1, ... (report mode) or `all` (final mode).
         teacher_trainer: class name of the teacher's trainer.
         teacher_folds: folds of the teacher whose evidence is averaged; only `-f all` may name others than its own fold. None takes the
-            folds of the run that has begun, else the run's own.
+            folds of the run that has begun, else `default_teacher_folds`.
         student_trainer: class name of the student's trainer; None takes the one with the teacher's network.
         method: settings; None takes the run's own, or the plans'.
         first_id: first id of the block of stage datasets; None takes the first free block from 601.
@@ -51,9 +51,8 @@ def open_run(
     teacher = ModelLocation(dataset=setup.dataset, trainer=teacher_trainer, plans=setup.plans_name, configuration=setup.configuration)
     pool, workspace = load_pool(setup), teacher.workspace(fold)
     manifest = Manifest.load(workspace)
-    folds = list(teacher_folds) if teacher_folds else manifest.teacher_folds if manifest else [fold]
-    if fold != "all" and folds != [fold]:
-        raise ConfigError(f"fold {fold} may only use the teacher of fold {fold}: another fold's teacher has seen its validation cases.")
+    folds = list(teacher_folds) if teacher_folds else manifest.teacher_folds if manifest else default_teacher_folds(setup, teacher, fold)
+    check_teacher_folds(fold, folds)
     settings = method or (MethodConfig.from_dict(manifest.method) if manifest else setup.method)
     _check_settings(setup, settings)
     teacher_print = _teacher_fingerprint(teacher, folds, settings)
@@ -83,9 +82,37 @@ def open_run(
     return Run(setup, pool, manifest, teacher)
 
 
+def default_teacher_folds(setup: NnunetSetup, teacher: ModelLocation, fold: int | str) -> list[int | str]:
+    """Folds of the teacher that a new run uses: in fold mode that fold; in final mode (`all`) every fold of the labelled dataset's splits.
+
+    Such cross-fitted teachers leave every labelled case unseen by one of them. A teacher that is trained on all labels already, where the
+    folds are not, is taken as it is; so is one that must be, since there are too few cases for splits.
+    """
+    if fold != "all":
+        return [fold]
+    try:
+        folds: list[int | str] = list(range(len(setup.splits())))
+    except SetupError:
+        return ["all"]
+    has_folds = all(teacher.checkpoint(k).is_file() for k in folds)
+    return ["all"] if teacher.checkpoint("all").is_file() and not has_folds else folds
+
+
+def check_teacher_folds(fold: int | str, folds: Sequence[int | str]) -> None:
+    """See that a fold's run uses that fold's teacher alone; final mode (`all`) may use any.
+
+    Raises:
+        ConfigError: if not.
+    """
+    if fold != "all" and list(folds) != [fold]:
+        raise ConfigError(f"fold {fold} may only use the teacher of fold {fold}: another fold's teacher has seen its validation cases.")
+
+
 def _check_settings(setup: NnunetSetup, method: MethodConfig) -> None:
     """Refuse at once what would otherwise fail after hours of prediction."""
     method.curriculum.stage_epochs(method.student.length.num_epochs)
+    if method.curriculum.schedule == "adaptive" and method.agreement.weight == 0:
+        raise ConfigError("an adaptive schedule follows how much refined labels change; with agreement.weight 0 they never do.")
     tau = method.student.tau
     if isinstance(tau, tuple) and len(tau) != setup.heads:
         kind = "regions" if setup.has_regions else "classes with background"

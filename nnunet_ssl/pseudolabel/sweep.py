@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +16,6 @@ from tqdm import tqdm
 from nnunet_ssl.confidence.evidence import Evidence
 from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.data.files import remove_leftovers
-from nnunet_ssl.data.pool import PoolIndex
 from nnunet_ssl.nnunet_api.evidence_predictor import EvidencePredictor
 
 logger = logging.getLogger(__name__)
@@ -47,12 +47,12 @@ def to_evidence(swept: Tensor, *, heads: int, num_samples: int, has_regions: boo
     )
 
 
-def gather_evidence(predictor: EvidencePredictor, pool: PoolIndex, cases: Sequence[str], store: EvidenceStore, *, label: str) -> int:
+def gather_evidence(predictor: EvidencePredictor, folder: Path, cases: Sequence[str], store: EvidenceStore, *, label: str) -> int:
     """Sweep every case that has no evidence of this source yet.
 
     Args:
         predictor: with its model loaded.
-        pool: preprocessed images.
+        folder: preprocessed images, of the pool or of the labelled dataset.
         cases: which of them.
         store: where evidence goes; each case is written whole before the next begins.
         label: for the progress bar, for instance `teacher`.
@@ -62,7 +62,7 @@ def gather_evidence(predictor: EvidencePredictor, pool: PoolIndex, cases: Sequen
     """
     remove_leftovers(store.folder)
     todo = [case for case in cases if not store.has(case)]
-    dataset = nnUNetDatasetBlosc2(str(pool.folder), list(todo))
+    dataset = nnUNetDatasetBlosc2(str(folder), list(todo))
     for case in tqdm(todo, desc=f"evidence of the {label}", disable=not todo):
         image, _, _, _ = dataset.load_case(case)
         swept = predictor.sweep(torch.from_numpy(image[:]), seed=zlib.crc32(case.encode()))

@@ -12,9 +12,9 @@ import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_ssl.confidence.evidence import Evidence, fuse
+from nnunet_ssl.confidence.evidence import Evidence, fuse, merge
 from nnunet_ssl.confidence.quantise import share_from_int16
-from nnunet_ssl.data.evidence_store import student_store, teacher_store
+from nnunet_ssl.data.evidence_store import student_store, teacher_stores
 from nnunet_ssl.data.manifest import Manifest, StageRecord
 from nnunet_ssl.data.pool import load_pool
 from nnunet_ssl.data.stage_dataset import CODE_IGNORED, read_sidecar
@@ -45,7 +45,7 @@ class CasePanel:
     confidence: FloatImage
     """In [0, 1]; for regions the lowest over them."""
     ignored: NDArray[np.bool_]
-    """Where teacher and student disagree and nothing is learned."""
+    """Where nothing is learned: teacher and student disagree, or a doubtful label must not be unlearned."""
     deviation: FloatImage | None
     """Standard deviation of the predicted class's probability over the samples, in [0, 1/2]; for regions the highest over them. None where
     the evidence is no longer there."""
@@ -118,7 +118,8 @@ class _StageReader:
     def _evidence(self, case: str) -> Evidence:
         """The evidence that the stage's labels were made from."""
         record = self.record
-        teacher = teacher_store(self.workspace, self.manifest.teacher_fingerprint).read(case)
+        stores = teacher_stores(self.workspace, self.manifest.teacher_fingerprint, self.manifest.teacher_folds)
+        teacher = merge([store.read(case) for store in stores.values()])
         if record.label_stage is None or record.agreement_weight == 0:
             return teacher
         dataset = self.manifest.stages[record.label_stage - 1].dataset

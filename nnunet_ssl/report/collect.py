@@ -76,7 +76,9 @@ class RunFacts:
     settings: Mapping[str, Any]
     """As in the plans' `nnssl` section."""
     num_stages: int
-    """Stages the curriculum has."""
+    """Stages the curriculum has; where an adaptive schedule has ended, those that it had."""
+    ranking_score: str
+    """Name of the case score that ranks the pool at the newest stage; held-out cases may have chosen another than the settings name."""
     models: tuple[ModelFacts, ...]
     """The teacher, then one student for every stage that is written."""
     ranking: tuple[ScoredCase, ...]
@@ -91,11 +93,6 @@ class RunFacts:
     @property
     def students(self) -> tuple[ModelFacts, ...]:
         return self.models[1:]
-
-    @property
-    def ranking_score(self) -> str:
-        """Name of the case score that ranks."""
-        return MethodConfig.from_dict(dict(self.settings)).evidence.case_score
 
 
 def teacher_of(setup: NnunetSetup, teacher_trainer: str) -> ModelLocation:
@@ -133,6 +130,7 @@ def collect(setup: NnunetSetup, fold: int | str, teacher_trainer: str) -> RunFac
     if manifest is not None:
         models += [_student_facts(student_of(manifest, r.dataset), r, fold, len(train), foreground_keys(setup)) for r in records]
     settings = manifest.method if manifest else setup.method.to_dict()
+    method = MethodConfig.from_dict(settings)
     return RunFacts(
         dataset=setup.dataset,
         configuration=setup.configuration,
@@ -145,7 +143,8 @@ def collect(setup: NnunetSetup, fold: int | str, teacher_trainer: str) -> RunFac
         validation_cases=len(validation),
         class_names=tuple(foreground_keys(setup)),
         settings=settings,
-        num_stages=MethodConfig.from_dict(settings).curriculum.num_stages,
+        num_stages=len(records) if records and records[-1].is_last else method.curriculum.num_stages,
+        ranking_score=records[-1].case_score if records else method.evidence.case_score,
         models=tuple(models),
         ranking=read_ranking(teacher.workspace(fold) / f"ranking_{len(records)}.csv"),
         is_published=manifest.published if manifest else False,

@@ -41,8 +41,8 @@ def images_section(panels: Sequence[CasePanel], labels: dict[int, str], *, has_s
     yield f'<div class="keys">{"".join(keys)}</div>'
     yield from map(_panel, panels)
     yield paragraph(
-        "Central slice through the predicted foreground, on the network's grid. Grey in the confidence map: teacher and student disagree, "
-        "nothing is learned there.",
+        "Central slice through the predicted foreground, on the network's grid. Grey in the confidence map: nothing is learned there, "
+        "since teacher and student disagree or a doubtful label must not be unlearned.",
         "soft",
     )
 

@@ -29,20 +29,22 @@ class DiskEstimate:
         return self.pool + self.evidence + self.stages
 
 
-def estimate_disk(setup: NnunetSetup, num_pool_cases: int, method: MethodConfig) -> DiskEstimate:
+def estimate_disk(setup: NnunetSetup, num_pool_cases: int, method: MethodConfig, *, teacher_folds: int = 1) -> DiskEstimate:
     """Estimate from the sizes of the labelled cases' own preprocessed files, which the pool's will resemble.
 
     Args:
         setup: the labelled dataset.
         num_pool_cases: cases in the pool.
         method: fractions and what a stage stores.
+        teacher_folds: folds of the teacher, each of which leaves evidence of its own.
     """
     files = [[setup.data_folder / f"{case}{part}" for part in PARTS] for case in setup.labelled_cases]
     sizes = [sum(f.stat().st_size for f in of_case if f.is_file()) for of_case in files]
     per_case = float(np.mean(sizes)) if sizes else 0.0
     voxels = float(np.prod(setup.configuration_manager.median_image_size_in_voxels)) * _slices(setup)
-    predictors = 1 + (method.curriculum.num_stages - 1 if method.agreement.weight > 0 else 0)
-    evidence = voxels * 3 * setup.heads * 2 * _EVIDENCE_RATIO * num_pool_cases * predictors
+    predictors = teacher_folds + (method.curriculum.num_stages - 1 if method.agreement.weight > 0 else 0)
+    held_out = len(setup.labelled_cases) if teacher_folds > 1 else 0
+    evidence = voxels * 3 * setup.heads * 2 * _EVIDENCE_RATIO * (num_pool_cases * predictors + held_out)
     entries = sum(max(1, int(k * num_pool_cases)) for k in method.curriculum.stage_fractions)
     channels = 3 + (setup.heads if method.student.needs_probabilities else 0)
     stages = voxels * (2 * channels + 8) * _STAGE_RATIO * entries

@@ -15,9 +15,10 @@ from nnunet_ssl.data.pool import pool_is_current, prepare_pool
 from nnunet_ssl.errors import SetupError
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
-from nnunet_ssl.pseudolabel.grow import Run, grow
+from nnunet_ssl.pseudolabel.grow import grow
 from nnunet_ssl.pseudolabel.publish import publish, published_model
-from nnunet_ssl.pseudolabel.start_run import open_run
+from nnunet_ssl.pseudolabel.run import Run
+from nnunet_ssl.pseudolabel.start_run import check_teacher_folds, default_teacher_folds, open_run
 from nnunet_ssl.pseudolabel.student_start import default_student
 from nnunet_ssl.run.training_process import is_trained, train, training_command
 
@@ -52,9 +53,16 @@ class RunRequest:
 
     @property
     def folds(self) -> tuple[int | str, ...]:
-        """Folds of the teacher: as asked for, else those of the run that has begun, else the run's own."""
-        begun = None if self.teacher_folds else Manifest.load(self.teacher.workspace(self.fold))
-        return self.teacher_folds or (tuple(begun.teacher_folds) if begun else (self.fold,))
+        """Folds of the teacher: as asked for, else those of the run that has begun, else the default ones.
+
+        Raises:
+            ConfigError: if a fold's run is to use another fold's teacher; said before that one is trained.
+        """
+        if self.teacher_folds:
+            check_teacher_folds(self.fold, self.teacher_folds)
+            return self.teacher_folds
+        begun = Manifest.load(self.teacher.workspace(self.fold))
+        return tuple(begun.teacher_folds if begun else default_teacher_folds(self.setup, self.teacher, self.fold))
 
     def open(self) -> Run:
         """The run on disk, begun if need be; needs a prepared pool and a trained teacher."""
@@ -78,6 +86,8 @@ class Step:
     """The command that does this step alone."""
     is_done: Callable[[], bool]
     work: Callable[[], None]
+    is_before_stages: bool = False
+    """Whether it makes what every stage needs: the pool and the teacher."""
 
 
 def teacher_epochs(request: RunRequest) -> int | None:
@@ -90,8 +100,9 @@ def teacher_epochs(request: RunRequest) -> int | None:
 
 def student_epochs(run: Run, stage: int) -> int:
     """Epochs of a stage's training, with the phases that follow in the last stage."""
-    epochs, student = run.manifest.stages[stage - 1].num_epochs, run.method.student
-    if stage < run.method.curriculum.num_stages:
+    record, student = run.manifest.stages[stage - 1], run.method.student
+    epochs = record.num_epochs
+    if not record.is_last:
         return epochs
     has_head = run.manifest.student_trainer == OUR_STUDENT
     return epochs + student.fine_tune_epochs + (student.distillation_epochs if has_head else 0)
@@ -114,6 +125,7 @@ def pipeline(request: RunRequest) -> list[Step]:
                 f"nnssl_prepare -d {number} -c {configuration}{plans} -u {folders}",
                 lambda: pool_is_current(request.setup, request.unlabelled),
                 _prepare(request),
+                is_before_stages=True,
             )
         )
     for fold in request.folds:
@@ -123,6 +135,7 @@ def pipeline(request: RunRequest) -> list[Step]:
                 training_command(request.teacher, fold),
                 _teacher_done(request, fold),
                 _train_teacher(request, fold, logs),
+                is_before_stages=True,
             )
         )
     for stage in range(1, settings.curriculum.num_stages + 1):
@@ -178,7 +191,7 @@ def _train_teacher(request: RunRequest, fold: int | str, logs: Path) -> Callable
 def _written(request: RunRequest, stage: int) -> Callable[[], bool]:
     def is_done() -> bool:
         run = _run_or_none(request)
-        return run is not None and len(run.manifest.stages) >= stage
+        return run is not None and (len(run.manifest.stages) >= stage or run.is_complete)
 
     return is_done
 
@@ -193,7 +206,9 @@ def _grow(request: RunRequest) -> Callable[[], None]:
 def _student_done(request: RunRequest, stage: int) -> Callable[[], bool]:
     def is_done() -> bool:
         run = _run_or_none(request)
-        return run is not None and len(run.manifest.stages) >= stage and is_trained(run.student(stage), request.fold)
+        if run is None or stage > len(run.manifest.stages):
+            return run is not None and run.is_complete  # an adaptive schedule has ended before this stage
+        return is_trained(run.student(stage), request.fold)
 
     return is_done
 

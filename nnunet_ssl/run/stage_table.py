@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from nnunet_ssl.errors import NnsslError
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
-from nnunet_ssl.pseudolabel.grow import Run
+from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.run.training_process import validation_dice
 
 HEADER = ("stage", "fraction", "cases", "score range", "confident", "changed", "val. Dice", "minutes")
@@ -45,9 +45,11 @@ class StageRow:
 
 def stage_rows(run: Run) -> list[StageRow]:
     """The teacher and every written stage."""
-    fold = run.manifest.teacher_folds[0]
-    dice = validation_dice(run.teacher, run.fold) if fold == run.fold else None
-    rows = [StageRow(0, None, None, None, None, None, dice, training_minutes(run.teacher, fold))]
+    folds = run.manifest.teacher_folds
+    dice = validation_dice(run.teacher, run.fold) if folds == [run.fold] else None
+    trained_folds = [training_minutes(run.teacher, fold) for fold in folds]
+    minutes = None if None in trained_folds else sum(m for m in trained_folds if m is not None)
+    rows = [StageRow(0, None, None, None, None, None, dice, minutes)]
     for record in run.manifest.stages:
         student = run.student(record.stage)
         trained = training_minutes(student, run.fold)

@@ -30,17 +30,12 @@ def training_command(model: ModelLocation, fold: int | str) -> str:
 
 def is_trained(model: ModelLocation, fold: int | str) -> bool:
     """Whether training has finished; where the fold has validation cases, whether they are evaluated, too."""
-    return model.checkpoint(fold).is_file() and (fold == "all" or validation_summary(model, fold).is_file())
-
-
-def validation_summary(model: ModelLocation, fold: int | str) -> Path:
-    """nnU-Net's metrics on the fold's validation cases."""
-    return model.fold_folder(fold) / "validation" / "summary.json"
+    return model.checkpoint(fold).is_file() and (fold == "all" or model.validation_summary(fold).is_file())
 
 
 def validation_dice(model: ModelLocation, fold: int | str) -> float | None:
     """Mean foreground Dice on the fold's labelled validation cases, or None where there is none; `-f all` claims no figure."""
-    summary = validation_summary(model, fold)
+    summary = model.validation_summary(fold)
     if fold == "all" or not summary.is_file():
         return None
     return float(json.loads(summary.read_text())["foreground_mean"]["Dice"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tiny_setup import OUR_STUDENT, PLANS, POOL, Project, open_tiny_run, write_evidence, write_student
+from tiny_setup import OUR_STUDENT, PLANS, POOL, Project, open_tiny_run, teacher_store, write_evidence, write_student
 
 from nnunet_ssl.cli.pseudolabel import main
 
@@ -20,7 +20,7 @@ def call(capsys: Any, *flags: str, code: int = 0) -> str:
 
 
 def test_from_the_first_stage_to_the_published_model(taught_project: Project, capsys: Any) -> None:
-    write_evidence(open_tiny_run(taught_project).teacher_store())
+    write_evidence(teacher_store(open_tiny_run(taught_project)))
     out = call(capsys)
     assert "stage 1: 3 of 6 pool cases in Dataset601_Tiny_f0s1" in out
     assert "ranking_1.csv" in out
@@ -46,20 +46,20 @@ def test_evidence_is_gathered_by_the_network(taught_project: Project, capsys: An
     out = call(capsys, "--stages", "0.2", "--num-samples", "1")
     assert "stage 1: 1 of 6 pool cases" in out
     assert "evidence of the teacher: 6 cases swept, 0 were there" in out
-    store = open_tiny_run(taught_project).teacher_store()
+    store = teacher_store(open_tiny_run(taught_project))
     assert all(store.has(case) for case in POOL)
 
 
 def test_rescore_predicts_nothing(taught_project: Project, capsys: Any) -> None:
     assert "evidence of case 'pool_0' is missing" in call(capsys, "--rescore", code=2)
-    write_evidence(open_tiny_run(taught_project).teacher_store())
+    write_evidence(teacher_store(open_tiny_run(taught_project)))
     assert "stage 1: 3 of 6" in call(capsys, "--rescore", "--order", "reverse")
     assert open_tiny_run(taught_project).manifest.stages[0].cases == POOL[:2:-1]
 
 
 def test_stage_again(taught_project: Project, capsys: Any) -> None:
     assert "--stage 1: none is written" in call(capsys, "--stage", "1", code=2)
-    write_evidence(open_tiny_run(taught_project).teacher_store())
+    write_evidence(teacher_store(open_tiny_run(taught_project)))
     call(capsys)
     label = taught_project.raw / "Dataset601_Tiny_f0s1" / "labelsTr" / "pool_0.nii.gz"
     label.unlink()

@@ -33,6 +33,7 @@ from tiny_setup import (
     mtimes,
     open_tiny_run,
     phantom,
+    teacher_store,
     write_evidence,
 )
 
@@ -112,7 +113,10 @@ def test_dataset_json(staged_project: Project) -> None:
 def test_plans_are_the_base_plans_with_the_settings_in_force(staged_project: Project) -> None:
     found, base = content(preprocessed(staged_project, f"{PLANS}.json")), content(staged_project.plans_file)
     assert found["dataset_name"] == STAGE
-    assert found["configurations"][CONFIGURATION].pop("nnssl") == open_tiny_run(staged_project).method.to_dict()
+    assert (
+        found["configurations"][CONFIGURATION].pop("nnssl")
+        == open_tiny_run(staged_project).method.with_settings({"student.tau": 0.7}).to_dict()
+    )
     base["configurations"][CONFIGURATION].pop("nnssl")
     assert {**found, "dataset_name": DATASET} == base
 
@@ -146,6 +150,7 @@ def test_sidecar_says_what_the_stage_was_made_from(staged_project: Project) -> N
         "pool_cases": CHOSEN,
         "num_confidence_channels": 1,
         "num_probability_channels": 3,
+        "blind_heads": [],
         "agreement_weight": 0.0,
         "label_stage": None,
         "init": "teacher",
@@ -229,7 +234,7 @@ def test_labelled_dataset_is_untouched_byte_for_byte(taught_project: Project) ->
     before, times = digests(files), {f: f.stat().st_mtime_ns for f in files}
     listing = sorted(taught_project.raw.joinpath(DATASET).rglob("*"))
     run = open_tiny_run(taught_project)
-    write_evidence(run.teacher_store())
+    write_evidence(teacher_store(run))
     grow_stage(run)
     shutil.rmtree(taught_project.raw / STAGE)  # nor does deleting a stage harm it
     shutil.rmtree(taught_project.preprocessed / STAGE)
@@ -243,7 +248,7 @@ def test_lost_file_of_the_labelled_dataset_is_named(taught_project: Project, par
     lost = taught_project.preprocessed / DATASET / IDENTIFIER / "lab_3.b2nd" if part == "data" else taught_project.raw / DATASET / part
     lost.unlink()
     run = open_tiny_run(taught_project)
-    write_evidence(run.teacher_store())
+    write_evidence(teacher_store(run))
     with pytest.raises(SetupError, match=rf"{lost.name} of the labelled dataset is missing"):
         grow_stage(run)
     assert not (taught_project.raw / STAGE).exists()
@@ -253,7 +258,7 @@ def test_lost_file_of_the_labelled_dataset_is_named(taught_project: Project, par
 def test_moved_plans_come_without_fingerprint(taught_project: Project) -> None:
     (taught_project.preprocessed / DATASET / "dataset_fingerprint.json").unlink()
     run = open_tiny_run(taught_project)
-    write_evidence(run.teacher_store())
+    write_evidence(teacher_store(run))
     grow_stage(run)
     assert not preprocessed(taught_project, "dataset_fingerprint.json").exists()
 
@@ -263,12 +268,12 @@ def test_moved_plans_come_without_fingerprint(taught_project: Project) -> None:
 
 def test_class_locations_come_from_confident_voxels_alone(taught_project: Project) -> None:
     run = open_tiny_run(taught_project)
-    write_evidence(run.teacher_store())
+    write_evidence(teacher_store(run))
     label = phantom("pool_0")[1]
     sure, unsure = evidence_of(label, doubt=0.02), evidence_of(label, doubt=0.6)
     left = np.broadcast_to(np.arange(label.shape[2]) < 10, label.shape)
     mixed = {name: np.where(left, getattr(sure, name), getattr(unsure, name)) for name in ("mean", "variance", "votes")}
-    run.teacher_store().write("pool_0", Evidence(**mixed, num_samples=8, has_regions=False))
+    teacher_store(run).write("pool_0", Evidence(**mixed, num_samples=8, has_regions=False))
     record = grow_stage(open_tiny_run(taught_project, settings={"curriculum.fractions": [1.0]}))
     assert "pool_0" in record.cases
     locations = load_pickle(str(preprocessed(taught_project, IDENTIFIER, "pool_0.pkl")))["class_locations"]
@@ -285,7 +290,7 @@ def test_class_locations_come_from_confident_voxels_alone(taught_project: Projec
 @pytest.mark.parametrize("root", ["raw", "preprocessed"])
 def test_id_in_use_is_refused(taught_project: Project, root: str) -> None:
     run = open_tiny_run(taught_project)
-    write_evidence(run.teacher_store())
+    write_evidence(teacher_store(run))
     (getattr(taught_project, root) / "Dataset601_Heart").mkdir()  # came after the id was allotted
     with pytest.raises(StateError, match=r"dataset id 601 is already in use by .*Dataset601_Heart; choose a free block with --first-id"):
         grow_stage(run)
@@ -313,7 +318,7 @@ def test_folder_without_sidecar_is_somebody_elses(taught_project: Project, damag
 def forget_stage(project: Project) -> Any:
     """As after a kill between the dataset and the manifest: the stage is on disk, nobody knows of it."""
     run = open_tiny_run(project)
-    write_evidence(run.teacher_store())
+    write_evidence(teacher_store(run))
     before = run.manifest.stages.copy()
     grow_stage(run)
     run.manifest.stages[:] = before
@@ -358,7 +363,7 @@ def test_failure_while_writing_leaves_nothing(taught_project: Project, monkeypat
             raise KeyboardInterrupt
         return real(self, case, *arguments, **options)
 
-    write_evidence(run.teacher_store())
+    write_evidence(teacher_store(run))
     monkeypatch.setattr(PoolLabels, "pseudo_case", fails_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         grow_stage(run)
@@ -373,7 +378,8 @@ def test_failure_while_writing_leaves_nothing(taught_project: Project, monkeypat
 def test_final_mode_trains_on_every_label(taught_project: Project) -> None:
     run = open_tiny_run(taught_project, "all", teacher_folds=[0, 1])
     assert run.manifest.teacher_folds == [0, 1]
-    write_evidence(run.teacher_store())
+    for store in run.teacher_stores().values():
+        write_evidence(store)
     record = grow_stage(run)
     assert record.dataset == "Dataset601_Tiny_falls1"
     sidecar = read_sidecar(taught_project.raw / record.dataset)
@@ -394,7 +400,7 @@ def test_regions_have_a_channel_each(taught_project: Project) -> None:
         label = phantom(case)[1]
         mean = np.stack([np.where(label > 0, 0.9, 0.2), np.where(label > 1, 0.8, 0.1)])
         evidence = Evidence(mean=mean, variance=np.full_like(mean, 0.05), votes=mean.round(), num_samples=8, has_regions=True)
-        run.teacher_store().write(case, evidence)
+        teacher_store(run).write(case, evidence)
     record = grow_stage(run)
     case = record.cases[0]
     label = phantom(case)[1]
@@ -426,7 +432,7 @@ def test_2d_configurations(project: Project) -> None:
     checkpoint.write_bytes(b"weights")  # nothing is predicted here
     method = MethodConfig().with_settings({"student.init": "scratch", "curriculum.fractions": [0.5, 1.0]})
     run = open_run(setup, 0, teacher_trainer="nnUNetTrainer", method=method)
-    write_evidence(run.teacher_store())
+    write_evidence(teacher_store(run))
     record = grow_stage(run)
     assert record.cases == CHOSEN
     folder = project.preprocessed / STAGE
@@ -442,7 +448,7 @@ def test_2d_configurations(project: Project) -> None:
 
 def test_targets_without_probabilities_where_the_loss_needs_none(taught_project: Project) -> None:
     run = open_tiny_run(taught_project, settings={"student.targets": "hard", "student.unlearning": "bounded"})
-    write_evidence(run.teacher_store())
+    write_evidence(teacher_store(run))
     record = grow_stage(run)
     targets = blosc2.open(str(preprocessed(taught_project, f"{IDENTIFIER}__nnssl", f"{record.cases[0]}.b2nd")), mode="r")
     assert targets.shape[0] == 2

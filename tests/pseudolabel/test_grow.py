@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from tiny_setup import DATASET, POOL, Project, evidence_of, grow_stage, open_tiny_run, phantom, write_evidence, write_student
+from tiny_setup import (
+    DATASET,
+    POOL,
+    Project,
+    evidence_of,
+    grow_stage,
+    open_tiny_run,
+    phantom,
+    teacher_store,
+    write_evidence,
+    write_student,
+)
 
 from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.data.stage_dataset import read_sidecar
@@ -20,7 +31,7 @@ from nnunet_ssl.errors import SetupError, StateError
 def begin(project: Project, **settings: Any) -> Any:
     """A run with evidence of the teacher."""
     run = open_tiny_run(project, settings={k.replace("__", "."): v for k, v in settings.items()})
-    write_evidence(run.teacher_store())
+    write_evidence(teacher_store(run))
     return run
 
 
@@ -138,18 +149,18 @@ def test_second_stage_needs_the_first_student(taught_project: Project, weight: f
 
 def test_rescoring_predicts_nothing(taught_project: Project) -> None:
     run = begin(taught_project)
-    run.teacher_store().path("pool_3").unlink()
+    teacher_store(run).path("pool_3").unlink()
     with pytest.raises(StateError, match=r"evidence of case 'pool_3' is missing .*without --rescore"):
         grow_stage(run, rescore=True)
     assert not (taught_project.raw / "Dataset601_Tiny_f0s1").exists()
     assert run.manifest.stages == []
-    write_evidence(run.teacher_store())
+    write_evidence(teacher_store(run))
     assert grow_stage(run, rescore=True).cases == POOL[:3]
 
 
 def test_class_that_no_label_contains_is_named(taught_project: Project, caplog: pytest.LogCaptureFixture) -> None:
     run = open_tiny_run(taught_project)
-    write_evidence(run.teacher_store(), label=lambda case: np.minimum(phantom(case)[1], 1))
+    write_evidence(teacher_store(run), label=lambda case: np.minimum(phantom(case)[1], 1))
     with caplog.at_level(logging.WARNING, "nnunet_ssl"):
         grow_stage(run)
     assert "no chosen pseudo-label contains the class 'core'" in caplog.text
@@ -158,7 +169,7 @@ def test_class_that_no_label_contains_is_named(taught_project: Project, caplog: 
 
 def test_case_in_which_nothing_is_found_comes_last(taught_project: Project) -> None:
     run = begin(taught_project)
-    run.teacher_store().write("pool_0", evidence_of(np.zeros_like(phantom("pool_0")[1]), doubt=0.0))
+    teacher_store(run).write("pool_0", evidence_of(np.zeros_like(phantom("pool_0")[1]), doubt=0.0))
     record = grow_stage(run)
     assert "pool_0" not in record.cases
     last = rows(run, 1)[-1]
@@ -213,7 +224,7 @@ def test_evidence_of_teacher_and_student_lie_apart(taught_project: Project) -> N
     run = begin(taught_project)
     grow_stage(run)
     write_student(run, 1)
-    teacher, student = run.teacher_store(), run.student_store(1)
+    teacher, student = teacher_store(run), run.student_store(1)
     assert isinstance(student, EvidenceStore)
     assert teacher.folder != student.folder
     assert teacher.source != student.source

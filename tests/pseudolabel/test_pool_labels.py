@@ -26,7 +26,7 @@ def stores(folder: Path) -> tuple[EvidenceStore, EvidenceStore]:
 
 def labels(project: Project, folder: Path, *, weight: float = 0.0, with_student: bool = True) -> PoolLabels:
     teacher, student = stores(folder)
-    return PoolLabels(project.setup(), load_pool(project.setup()), teacher, student if with_student else None, weight)
+    return PoolLabels(project.setup(), load_pool(project.setup()), {0: teacher}, student if with_student else None, weight)
 
 
 @pytest.fixture

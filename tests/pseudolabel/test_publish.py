@@ -19,6 +19,7 @@ from tiny_setup import (
     Project,
     grow_stage,
     open_tiny_run,
+    teacher_store,
     write_evidence,
     write_student,
     write_teacher,
@@ -32,7 +33,7 @@ from nnunet_ssl.pseudolabel.publish import publish, published_model
 def finished(taught_project: Project) -> Any:
     """A run whose students of both stages are there."""
     run = open_tiny_run(taught_project, settings={"agreement.weight": 0.0})
-    write_evidence(run.teacher_store())
+    write_evidence(teacher_store(run))
     for stage in (1, 2):
         grow_stage(run)
         write_student(run, stage, seed=stage)
@@ -84,7 +85,7 @@ def staged_images(taught_project: Project) -> list[list[str]]:
 def test_several_folds_are_one_model(finished: Any, taught_project: Project) -> None:
     publish(finished)
     other = open_tiny_run(taught_project, 1, settings={"agreement.weight": 0.0, "curriculum.order": "all-at-once"})
-    write_evidence(other.teacher_store())
+    write_evidence(teacher_store(other))
     grow_stage(other)
     write_student(other, 1)
     model = publish(other)
@@ -96,13 +97,16 @@ def test_several_folds_are_one_model(finished: Any, taught_project: Project) -> 
 
 def test_student_that_is_not_trained(taught_project: Project) -> None:
     run = open_tiny_run(taught_project)
-    write_evidence(run.teacher_store())
-    for _ in range(2):
-        with pytest.raises(SetupError, match=r"student of the last stage \(2\) is not trained"):
-            publish(run)
-        if run.next_stage == 1:
-            grow_stage(run)
-            write_student(run, 1)
+    write_evidence(teacher_store(run))
+    with pytest.raises(SetupError, match=r"the last stage is not written \(0 stages are\)"):
+        publish(run)
+    grow_stage(run)
+    write_student(run, 1)
+    with pytest.raises(SetupError, match=r"the last stage is not written \(1 stages are\)"):
+        publish(run)
+    grow_stage(run)
+    with pytest.raises(SetupError, match=r"student of the last stage \(2\) is not trained"):
+        publish(run)
 
 
 def test_model_of_the_users_own_is_not_overwritten(finished: Any) -> None:

@@ -37,7 +37,11 @@ def test_scores_of_a_case() -> None:
     assert found.confident_share == 1.0
     assert found.scores["foreground"] == pytest.approx(0.9 * 0.99)
     assert found.scores["mean"] == pytest.approx(0.9 * 0.99)
-    assert set(found.scores) == {"pairwise_dice", "foreground", "mean"}
+    assert set(found.scores) == {"pairwise_dice", "expected_dice", "foreground", "mean"}
+    assert found.scores["expected_dice"] is None
+    calibrated = score_case("a", case_labels(evidence_of(label, doubt=0.1)), NAMES, 0.7, is_calibrated=True)
+    # 4 voxels of each class at q = 0.9; the band holds all 64 voxels, 0.05 in each of the other 60
+    assert calibrated.scores["expected_dice"] == pytest.approx(2 * 3.6 / (4 + 3.6 + 3.0))
     assert score_case("a", case_labels(evidence_of(label, doubt=0.1)), NAMES, 0.95).confident_share == 0.0
 
 

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from tiny_setup import Project, digests, grow_stage, open_tiny_run, phantom, write_evidence, write_student
+from tiny_setup import Project, digests, grow_stage, open_tiny_run, phantom, teacher_store, write_evidence, write_student
 
 from nnunet_ssl.errors import ConfigError
 from nnunet_ssl.pseudolabel.rewrite_stage import rewrite_stage
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 def test_every_stage_can_be_written_again(taught_project: Project) -> None:
     run = open_tiny_run(taught_project, settings={"agreement.weight": 0.6, "agreement.max_change": 1.0})
-    write_evidence(run.teacher_store())
+    write_evidence(teacher_store(run))
     first = grow_stage(run)
     write_student(run, 1)
     write_evidence(run.student_store(1), label=lambda case: phantom(case)[1].clip(max=1), doubt=lambda case: 0.1)
@@ -37,7 +37,7 @@ def test_every_stage_can_be_written_again(taught_project: Project) -> None:
 )
 def test_a_stage_that_was_not_written(taught_project: Project, written: int, stage: int, message: str) -> None:
     run = open_tiny_run(taught_project)
-    write_evidence(run.teacher_store())
+    write_evidence(teacher_store(run))
     for _ in range(written):
         grow_stage(run)
     with pytest.raises(ConfigError, match=f"--stage {stage}: {message}"):

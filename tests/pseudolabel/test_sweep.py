@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_setup import POOL, Project, mtimes, open_tiny_run
+from tiny_setup import POOL, Project, mtimes, open_tiny_run, teacher_store
 from torch import Tensor
 
 from nnunet_ssl.data.evidence_store import EvidenceStore
@@ -42,7 +42,7 @@ class Sweeper:
 
 
 def gather(project: Project, store: EvidenceStore, sweeper: Any, cases: list[str] | None = None) -> int:
-    return gather_evidence(sweeper, load_pool(project.setup()), cases or POOL, store, label="teacher")
+    return gather_evidence(sweeper, load_pool(project.setup()).folder, cases or POOL, store, label="teacher")
 
 
 def test_every_case_is_swept_once(project: Project, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_teachers_evidence_by_a_real_network(taught_project: Project) -> None:
     run = open_tiny_run(taught_project)
     run.manifest.pool[:] = ["pool_1", "pool_4"]
     gather_teacher_evidence(run, CPU)
-    store = run.teacher_store()
+    store = teacher_store(run)
     evidence = store.read("pool_1")
     assert evidence.mean.shape == (3, 18, 22, 20)
     assert evidence.num_samples == 8
@@ -112,6 +112,6 @@ def test_teachers_evidence_by_a_real_network(taught_project: Project) -> None:
 
 def test_nothing_is_loaded_when_nothing_is_to_be_done(taught_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     run = open_tiny_run(taught_project)
-    gather(taught_project, run.teacher_store(), Sweeper())
+    gather(taught_project, teacher_store(run), Sweeper())
     monkeypatch.setattr(EvidencePredictor, "load_model", lambda *_: pytest.fail("the model was loaded"))
     gather_teacher_evidence(run, CPU)

@@ -36,6 +36,7 @@ from tiny_setup import (
     label_files,
     mtimes,
     open_tiny_run,
+    teacher_store,
 )
 
 from nnunet_ssl.cli.run import main
@@ -109,7 +110,7 @@ def test_everything_is_there(run: Any, finished: tuple[Project, dict[str, str]])
     assert sorted(f.name for f in (run.workspace / "logs").iterdir()) == ["student_1.txt", "student_2.txt", "teacher_fold_0.txt"]
     log = json.loads((run.workspace / "manifest.json").read_text())
     assert log["teacher_fingerprint"] == run.manifest.teacher_fingerprint
-    for store in (run.teacher_store(), run.student_store(1)):
+    for store in (teacher_store(run), run.student_store(1)):
         for case in POOL:
             evidence = store.read(case)
             np.testing.assert_allclose(evidence.mean.sum(0), 1, atol=1e-3)
@@ -210,7 +211,7 @@ def test_stock_teacher_and_the_plans_own_network(project: Project, two_steps: st
     run = open_tiny_run(project, teacher_trainer=two_steps, settings={"curriculum.fractions": [0.5], "student.length.num_epochs": 1})
     record = grow_stage(run)
     assert run.manifest.student_trainer == "SemiSupervisedStudentTrainer"
-    assert run.teacher_store().read(record.cases[0]).num_samples == 8
+    assert teacher_store(run).read(record.cases[0]).num_samples == 8
     student = trained("SemiSupervisedStudentTrainer", record.dataset)
     assert run.is_trained(1)
     assert type(student.network) is type(teacher.network)

@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_setup import DATASET, OUR_STUDENT, OUR_TEACHER, PLANS, POOL, Project, mtimes, pretend_training
+from tiny_setup import (
+    DATASET,
+    OUR_STUDENT,
+    OUR_TEACHER,
+    PLANS,
+    POOL,
+    Project,
+    mtimes,
+    pretend_training,
+    teacher_store,
+)
 
 from nnunet_ssl.errors import SetupError, StateError
 from nnunet_ssl.locations import ModelLocation
@@ -183,7 +193,7 @@ def test_evidence_is_swept_by_the_networks(taught_project: Project, trainings: l
     execute(pipeline(asked)[:4])
     run = asked.open()
     assert run.manifest.stages[1].label_stage in (1, None)
-    for store in (run.teacher_store(), run.student_store(1)):
+    for store in (teacher_store(run), run.student_store(1)):
         assert all(store.has(case) for case in POOL)
         assert store.read("pool_0").num_samples == 8
     assert [t[0] for t in trainings] == ["Dataset601_Tiny_f0s1"]

@@ -7,7 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_setup import DATASET, IDENTIFIER, LABELLED, POOL, Project, grow_stage, open_tiny_run, write_evidence, write_student
+from tiny_setup import (
+    DATASET,
+    IDENTIFIER,
+    LABELLED,
+    POOL,
+    Project,
+    grow_stage,
+    open_tiny_run,
+    teacher_store,
+    write_evidence,
+    write_student,
+)
 
 from nnunet_ssl.run.estimate import estimate_disk
 from nnunet_ssl.run.stage_table import HEADER, StageRow, format_table, stage_rows, training_minutes
@@ -15,7 +26,7 @@ from nnunet_ssl.run.stage_table import HEADER, StageRow, format_table, stage_row
 
 def test_rows_of_a_run(taught_project: Project) -> None:
     run = open_tiny_run(taught_project)
-    write_evidence(run.teacher_store())
+    write_evidence(teacher_store(run))
     (teacher,) = stage_rows(run)
     assert teacher == StageRow(0, None, None, None, None, None, None, 0.0)
     summary = run.teacher.fold_folder(0) / "validation" / "summary.json"

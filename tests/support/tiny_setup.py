@@ -225,6 +225,12 @@ def open_tiny_run(project: Project, fold: int | str = 0, **options: Any) -> Any:
     return open_run(setup, fold, teacher_trainer=trainer, **options)
 
 
+def teacher_store(run: Any) -> Any:
+    """Evidence of a run's only teacher."""
+    (store,) = run.teacher_stores().values()
+    return store
+
+
 def grow_stage(run: Any, **options: Any) -> Any:
     """The next stage, in this process."""
     import torch
@@ -332,7 +338,7 @@ def built_stage(built_project: Project, built_teacher: Path, tmp_path_factory: p
         shutil.copytree(source, target, dirs_exist_ok=True)
     with environment(project):
         run = open_tiny_run(project)
-        write_evidence(run.teacher_store())
+        write_evidence(teacher_store(run))
         grow_stage(run)
     return project
 

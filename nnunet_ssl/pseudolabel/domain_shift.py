@@ -1,0 +1,94 @@
+"""Do pool images look like the labelled ones? Two-sample tests on simple features of the preprocessed images and on what is predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from numpy.typing import NDArray
+from scipy.stats import ks_2samp
+from tqdm import tqdm
+
+LEVEL = 0.05
+"""Of all tests together (Bonferroni)."""
+QUANTILES = (0.05, 0.5, 0.95)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shift:
+    """One feature, labelled cases against pool cases."""
+
+    feature: str
+    labelled_median: float
+    pool_median: float
+    statistic: float
+    """Kolmogorov-Smirnov distance of the two distributions, in [0, 1]."""
+    p: float
+    """Of the two-sample test, times the number of features, at most 1."""
+
+    @property
+    def is_shifted(self) -> bool:
+        return self.p < LEVEL
+
+
+def image_features(folder: Path, cases: Sequence[str], *, label: str) -> dict[str, list[float]]:
+    """Intensity and sharpness of preprocessed images, inside nnU-Net's nonzero mask.
+
+    Where the plans normalise every image by its own mean and deviation, both are alike everywhere and the quantiles say how the histogram
+    is shaped.
+
+    Args:
+        folder: nnU-Net's preprocessed files.
+        cases: which of them.
+        label: for the progress bar.
+
+    Returns:
+        Per feature, the values of the cases in their order.
+    """
+    features: dict[str, list[float]] = {}
+    dataset = nnUNetDatasetBlosc2(str(folder), list(cases))
+    for case in tqdm(cases, desc=f"features of {label}"):
+        image, seg, _, _ = dataset.load_case(case)
+        inside = np.asarray(seg[:][0]) >= 0
+        for channel, values in enumerate(np.asarray(image[:], dtype=np.float32)):
+            for name, value in _channel_features(values, inside).items():
+                features.setdefault(f"{name}, channel {channel}", []).append(value)
+    return features
+
+
+def _channel_features(values: NDArray[np.float32], inside: NDArray[np.bool_]) -> dict[str, float]:
+    seen = values[inside] if inside.any() else values.ravel()
+    gradients = [np.abs(np.diff(values, axis=axis)).mean() for axis in range(values.ndim) if values.shape[axis] > 1]
+    named = {f"intensity, {100 * q:.0f}th percentile": float(np.quantile(seen, q)) for q in QUANTILES}
+    return {**named, "intensity, standard deviation": float(seen.std()), "sharpness": float(np.mean(gradients)) if gradients else 0.0}
+
+
+def compare(labelled: Mapping[str, Sequence[float | None]], pool: Mapping[str, Sequence[float | None]]) -> list[Shift]:
+    """Test every feature that both have, the most different first; missing values are left out.
+
+    Args:
+        labelled: per feature, the values of labelled cases.
+        pool: the same of pool cases.
+    """
+    both = {name: (_known(labelled[name]), _known(pool[name])) for name in sorted(set(labelled) & set(pool))}
+    both = {name: values for name, values in both.items() if all(map(len, values))}
+    shifts = []
+    for name, (one, other) in both.items():
+        found = ks_2samp(one, other)
+        shifts.append(
+            Shift(
+                feature=name,
+                labelled_median=float(np.median(one)),
+                pool_median=float(np.median(other)),
+                statistic=float(found.statistic),
+                p=min(1.0, float(found.pvalue) * len(both)),
+            )
+        )
+    return sorted(shifts, key=lambda shift: (-shift.statistic, shift.feature))
+
+
+def _known(values: Sequence[float | None]) -> NDArray[np.float64]:
+    return np.array([v for v in values if v is not None and np.isfinite(v)], dtype=np.float64)

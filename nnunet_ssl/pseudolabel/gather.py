@@ -1,0 +1,56 @@
+"""Evidence of teacher and students, gathered where it is missing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from nnunet_ssl.data.evidence_store import EvidenceStore
+from nnunet_ssl.locations import ModelLocation
+from nnunet_ssl.nnunet_api.evidence_predictor import EvidencePredictor
+from nnunet_ssl.pseudolabel.run import Run
+from nnunet_ssl.pseudolabel.sweep import gather_evidence
+
+logger = logging.getLogger(__name__)
+
+
+def gather_teacher_evidence(run: Run, device: torch.device) -> None:
+    """Sweep the pool with every fold of the teacher; cases that have evidence are left alone."""
+    for fold, store in run.teacher_stores().items():
+        label = "teacher" if len(run.manifest.teacher_folds) == 1 else f"teacher, fold {fold}"
+        _gather(run, run.teacher, fold, run.manifest.pool, run.pool.folder, store, device, label)
+
+
+def gather_held_out_evidence(run: Run, device: torch.device) -> None:
+    """Sweep each fold's validation cases with the teacher of that fold, which has not seen them; labels are not read here."""
+    for fold, store in run.held_out_stores().items():
+        label = f"teacher, fold {fold}, on held-out cases"
+        _gather(run, run.teacher, fold, run.held_out_cases[fold], run.setup.data_folder, store, device, label)
+
+
+def gather_student_evidence(run: Run, stage: int, device: torch.device) -> None:
+    """Sweep the pool with the student of a stage."""
+    label = f"student of stage {stage}"
+    _gather(run, run.student(stage), run.fold, run.manifest.pool, run.pool.folder, run.student_store(stage), device, label)
+
+
+def _gather(
+    run: Run,
+    model: ModelLocation,
+    fold: int | str,
+    cases: Sequence[str],
+    folder: Path,
+    store: EvidenceStore,
+    device: torch.device,
+    label: str,
+) -> None:
+    if all(store.has(case) for case in cases):
+        return
+    predictor = EvidencePredictor(num_samples=run.method.evidence.num_samples, device=device)
+    predictor.load_model(model.folder, [fold])
+    if predictor.num_samples != run.method.evidence.num_samples:
+        logger.info("%s: %d samples per voxel (views x draws)", label, predictor.num_samples)
+    gather_evidence(predictor, folder, cases, store, label=label)

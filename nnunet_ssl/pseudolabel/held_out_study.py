@@ -1,0 +1,170 @@
+"""What labelled cases that their teacher has not seen say about its labels: calibration, thresholds, the ranking, blind classes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from nnunet_ssl.confidence.calibration import Calibration, calibrated, fit_calibration
+from nnunet_ssl.confidence.calibration_map import CalibrationMap
+from nnunet_ssl.confidence.case_scores import all_scores, softmax_maximum
+from nnunet_ssl.confidence.evidence import Evidence
+from nnunet_ssl.confidence.foreground_band import foreground_band
+from nnunet_ssl.confidence.held_out import HeldOutCounts, count_held_out
+from nnunet_ssl.confidence.prediction_counts import PredictionCounts, count_predictions
+from nnunet_ssl.confidence.ranking_proof import RankingChoice, prove_ranking
+from nnunet_ssl.confidence.thresholds import UnlearningGate, blind_classes, class_thresholds, unlearning_gate
+from nnunet_ssl.confidence.voxel_confidence import calibrated_confidence, paper_confidence
+from nnunet_ssl.config import MethodConfig
+from nnunet_ssl.pseudolabel.manual_labels import ManualLabel, manual_label
+from nnunet_ssl.pseudolabel.run import Run
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutCase:
+    """One labelled case and what the teacher that has not seen it makes of it."""
+
+    case: str
+    fold: int | str
+    """Of the teacher."""
+    dice: dict[str, float | None]
+    """True Dice by class (region) name; None where it is neither in the truth nor in the prediction."""
+    scores: dict[str, float | None]
+    """Case scores by name, with the baseline `softmax`."""
+
+    @property
+    def mean_dice(self) -> float | None:
+        """Mean over the classes that have a Dice; None where none has."""
+        known = [value for value in self.dice.values() if value is not None]
+        return float(np.mean(known)) if known else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutStudy:
+    """Everything measured on held-out cases."""
+
+    cases: tuple[HeldOutCase, ...]
+    calibration: Calibration
+    """Over the held-out cases of all folds together."""
+    maps: dict[int | str, CalibrationMap] | None
+    """Map of every fold's teacher: its own where it has cases enough, else the common one; None where there are too few in all."""
+    own_maps: tuple[int | str, ...]
+    """Folds with a map of their own."""
+    tau: tuple[float, ...] | None
+    """Threshold per head that gives the wanted marginal precision; None without calibration."""
+    gate: UnlearningGate | None
+    """Where labels may be unlearned; None without calibration."""
+    blind: tuple[int, ...]
+    """Heads that the teachers hardly ever find in held-out cases that have them."""
+    ranking: RankingChoice
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, for `held_out.json`."""
+        calibration = {k: v for k, v in asdict(replace(self.calibration, map=None)).items() if k != "map"}
+        calibration["map"] = None if self.calibration.map is None else self.calibration.map.to_dict()
+        return {
+            "cases": [{**asdict(case), "mean_dice": case.mean_dice} for case in self.cases],
+            "calibration": calibration,
+            "own_maps": {str(fold): self.maps[fold].to_dict() for fold in self.own_maps} if self.maps is not None else {},
+            "tau": None if self.tau is None else list(self.tau),
+            "gate": None if self.gate is None else self.gate.tolist(),
+            "blind": list(self.blind),
+            "ranking": asdict(self.ranking),
+        }
+
+
+@dataclass(frozen=True)
+class _Observed:
+    """A held-out case as it is looked at twice: before and after its map is known."""
+
+    case: str
+    fold: int | str
+    evidence: Evidence
+    label: ManualLabel
+
+
+def uses_held_out(method: MethodConfig, fold: int | str) -> bool:
+    """Whether held-out cases decide about labels: not in fold mode, where the figures stand on these very cases, unless asked for."""
+    return method.evidence.confidence == "calibrated" or (method.evidence.confidence == "auto" and fold == "all")
+
+
+def study_held_out(run: Run) -> HeldOutStudy | None:
+    """Study the stored evidence on held-out cases; None where every teacher has seen every label.
+
+    Raises:
+        StateError: if evidence of a held-out case is missing.
+    """
+    if not run.held_out_cases:
+        return None
+    counts = {o.case: count_held_out(o.evidence, o.label.truth, o.label.valid) for o in _observed(run)}
+    common = fit_calibration(counts, has_regions=run.setup.has_regions)
+    own = _own_maps(run, counts)
+    maps = None if common.map is None else {fold: own.get(fold, common.map) for fold in run.manifest.teacher_folds}
+    cases, predictions = [], {}
+    for o in _observed(run):
+        used = None if maps is None else maps[o.fold]
+        cases.append(_held_out_case(run, o, counts[o.case], used))
+        if used is not None:
+            predictions[o.case] = _count_predictions(o, used)
+    return HeldOutStudy(
+        cases=tuple(cases),
+        calibration=common,
+        maps=maps,
+        own_maps=tuple(own),
+        tau=class_thresholds(predictions, precision=run.method.student.precision) if predictions else None,
+        gate=unlearning_gate(predictions) if predictions else None,
+        blind=blind_classes(counts, has_regions=run.setup.has_regions),
+        ranking=_prove(run, cases),
+    )
+
+
+def _observed(run: Run) -> Any:
+    """Held-out cases one by one, so that one is in memory at a time."""
+    for fold, store in run.held_out_stores().items():
+        for case in run.held_out_cases[fold]:
+            yield _Observed(case, fold, store.read(case), manual_label(run.setup, case))
+
+
+def _own_maps(run: Run, counts: Mapping[str, HeldOutCounts]) -> dict[int | str, CalibrationMap]:
+    """Maps of the folds that have held-out cases enough of their own."""
+    fits = {
+        fold: fit_calibration({case: counts[case] for case in cases}, has_regions=run.setup.has_regions)
+        for fold, cases in run.held_out_cases.items()
+    }
+    return {fold: fit.map for fold, fit in fits.items() if fit.map is not None}
+
+
+def _held_out_case(run: Run, observed: _Observed, counts: HeldOutCounts, used: CalibrationMap | None) -> HeldOutCase:
+    evidence, nonzero = observed.evidence, observed.label.nonzero
+    names, first = run.setup.class_names, 0 if run.setup.has_regions else 1
+    dice = {name: None if np.isnan(value) else float(value) for name, value in zip(names[first:], counts.dice[first:], strict=True)}
+    if used is None:
+        scores = all_scores(evidence, paper_confidence(evidence), nonzero)
+    else:
+        evidence = replace(evidence, mean=calibrated(evidence, used))
+        confidence = calibrated_confidence(evidence.mean, has_regions=evidence.has_regions)
+        scores = all_scores(evidence, confidence, nonzero, evidence.mean)
+    return HeldOutCase(
+        case=observed.case, fold=observed.fold, dice=dice, scores={**scores, "softmax": softmax_maximum(observed.evidence).value}
+    )
+
+
+def _count_predictions(observed: _Observed, used: CalibrationMap) -> PredictionCounts:
+    q = calibrated(observed.evidence, used)
+    band = foreground_band(observed.evidence.foreground())
+    return count_predictions(q, observed.label.truth, observed.label.valid, band, has_regions=observed.evidence.has_regions)
+
+
+def _prove(run: Run, cases: list[HeldOutCase]) -> RankingChoice:
+    names = sorted({name for case in cases for name in case.scores})
+    scores = {name: {case.case: case.scores.get(name) for case in cases} for name in names}
+    dice = {case.case: np.nan if case.mean_dice is None else case.mean_dice for case in cases}
+    in_use = run.method.evidence.case_score
+    # expected Dice needs calibrated probabilities
+    return prove_ranking(scores, dice, in_use=in_use if in_use in scores else "pairwise_dice")

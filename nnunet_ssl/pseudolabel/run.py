@@ -1,0 +1,86 @@
+"""One run: a set-up, its pool, its fold and its manifest, with where everything of it lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from nnunet_ssl.config import MethodConfig
+from nnunet_ssl.data.evidence_store import EvidenceStore, held_out_stores, student_store, teacher_stores
+from nnunet_ssl.data.manifest import Manifest
+from nnunet_ssl.data.pool import PoolIndex
+from nnunet_ssl.locations import ModelLocation, stage_dataset_name
+from nnunet_ssl.nnunet_api.setup import NnunetSetup
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: a set-up, its pool, its fold and its manifest, with where everything of it lies."""
+
+    setup: NnunetSetup
+    pool: PoolIndex
+    manifest: Manifest
+    teacher: ModelLocation
+
+    @property
+    def fold(self) -> int | str:
+        return self.manifest.fold
+
+    @property
+    def workspace(self) -> Path:
+        return self.teacher.workspace(self.fold)
+
+    @property
+    def method(self) -> MethodConfig:
+        return MethodConfig.from_dict(self.manifest.method)
+
+    def student(self, stage: int) -> ModelLocation:
+        """The student of a stage, trained or not."""
+        return ModelLocation(
+            dataset=self.stage_name(stage),
+            trainer=self.manifest.student_trainer,
+            plans=self.setup.plans_name,
+            configuration=self.setup.configuration,
+        )
+
+    def stage_name(self, stage: int) -> str:
+        return stage_dataset_name(self.manifest.dataset_ids[stage - 1], self.setup.dataset, self.fold, stage)
+
+    def is_trained(self, stage: int) -> bool:
+        """Whether the student of a stage has finished training."""
+        return self.student(stage).checkpoint(self.fold).is_file()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every stage is written; an adaptive schedule may end before its last one."""
+        return bool(self.manifest.stages) and self.manifest.stages[-1].is_last
+
+    @property
+    def next_stage(self) -> int | None:
+        """The stage to write next; None when the curriculum is complete."""
+        return None if self.is_complete else len(self.manifest.stages) + 1
+
+    def teacher_stores(self) -> dict[int | str, EvidenceStore]:
+        """Evidence of the teacher on the pool, by fold."""
+        return teacher_stores(self.workspace, self.manifest.teacher_fingerprint, self.manifest.teacher_folds)
+
+    def held_out_stores(self) -> dict[int | str, EvidenceStore]:
+        """Evidence of each fold's teacher on the labelled cases that it has not seen; none for a teacher that has seen all."""
+        return held_out_stores(self.workspace, self.manifest.teacher_fingerprint, list(self.held_out_cases))
+
+    @cached_property
+    def held_out_cases(self) -> dict[int | str, list[str]]:
+        """By fold of the teacher, the labelled cases that it has not seen; a case that several have not seen belongs to the first."""
+        cases: dict[int | str, list[str]] = {}
+        taken: set[str] = set()
+        for fold in self.manifest.teacher_folds:
+            held_out = [case for case in self.setup.fold_cases(fold)[1] if case not in taken]
+            taken.update(held_out)
+            if held_out:
+                cases[fold] = held_out
+        return cases
+
+    def student_store(self, stage: int) -> EvidenceStore:
+        """Evidence of the student of a stage; a `SetupError` if that student is not trained yet."""
+        return student_store(self.workspace, stage, self.student(stage).checkpoint(self.fold), self.method.evidence.num_samples)

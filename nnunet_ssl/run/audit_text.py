@@ -1,0 +1,51 @@
+"""The audit as text for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nnunet_ssl.pseudolabel.audit import AUDIT_FILE, Audit
+from nnunet_ssl.pseudolabel.held_out_study import HeldOutStudy, uses_held_out
+from nnunet_ssl.pseudolabel.run import Run
+
+MOST_SHIFTS = 3
+"""Shifts that are named; all are in the file."""
+
+
+def audit_lines(audit: Audit, run: Run) -> list[str]:
+    """Findings line by line, the advice last."""
+    lines = [f"audit of {run.setup.dataset}, fold {run.fold}: {len(run.manifest.pool)} pool cases"]
+    if audit.study is None:
+        lines.append("held-out cases: none")
+    else:
+        lines += _held_out_lines(audit, audit.study, run)
+    shifted = [shift for shift in audit.shifts if shift.is_shifted]
+    lines.append(f"shift of the pool: {len(shifted)} of {len(audit.shifts)} features differ (p < 0.05 for all together)")
+    lines += [
+        f"  {shift.feature}: median {shift.labelled_median:.3g} labelled, {shift.pool_median:.3g} pool, p = {shift.p:.2g}"
+        for shift in shifted[:MOST_SHIFTS]
+    ]
+    lines.append(f"advice: {audit.advice}: {audit.reason}")
+    if audit.advice == "label first":
+        lines.append(f"  label these first: {', '.join(audit.label_first)}")
+    lines.append(f"written: {run.workspace / AUDIT_FILE}")
+    return lines
+
+
+def _held_out_lines(audit: Audit, study: HeldOutStudy, run: Run) -> Iterator[str]:
+    used = "" if uses_held_out(run.method, run.fold) else " (looked at here, they decide nothing)"
+    yield f"held-out cases: {len(study.cases)}{used}"
+    for name, (dice, count) in audit.dice.items():
+        yield f"  {name}: Dice {dice:.3f} ({count} cases){', at risk' if name in audit.at_risk else ''}"
+    calibration = study.calibration
+    if calibration.ece_before is None or calibration.ece_after is None:
+        yield f"calibration: {calibration.reason}"
+    else:
+        before, after = calibration.ece_before, calibration.ece_after
+        yield f"calibration error: {before:.3f}; {after:.3f} after calibration, each case by a map fitted to the others"
+    yield f"ranking: {study.ranking.proofs[study.ranking.chosen].reason}"
+    if audit.predicted is None:
+        yield "predicted Dice of the pool's labels: unknown"
+    else:
+        predicted = audit.predicted
+        yield f"predicted mean Dice of the pool's labels: {predicted.mean:.3f} (95 % interval {predicted.low:.3f} to {predicted.high:.3f})"

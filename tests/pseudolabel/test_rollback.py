@@ -1,0 +1,77 @@
+"""Refined labels are refused where the student is worse by a test, not where one mean is lower than the other."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+from tiny_setup import Project, grow_stage, open_tiny_run, teacher_store, write_evidence, write_student
+
+from nnunet_ssl.locations import ModelLocation
+from nnunet_ssl.pseudolabel.rollback import case_dice, worse_than_before
+
+
+def write_summary(model: ModelLocation, fold: int | str, dice: list[Any]) -> None:
+    """nnU-Net's summary with the Dice of class 1 of every case; class 2 is in none."""
+    cases = [
+        {"reference_file": f"/labels/lab_{i}.nii.gz", "metrics": {"1": {"Dice": value}, "2": {"Dice": float("nan")}}}
+        for i, value in enumerate(dice)
+    ]
+    path = model.validation_summary(fold)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"metric_per_case": cases, "foreground_mean": {"Dice": 0.5}}))
+
+
+@pytest.fixture
+def run(taught_project: Project) -> Any:
+    """Stage 1 is written and its student trained; evidence of the student equals the teacher's."""
+    begun = open_tiny_run(taught_project)
+    write_evidence(teacher_store(begun))
+    grow_stage(begun)
+    write_student(begun, 1)
+    write_evidence(begun.student_store(1))
+    return begun
+
+
+def test_dice_of_cases(run: Any) -> None:
+    write_summary(run.teacher, 0, [0.5, float("nan"), 0.75])
+    assert case_dice(run.teacher, 0) == {"lab_0.nii.gz": 0.5, "lab_2.nii.gz": 0.75}
+    assert case_dice(run.student(2), 0) == {}
+
+
+# of six cases that all are worse the one-sided test gives 1 / 64, of five 1 / 32, of four 1 / 16
+@pytest.mark.parametrize(
+    ("before", "after", "is_worse"),
+    [
+        ([0.8, 0.81, 0.82, 0.83, 0.84], [0.7, 0.72, 0.74, 0.76, 0.78], True),
+        ([0.8, 0.81, 0.82, 0.83], [0.1, 0.12, 0.14, 0.16], False),
+        ([0.8, 0.81, 0.82, 0.83, 0.84], [0.81, 0.83, 0.7, 0.75, 0.8], False),
+        ([0.8, 0.81, 0.82, 0.83, 0.84], [0.8, 0.81, 0.82, 0.83, 0.84], False),
+    ],
+)
+def test_only_a_test_says_worse(run: Any, before: list[float], after: list[float], is_worse: bool) -> None:
+    write_summary(run.teacher, 0, before)
+    write_summary(run.student(1), 0, after)
+    found = worse_than_before(run, 1)
+    assert (found is not None) is is_worse
+    if found:
+        assert found == "student 1 is worse than the teacher on 5 validation cases (mean Dice 0.7400 after 0.8200, Wilcoxon p = 0.031)"
+
+
+def test_labels_are_kept(run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    write_summary(run.teacher, 0, [0.8, 0.81, 0.82, 0.83, 0.84])
+    write_summary(run.student(1), 0, [0.7, 0.72, 0.74, 0.76, 0.78])
+    with caplog.at_level(logging.WARNING, "nnunet_ssl"):
+        record = grow_stage(run)
+    assert (record.kept_previous, record.label_stage, record.agreement_weight) == (True, None, 0.0)
+    assert any("student 1 is worse than the teacher" in m and "the labels of stage 1 are kept" in m for m in caplog.messages)
+
+
+def test_level_of_zero_turns_it_off(taught_project: Project, run: Any) -> None:
+    write_summary(run.teacher, 0, [0.8, 0.81, 0.82, 0.83, 0.84])
+    write_summary(run.student(1), 0, [0.7, 0.72, 0.74, 0.76, 0.78])
+    again = open_tiny_run(taught_project, settings={"agreement.rollback_level": 0.0})
+    assert worse_than_before(again, 1) is None
+    assert grow_stage(again).label_stage == 1
