@@ -1,0 +1,118 @@
+"""The arms of the benchmark: what is trained on every draw of labelled cases, with which settings and how many optimiser steps."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+Kind = Literal["supervised", "continued", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lengths:
+    """Optimiser steps, in nnU-Net's units; equal for every arm of a benchmark."""
+
+    teacher_epochs: int
+    student_epochs: int
+    iterations_per_epoch: int = 50
+    val_iterations_per_epoch: int = 2
+
+    def section(self, epochs: int) -> dict[str, int]:
+        """A `length` of the `nnssl` section."""
+        return {
+            "num_epochs": epochs,
+            "iterations_per_epoch": self.iterations_per_epoch,
+            "val_iterations_per_epoch": self.val_iterations_per_epoch,
+        }
+
+    def total_epochs(self, folds: int) -> int:
+        """Epochs of all fold teachers and the student together."""
+        return folds * self.teacher_epochs + self.student_epochs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way to train on a draw."""
+
+    name: str
+    kind: Kind
+    """`supervised`: manual labels alone, from scratch, for the total steps; `continued`: manual labels alone, but for one epoch, with the
+    student's own start, length and moving average; `run`: `nnssl_run` on the shared teachers."""
+    student_trainer: str = "TransASPPStudentTrainer"
+    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """Settings of a run by dotted name, in place of the shared ones."""
+    all_labels: bool = False
+    """Whether it trains on every label of the draw's pool as well: the ceiling."""
+
+
+ONE_STAGE = {"curriculum.fractions": [1.0]}
+LABELS_ALONE = {**ONE_STAGE, "student.lambda_high": 0.0, "student.lambda_low": 0.0, "student.cutmix": 0.0}
+
+PRESETS = Path(__file__).resolve().parents[2] / "plans"
+
+
+def preset_settings(name: str) -> dict[str, Any]:
+    """What a shipped preset sets, by dotted name, but for the teachers, which all arms share."""
+    section = json.loads((PRESETS / f"{name}.json").read_text())["nnssl"]
+    return {f"{part}.{key}": value for part, values in section.items() if part != "teacher" for key, value in values.items()}
+
+
+ARMS: dict[str, Arm] = {
+    arm.name: arm
+    for arm in (
+        Arm(name="supervised", kind="supervised"),
+        Arm(name="supervised_continued", kind="continued"),
+        Arm(name="ceiling", kind="supervised", all_labels=True),
+        Arm(name="ours", kind="run"),
+        Arm(name="ours_random", kind="run", settings={"curriculum.order": "random"}),
+        Arm(name="paper", kind="run", settings=preset_settings("paper")),
+        Arm(name="naive", kind="run", student_trainer="NaiveSelfTrainingTrainer", settings=ONE_STAGE),
+        Arm(name="mean_teacher", kind="run", student_trainer="MeanTeacherTrainer", settings=ONE_STAGE),
+        Arm(name="uamt", kind="run", student_trainer="UAMTTrainer", settings=ONE_STAGE),
+        Arm(name="cps", kind="run", student_trainer="CrossPseudoSupervisionTrainer", settings=ONE_STAGE),
+        Arm(name="drop_most_confident", kind="run", settings={"curriculum.order": "drop-most-confident"}),
+        # for the choice of defaults, on the development split
+        Arm(name="one_stage", kind="run", settings=ONE_STAGE),
+        Arm(name="hard", kind="run", settings={"student.targets": "hard"}),
+        Arm(name="unlearning_off", kind="run", settings={"student.unlearning": "off"}),
+        Arm(name="unlearning_paper", kind="run", settings={"student.unlearning": "paper"}),
+        Arm(name="unlearning_bounded", kind="run", settings={"student.unlearning": "bounded"}),
+        Arm(name="no_strong_augmentation", kind="run", settings={"student.strong_augmentation": False}),
+        Arm(name="no_cutmix", kind="run", settings={"student.cutmix": 0.0}),
+        Arm(name="no_ema", kind="run", settings={"student.ema": False}),
+        Arm(name="agreement_0", kind="run", settings={"agreement.weight": 0.0}),
+        Arm(name="agreement_1", kind="run", settings={"agreement.weight": 1.0}),
+        Arm(name="scratch", kind="run", settings={"student.init": "scratch"}),
+        Arm(name="uncalibrated", kind="run", settings={"evidence.confidence": "paper"}),
+    )
+}
+"""By name."""
+
+
+def overlay_of(arm: Arm, shared: Mapping[str, Any], lengths: Lengths, folds: int) -> dict[str, Any]:
+    """The plans overlay of an arm.
+
+    Args:
+        arm: which.
+        shared: overlay with the network, the batch size and the settings that all arms share.
+        lengths: of teacher and student.
+        folds: number of fold teachers of a run.
+    """
+    overlay = copy.deepcopy(dict(shared))
+    section = overlay.setdefault("nnssl", {})
+    teacher, student = section.setdefault("teacher", {}), section.setdefault("student", {})
+    teacher["distillation_epochs"] = student["distillation_epochs"] = 0  # the head has no part in what is compared
+    epochs = lengths.total_epochs(folds) if arm.kind == "supervised" else lengths.teacher_epochs
+    teacher["length"], student["length"] = lengths.section(epochs), lengths.section(lengths.student_epochs)
+    settings = dict(arm.settings)
+    if arm.kind == "continued":
+        settings |= {**LABELS_ALONE, "student.length": lengths.section(1), "student.fine_tune_epochs": lengths.student_epochs - 1}
+    for path, value in settings.items():
+        part, name = path.split(".")
+        section.setdefault(part, {})[name] = value
+    return overlay

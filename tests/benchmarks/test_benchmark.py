@@ -1,0 +1,87 @@
+"""The benchmark's jobs: what every arm is given, how many steps it takes, and that nothing is made twice."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+from arms import ARMS, Arm, Lengths, overlay_of
+from benchmark import Draw, jobs_of
+from job_queue import JobQueue
+
+from nnunet_ssl.config import MethodConfig
+
+LENGTHS = Lengths(teacher_epochs=4, student_epochs=6, iterations_per_epoch=50, val_iterations_per_epoch=2)
+SHARED = json.loads(Path(__file__).with_name("overlay.json").read_text())
+
+
+def draw(folder: Path, *, labels: int = 8) -> Draw:
+    overlay = Path(__file__).with_name("overlay.json")
+    flags = {"data": folder / "data", "out": folder, "split": "development", "device": "cpu", "overlay": overlay}
+    return Draw(argparse.Namespace(**flags, teacher_epochs=4, student_epochs=6), labels, 0)
+
+
+def steps(method: MethodConfig) -> tuple[int, int]:
+    """Optimiser steps of one supervised training and of all student stages."""
+    student = method.student
+    epochs = student.length.num_epochs + student.fine_tune_epochs
+    length = method.teacher.length
+    return length.num_epochs * length.iterations_per_epoch, epochs * student.length.iterations_per_epoch
+
+
+@pytest.mark.parametrize("arm", ARMS.values(), ids=list(ARMS))
+def test_every_overlay_is_valid_and_equally_long(arm: Arm) -> None:
+    method = MethodConfig.from_dict(overlay_of(arm, SHARED, LENGTHS, folds=5)["nnssl"])
+    supervised, student = steps(method)
+    assert student == 300
+    # five teachers of 200 steps and the student's 300
+    assert supervised == (1300 if arm.kind == "supervised" else 200)
+    assert method.teacher.optimizer == method.student.optimizer == "adamw"
+    assert method.teacher.distillation_epochs == method.student.distillation_epochs == 0
+
+
+def test_settings_of_an_arm_replace_the_shared_ones() -> None:
+    assert MethodConfig.from_dict(overlay_of(ARMS["ours"], SHARED, LENGTHS, 5)["nnssl"]).curriculum.fractions == (0.5, 1.0)
+    assert MethodConfig.from_dict(overlay_of(ARMS["naive"], SHARED, LENGTHS, 5)["nnssl"]).curriculum.fractions == (1.0,)
+    assert "fractions" in SHARED["nnssl"]["curriculum"]  # the shared overlay is left as it is
+
+
+def test_control_of_the_students_length_learns_from_labels_alone() -> None:
+    student = MethodConfig.from_dict(overlay_of(ARMS["supervised_continued"], SHARED, LENGTHS, 5)["nnssl"]).student
+    assert (student.lambda_high, student.lambda_low, student.cutmix) == (0, 0, 0)
+    assert (student.length.num_epochs, student.fine_tune_epochs) == (1, 5)
+
+
+def test_teachers_are_trained_once_for_all_arms(tmp_path: Path) -> None:
+    jobs = jobs_of(draw(tmp_path), [ARMS[name] for name in ("ours", "naive", "supervised")], LENGTHS)
+    names = [job.name for job in jobs]
+    assert [name for name in names if ".teacher.f" in name] == [f"development_l8_d0.teacher.f{fold}" for fold in range(5)]
+    assert JobQueue(jobs, tmp_path).states(since=0)["development_l8_d0.prepare"] == "ready"
+    by_name = {job.name: job for job in jobs}
+    assert by_name["development_l8_d0.ours.copy"].needs == ("development_l8_d0.ours.plans", "development_l8_d0.teacher.audit")
+    assert "development_l8_d0.teacher.audit" not in by_name["development_l8_d0.supervised"].needs
+
+
+def test_every_run_has_dataset_ids_of_its_own(tmp_path: Path) -> None:
+    jobs = jobs_of(draw(tmp_path), list(ARMS.values()), LENGTHS)
+    ids = [job.command[job.command.index("--first-id") + 1] for job in jobs if "--first-id" in job.command]
+    assert len(set(ids)) == len(ids) == len([arm for arm in ARMS.values() if arm.kind != "supervised"]) + 1
+
+
+def test_supervised_arms_need_no_teacher(tmp_path: Path) -> None:
+    jobs = jobs_of(draw(tmp_path), [ARMS["supervised"], ARMS["ceiling"]], LENGTHS)
+    assert not [job.name for job in jobs if ".teacher" in job.name]
+    ceiling = next(job for job in jobs if job.name == "development_l8_d0.ceiling")
+    assert ceiling.command[1] == "138"
+
+
+@pytest.mark.parametrize(("labels", "folds"), [(4, 4), (8, 5), (32, 5)])
+def test_folds_of_few_labels(tmp_path: Path, labels: int, folds: int) -> None:
+    assert draw(tmp_path, labels=labels).folds == list(range(folds))
+
+
+def test_jobs_run_in_folders_of_their_draw(tmp_path: Path) -> None:
+    jobs = jobs_of(draw(tmp_path), [ARMS["supervised"]], LENGTHS)
+    assert {job.environment["nnUNet_results"] for job in jobs} == {str(tmp_path / "development_l8_d0" / "nnUNet_results")}
