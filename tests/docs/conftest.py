@@ -85,6 +85,7 @@ def caught_parser(entry: Callable[[], object]) -> argparse.ArgumentParser:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_args", catch)
+        patch.setattr(argparse.ArgumentParser, "parse_known_args", catch)  # some of nnU-Net's commands ignore what they do not know
         try:
             entry()
         except _Parser as caught:
