@@ -62,6 +62,8 @@ class HeldOutStudy:
     """Where labels may be unlearned; None without calibration."""
     blind: tuple[int, ...]
     """Heads that the teachers hardly ever find in held-out cases that have them."""
+    untaught: dict[int | str, list[str]]
+    """By fold, classes (regions) that labelled cases have, but none of those that the fold's teacher was trained on."""
     ranking: RankingChoice
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,6 +77,7 @@ class HeldOutStudy:
             "tau": None if self.tau is None else list(self.tau),
             "gate": None if self.gate is None else self.gate.tolist(),
             "blind": list(self.blind),
+            "untaught": {str(fold): names for fold, names in self.untaught.items()},
             "ranking": asdict(self.ranking),
         }
 
@@ -120,6 +123,7 @@ def study_held_out(run: Run) -> HeldOutStudy | None:
         tau=class_thresholds(predictions, precision=run.method.student.precision) if predictions else None,
         gate=unlearning_gate(predictions) if predictions else None,
         blind=blind_classes(counts, has_regions=run.setup.has_regions),
+        untaught=_untaught(run, counts),
         ranking=_prove(run, cases),
     )
 
@@ -138,6 +142,19 @@ def _own_maps(run: Run, counts: Mapping[str, HeldOutCounts]) -> dict[int | str, 
         for fold, cases in run.held_out_cases.items()
     }
     return {fold: fit.map for fold, fit in fits.items() if fit.map is not None}
+
+
+def _untaught(run: Run, counts: Mapping[str, HeldOutCounts]) -> dict[int | str, list[str]]:
+    """Classes that a fold lacks among its training cases; a fold with training cases that nobody holds out is not judged."""
+    names, found = run.setup.class_names, {}
+    wanted = np.any([case.true_voxels > 0 for case in counts.values()], axis=0)
+    for fold in run.held_out_cases:
+        train = run.setup.fold_cases(fold)[0]
+        if set(train) <= set(counts):
+            taught = np.any([counts[case].true_voxels > 0 for case in train], axis=0)
+            if lacking := [names[head] for head in np.flatnonzero(wanted & ~taught)]:
+                found[fold] = lacking
+    return found
 
 
 def _held_out_case(run: Run, observed: _Observed, counts: HeldOutCounts, used: CalibrationMap | None) -> HeldOutCase:

@@ -64,6 +64,8 @@ def _decided(run: Run, study: HeldOutStudy | None) -> dict[str, Any]:
     if method.student.tau is None and study.tau is not None:
         decided["student.tau"] = list(study.tau)
         logger.info("thresholds for a marginal precision of %g: %s", method.student.precision, ", ".join(f"{t:.2f}" for t in study.tau))
+    for fold, names in study.untaught.items():
+        logger.warning("no training case of fold %s has %s: its teacher cannot know it", fold, ", ".join(names))
     for head in study.blind:
         name = run.setup.class_names[head]
         logger.warning(

@@ -6,11 +6,14 @@ import json
 import logging
 import shutil
 
+import blosc2
 import numpy as np
 import pytest
 from cross_fitted import FOLDS, HELD_OUT, begin, rising, smaller
 from tiny_setup import (
     DATASET,
+    IDENTIFIER,
+    LABELLED,
     POOL,
     Project,
     evidence_of,
@@ -210,3 +213,20 @@ def test_every_pool_case_is_scored_by_expected_dice_too(cross_fitted: Project) -
     column = header.split(",").index("expected_dice")
     assert len(rows) == len(POOL)
     assert all(0 < float(row.split(",")[column]) <= 1 for row in rows)
+
+
+def test_fold_whose_training_cases_lack_a_class(cross_fitted: Project, caplog: pytest.LogCaptureFixture) -> None:
+    """Only lab_3 has a core: the teacher of its fold has never seen one. The sixth case is held out as well, so that all are known."""
+    folder = cross_fitted.preprocessed / DATASET
+    splits = [
+        {"train": [c for c in LABELLED if c not in held_out], "val": held_out} for held_out in (LABELLED[2:4], LABELLED[:2], LABELLED[4:])
+    ]
+    (folder / "splits_final.json").write_text(json.dumps(splits))
+    for case in (c for c in LABELLED if c != "lab_3"):
+        path = folder / IDENTIFIER / f"{case}_seg.b2nd"
+        seg = np.minimum(blosc2.open(str(path), mode="r")[:], 1)
+        path.unlink()
+        blosc2.asarray(seg, urlpath=str(path), mode="w")
+    run = begin(cross_fitted, doubt=rising)
+    assert in_force(run).study.untaught == {0: ["core"]}  # type: ignore[union-attr]
+    assert "no training case of fold 0 has core: its teacher cannot know it" in caplog.messages
