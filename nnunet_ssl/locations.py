@@ -11,6 +11,8 @@ from pathlib import Path
 
 from nnunet_ssl.errors import SetupError
 
+STUDY_FILE = "held_out.json"
+"""In the workspace: everything measured on held-out cases."""
 STAGE_SIDECAR = "nnssl.json"
 """Provenance of a stage dataset: in its raw folder and beside its preprocessed data."""
 

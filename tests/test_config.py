@@ -25,7 +25,12 @@ def test_missing_section_means_the_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    "method", [MethodConfig(), MethodConfig(student=StudentConfig(tau=(0.5, 0.75, 0.9), unlearning_gradient_ratio=None))]
+    "method",
+    [
+        MethodConfig(),
+        MethodConfig(student=StudentConfig(tau=(0.5, 0.75, 0.9), unlearning_gradient_ratio=None)),
+        MethodConfig(student=StudentConfig(tau=0.5)),
+    ],
 )
 def test_settings_survive_json(method: MethodConfig) -> None:
     section = method.to_dict()
@@ -71,12 +76,17 @@ def test_every_setting_has_a_description() -> None:
         ("teacher.length.iterations_per_epoch", 0),
         ("evidence.num_samples", 0),
         ("evidence.case_score", "best"),
+        ("evidence.case_score", "softmax"),
+        ("evidence.confidence", "uncalibrated"),
         ("curriculum.fractions", []),
         ("curriculum.fractions", [0.5, 0.5]),
         ("curriculum.fractions", [0.5, 0.2, 1.0]),
         ("curriculum.fractions", [0.0, 1.0]),
         ("curriculum.fractions", [0.5, 1.5]),
         ("curriculum.order", "best-first"),
+        ("curriculum.schedule", "slow"),
+        ("curriculum.dropped_share", 1),
+        ("curriculum.dropped_share", -0.1),
         ("curriculum.last_stage_share", 0),
         ("student.init", "random"),
         ("student.initial_lr", 0),
@@ -86,6 +96,8 @@ def test_every_setting_has_a_description() -> None:
         ("student.tau", 1.1),
         ("student.tau", [0.5, -0.1]),
         ("student.tau", []),
+        ("student.precision", 0),
+        ("student.precision", 1),
         ("student.unlearning", "forget"),
         ("student.targets", "firm"),
         ("student.normalisation", "none"),
@@ -95,6 +107,8 @@ def test_every_setting_has_a_description() -> None:
         ("student.ema_decay", 1),
         ("agreement.weight", 1.1),
         ("agreement.max_change", -0.1),
+        ("agreement.rollback_level", 1.1),
+        ("agreement.rollback_level", -0.01),
     ],
 )
 def test_values_out_of_range_name_the_setting(path: str, value: Any) -> None:
@@ -190,6 +204,32 @@ def test_all_epochs_are_spent_and_no_stage_is_empty(stages: int, share: float, e
     assert len(set(lengths[:-1])) <= 1
 
 
+def test_early_end_has_all_epochs_that_are_left() -> None:
+    """Of 1000 epochs the five early stages of the default have 100 each."""
+    curriculum = CurriculumConfig(schedule="adaptive")
+    assert [curriculum.epochs_of(t, 1000, is_last=False) for t in range(1, 6)] == [100] * 5
+    assert [curriculum.epochs_of(t, 1000, is_last=True) for t in range(1, 7)] == [1000, 900, 800, 700, 600, 500]
+
+
+@given(st.integers(1, 8), st.integers(1, 300), st.floats(0.05, 1.0))
+def test_whenever_it_ends_all_epochs_are_spent(stages: int, epochs: int, share: float) -> None:
+    curriculum = CurriculumConfig(fractions=tuple((i + 1) / stages for i in range(stages)), last_stage_share=share)
+    total = epochs + stages
+    planned = curriculum.stage_epochs(total)
+    assert [curriculum.epochs_of(t, total, is_last=t == stages) for t in range(1, stages + 1)] == list(planned)
+    for end in range(1, stages + 1):
+        lengths = [curriculum.epochs_of(t, total, is_last=t == end) for t in range(1, end + 1)]
+        assert sum(lengths) == total
+        assert min(lengths) >= 1
+
+
+@pytest.mark.parametrize(("tau", "expected"), [(None, 0.7), (0.9, 0.9), ([0.5, 0.6], (0.5, 0.6)), (0.0, 0.0)])
+def test_threshold_where_nothing_is_measured(tau: Any, expected: Any) -> None:
+    student = MethodConfig().with_settings({"student.tau": tau}).student
+    assert student.fixed_tau == expected
+    assert (student.tau is None) == (tau is None)
+
+
 def test_all_at_once_is_one_stage_with_the_last_fraction() -> None:
     curriculum = CurriculumConfig(fractions=(0.2, 0.8), order="all-at-once")
     assert curriculum.stage_fractions == (0.8,)
@@ -212,6 +252,8 @@ def test_probabilities_are_stored_where_the_loss_needs_them(targets: Any, unlear
         ("student.length.num_epochs", True, "a whole number"),
         ("student.distillation_epochs", "2", "a whole number"),
         ("student.ema", "False", "true or false"),
+        ("student.unlearning_gate", "False", "true or false"),
+        ("student.precision", "0.8", "a number"),
         ("student.confidence_weighting", 0, "true or false"),
         ("student.cutmix", "0", "a number"),
         ("agreement.weight", False, "a number"),

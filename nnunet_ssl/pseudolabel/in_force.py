@@ -8,13 +8,11 @@ from typing import Any
 
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.files import write_json
+from nnunet_ssl.locations import STUDY_FILE
 from nnunet_ssl.pseudolabel.held_out_study import HeldOutStudy, study_held_out, uses_held_out
 from nnunet_ssl.pseudolabel.run import Run
 
 logger = logging.getLogger(__name__)
-
-STUDY_FILE = "held_out.json"
-"""In the workspace: everything measured on held-out cases."""
 
 
 @dataclass(frozen=True)

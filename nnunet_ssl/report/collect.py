@@ -11,6 +11,7 @@ from nnunet_ssl.data.manifest import Manifest, StageRecord
 from nnunet_ssl.errors import SetupError
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
+from nnunet_ssl.report.held_out import HeldOutFacts, read_held_out
 from nnunet_ssl.report.scored_cases import ScoredCase, read_ranking
 from nnunet_ssl.report.training_log import TrainingLog, read_training_log
 from nnunet_ssl.report.validation import Validation, foreground_keys, read_validation
@@ -84,6 +85,8 @@ class RunFacts:
     ranking: tuple[ScoredCase, ...]
     """The pool as the newest stage ranks it."""
     is_published: bool
+    held_out: HeldOutFacts | None
+    """What held-out labelled cases decided; None where they decide nothing."""
 
     @property
     def is_final_mode(self) -> bool:
@@ -148,6 +151,7 @@ def collect(setup: NnunetSetup, fold: int | str, teacher_trainer: str) -> RunFac
         models=tuple(models),
         ranking=read_ranking(teacher.workspace(fold) / f"ranking_{len(records)}.csv"),
         is_published=manifest.published if manifest else False,
+        held_out=read_held_out(teacher.workspace(fold)),
     )
 
 

@@ -39,6 +39,7 @@ def page(facts: RunFacts, panels: Sequence[CasePanel], labels: dict[int, str]) -
         *_classes(facts),
         *_curves(facts),
         *_scores(facts),
+        *_held_out(facts),
         *images_section(panels, labels, has_stages=bool(facts.students)),
         *_review(facts),
         *_settings(facts),
@@ -108,6 +109,16 @@ def _stages(facts: RunFacts) -> Iterator[str]:
         "training together.",
         "soft",
     )
+
+
+def _held_out(facts: RunFacts) -> Iterator[str]:
+    """Left out where held-out cases decide nothing."""
+    if facts.held_out is not None:
+        yield heading("Held-out cases")
+        yield definitions(facts.held_out.entries())
+        yield paragraph(
+            "Labelled cases that one of the teachers has not seen. They decided what is listed here, so they are no proof of it.", "soft"
+        )
 
 
 def _classes(facts: RunFacts) -> Iterator[str]:

@@ -54,7 +54,18 @@ def test_what_is_no_fold(text: str) -> None:
         fold_argument(text)
 
 
-@pytest.mark.parametrize("flags", [["-f", "x"], ["--order", "best"], ["-device", "tpu"], ["--stages"], ["--first-id", "a"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["-f", "x"],
+        ["--order", "best"],
+        ["--confidence", "high"],
+        ["--schedule", "fast"],
+        ["-device", "tpu"],
+        ["--stages"],
+        ["--first-id", "a"],
+    ],
+)
 def test_wrong_flags_are_refused_by_argparse(flags: list[str], capsys: Any) -> None:
     with pytest.raises(SystemExit) as stop:
         parse(*flags)
@@ -65,20 +76,40 @@ def test_wrong_flags_are_refused_by_argparse(flags: list[str], capsys: Any) -> N
 def test_every_method_flag_is_a_setting() -> None:
     found = parse(
         *("--stages", "0.5", "1", "--order", "random", "--case-score", "mean", "--num-samples", "16", "--unlearning", "bounded"),
-        *("--targets", "hard", "--student-init", "scratch", "--agreement", "0"),
+        *("--targets", "hard", "--student-init", "scratch", "--agreement", "0.25", "--confidence", "paper", "--schedule", "adaptive"),
     )
     assignments = method_assignments(found)
     assert assignments == {
         "curriculum.fractions": [0.5, 1.0],
+        "curriculum.schedule": "adaptive",
         "curriculum.order": "random",
+        "evidence.confidence": "paper",
         "evidence.case_score": "mean",
         "evidence.num_samples": 16,
         "student.unlearning": "bounded",
         "student.targets": "hard",
         "student.init": "scratch",
-        "agreement.weight": 0.0,
+        "agreement.weight": 0.25,
     }
     MethodConfig().with_settings(assignments)
+
+
+@pytest.mark.parametrize(
+    ("flag", "path"),
+    [
+        ("--confidence", "evidence.confidence"),
+        ("--schedule", "curriculum.schedule"),
+        ("--order", "curriculum.order"),
+        ("--case-score", "evidence.case_score"),
+    ],
+)
+def test_flags_with_choices_offer_what_the_settings_take(flag: str, path: str) -> None:
+    action = next(a for a in parser()._actions if flag in a.option_strings)
+    assert action.choices
+    for choice in action.choices:
+        assignments = method_assignments(parse(flag, choice))
+        assert assignments == {path: choice}
+        MethodConfig().with_settings(assignments)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +118,7 @@ def test_every_method_flag_is_a_setting() -> None:
         ("student.cutmix=0", "student.cutmix", 0),
         ("student.ema=false", "student.ema", False),
         ("student.ema_decay=null", "student.ema_decay", None),
+        ("student.tau=null", "student.tau", None),
         ("student.tau=[0.6, 0.7, 0.8]", "student.tau", [0.6, 0.7, 0.8]),
         ("curriculum.order=random", "curriculum.order", "random"),
         ("curriculum.order=a=b", "curriculum.order", "a=b"),

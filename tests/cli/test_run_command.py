@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,56 @@ def test_preset_is_laid_over_the_plans_when_a_run_begins(fresh_project: Project,
     assert main([*flags, "--status"]) == 0
     assert plans.stat().st_mtime_ns == laid
     assert trainings == [DATASET]
+
+
+AUDITED = ["-d", "137", "-c", "3d_fullres", "-f", "all", "-p", PLANS, "-device", "cpu", "--num-samples", "2", "-np", "1"]
+
+
+def test_audit_stops_before_the_first_stage(fresh_project: Project, capsys: Any, trainings: list[str]) -> None:
+    pool = ["-u", str(fresh_project.unlabelled)]
+    assert main([*AUDITED, *pool, "--audit"]) == 0
+    out = capsys.readouterr().out
+    assert trainings == [DATASET] * 5
+    steps = ["prepare the pool", *(f"train the teacher (fold {fold})" for fold in range(5))]
+    assert [line for line in out.splitlines() if line.startswith("[")] == [f"[{i}/6] {name}" for i, name in enumerate(steps, 1)]
+    assert f"audit of {DATASET}, fold all: 6 pool cases" in out
+    assert "held-out cases: 5" in out
+    assert out.count("advice: ") == 1
+    assert out.endswith("next: the same command without --audit\n")
+    (workspace,) = (fresh_project.results / DATASET).glob("*/fold_all/nnssl")
+    audit = json.loads((workspace / "audit.json").read_text())
+    assert f"advice: {audit['advice']}: {audit['reason']}" in out
+    assert json.loads((workspace / "manifest.json").read_text())["stages"] == []
+    assert not list(fresh_project.raw.glob("Dataset6*"))
+    # once more: nothing is trained, predicted or written but the audit itself
+    before = {path: time for path, time in everything(fresh_project).items() if not path.endswith(("audit.json", "nnssl"))}
+    assert main([*AUDITED, *pool, "--audit"]) == 0
+    again = capsys.readouterr().out
+    assert again.count("done before") == 6
+    assert again[again.index("audit of") :] == out[out.index("audit of") :]
+    assert {path: time for path, time in everything(fresh_project).items() if path in before} == before
+    assert len(trainings) == 5
+    # the same command without --audit
+    assert main([*AUDITED, *pool]) == 0
+    out = capsys.readouterr().out
+    assert out.count("done before") == 6
+    assert "[11/11] publish the last student" in out
+    assert trainings[5:] == ["Dataset601_Tiny_falls1", "Dataset602_Tiny_falls2"]
+    evidence = [path for path in before if "/evidence/" in path and path.endswith(".b2nd")]
+    assert len(evidence) == 5 * 6 + 5
+    after = everything(fresh_project)
+    assert all(after[path] == before[path] for path in evidence)  # what the audit has predicted is not predicted again
+
+
+def test_audit_of_one_fold_decides_nothing(fresh_project: Project, capsys: Any, trainings: list[str]) -> None:
+    out = call(capsys, fresh_project, "--audit")
+    assert "held-out cases: 1 (looked at here, they decide nothing)" in out
+    assert trainings == [DATASET]
+    assert out.endswith("next: the same command without --audit\n")
+    assert "[7/7] publish the last student" in call(capsys, fresh_project)
+    (workspace,) = (fresh_project.results / DATASET).glob("*/fold_0/nnssl")
+    assert not (workspace / "held_out.json").exists()
+    assert json.loads((workspace / "manifest.json").read_text())["stages"][0]["calibration"] is None
 
 
 def test_failed_training_stops_the_run_in_one_line(fresh_project: Project, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,6 +33,35 @@ def test_last_stage_takes_the_last_fraction() -> None:
     assert next_fraction((0.1, 0.8), 2, 0.1, 0.09, **LIMITS) == 0.8
 
 
+def grown(fractions: tuple[float, ...], changes: list[float], **limits: float) -> list[float]:
+    """Fractions of an adaptive schedule, up to the one that is the last."""
+    found = [fractions[0]]
+    for stage, change in enumerate(changes, start=2):
+        if found[-1] == fractions[-1]:
+            break
+        found.append(next_fraction(fractions, stage, found[-1], change, **limits))
+    return found
+
+
+def test_rounding_does_not_repeat_the_whole_pool() -> None:
+    """A step of 0.3 at a pace of 1.5: 0.1 + 0.45 + 0.45, which is 0.9999999999999999 in floating point."""
+    assert grown((0.1, 0.4, 0.7, 1.0), [0.025] * 3, **LIMITS) == [0.1, pytest.approx(0.55), 1.0]
+
+
+def test_no_change_allowed_is_the_slowest_pace() -> None:
+    assert next_fraction(FRACTIONS, 2, 0.2, 0.0, max_change=0.0, stop_change=0.0) == pytest.approx(0.3)
+
+
+@given(st.sets(st.integers(1, 100), min_size=1, max_size=8), st.lists(st.floats(0, 1), min_size=7, max_size=7), st.floats(0, 1))
+def test_no_schedule_is_longer_than_the_fixed_one(percent: set[int], changes: list[float], max_change: float) -> None:
+    fractions = tuple(p / 100 for p in sorted(percent))
+    found = grown(fractions, changes, max_change=max_change, stop_change=0.0)
+    assert len(found) <= len(fractions)
+    assert found[-1] == fractions[-1]
+    # a stage takes more of the pool than the one before, by more than rounding
+    assert all(after - before > 1e-6 for before, after in pairwise(found))
+
+
 @given(st.lists(st.floats(0, 1), min_size=4, max_size=4), st.floats(0, 1), st.floats(0, 0.2))
 def test_fractions_never_fall_and_end_at_the_last(changes: list[float], max_change: float, stop_change: float) -> None:
     fractions = [FRACTIONS[0]]
@@ -48,6 +79,22 @@ def test_most_confident_cases_are_left_out_of_every_stage() -> None:
     assert [r.case for r in ranking][-3:] == ["none", "case_9", "case_8"]
     assert [r.case for r in select(ranking, 1.0)] == [*(f"case_{i}" for i in range(7, -1, -1)), "none"]
     assert len(select(ranking, 0.5)) == 4  # of the nine that are kept
+
+
+def test_dropped_share_is_exact_in_percent() -> None:
+    """0.29 of 100 cases are 29, not the 28 of 28.999999999999996."""
+    scores: dict[str, float | None] = {f"{i:03d}": 1 - i / 100 for i in range(100)}
+    dropped = [r.case for r in rank_cases(scores, dict.fromkeys(scores, "s"), "drop-most-confident", dropped_share=0.29) if r.is_dropped]
+    assert dropped == [f"{i:03d}" for i in range(29)]
+
+
+def test_what_is_dropped_is_dropped_from_every_stratum_alike() -> None:
+    """The better half of the interleaved order: of the four easy cases two, of the two hard ones one."""
+    scores: dict[str, float | None] = {"x1": 0.99, "x2": 0.98, "x3": 0.97, "x4": 0.96, "y1": 0.2, "y2": 0.1}
+    ranking = rank_cases(scores, {case: case[0] for case in scores}, "drop-most-confident", dropped_share=0.5)
+    assert sorted(r.case for r in ranking if r.is_dropped) == ["x1", "x2", "y1"]
+    assert sorted(r.case for r in select(ranking, 1.0)) == ["x3", "x4", "y2"]
+    assert [r.rank for r in ranking] == [1, 2, 3, 4, 5, 6]
 
 
 def test_other_orders_drop_nothing() -> None:

@@ -13,6 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from nnunet_ssl.cli.report import main
+from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.report.figure_style import inline_svg, plain
 from nnunet_ssl.report.write_report import write_report
 
@@ -132,6 +133,21 @@ def test_a_run_without_a_trained_student(toy_run: Any, tmp_path: Path) -> None:
     assert "1 of 2 stages is not written yet." in visible(reader)
     assert "not trained" in visible(reader)
     assert "No model of this run has been validated yet." in visible(reader)
+
+
+def test_a_curriculum_that_ended_early(toy_run: Any, tmp_path: Path) -> None:
+    """An adaptive schedule of two stages whose first was the last waits for nothing; the score that ranked is the record's."""
+    toy_run.train(toy_run.teacher, dice=(0.2, 0.5, 0.4))
+    toy_run.write_stage(1)
+    toy_run.train(toy_run.student(1), dice=(0.6, 0.55), student=True)
+    manifest = Manifest.load(toy_run.workspace)
+    assert manifest is not None
+    manifest.stages[0].is_last, manifest.stages[0].case_score = True, "foreground"
+    manifest.save(toy_run.workspace)
+    _, reader = written(toy_run, tmp_path)
+    assert "1 of 1 students trained" in visible(reader)
+    assert "not written yet" not in visible(reader)
+    assert "The newest ranking; foreground ranks" in visible(reader)
 
 
 def test_a_run_whose_pool_is_gone(complete_run: Any, tmp_path: Path) -> None:

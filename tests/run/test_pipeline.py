@@ -18,9 +18,10 @@ from tiny_setup import (
     mtimes,
     pretend_training,
     teacher_store,
+    write_evidence,
 )
 
-from nnunet_ssl.errors import SetupError, StateError
+from nnunet_ssl.errors import ConfigError, SetupError, StateError
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.pseudolabel.publish import published_model
 from nnunet_ssl.run import pipeline as module
@@ -134,6 +135,107 @@ def test_final_mode_trains_every_teacher_it_averages(project: Project, trainings
     assert asked.open().manifest.stages[0].dataset == "Dataset601_Tiny_falls1"
     later = request(project, fold="all", unlabelled=())  # the run remembers its teachers
     assert [step.is_done() for step in pipeline(later)[:3]] == [True, True, True]
+
+
+def names(asked: RunRequest) -> list[str]:
+    return [step.name for step in pipeline(asked)]
+
+
+def test_final_mode_trains_the_teachers_of_all_folds(project: Project) -> None:
+    asked = request(project, fold="all")
+    teachers = [f"train the teacher (fold {fold})" for fold in range(5)]
+    assert names(asked) == ["prepare the pool", *teachers, *STEPS[2:]]
+    assert [step.is_before_stages for step in pipeline(asked)] == [True] * 6 + [False] * 5
+    commands = [step.command for step in pipeline(asked)]
+    assert commands[1:6] == [f"nnUNetv2_train 137 3d_fullres {fold} -tr {OUR_TEACHER} -p {PLANS}" for fold in range(5)]
+    assert commands[6] == f"nnssl_pseudolabel -d 137 -c 3d_fullres -f all -p {PLANS} -tr {OUR_TEACHER}"
+    alone = request(project, fold="all", teacher_folds=("all",))
+    assert names(alone) == ["prepare the pool", "train the teacher (fold all)", *STEPS[2:]]
+
+
+def test_final_mode_takes_a_teacher_of_all_labels_that_is_there(project: Project) -> None:
+    asked = request(project, fold="all", unlabelled=())
+    pretend_training(asked.teacher, "all")
+    assert asked.folds == ("all",)
+    assert done(asked)[0] is True
+    # folds that are there, too, are worth more: they leave cases that they have not seen
+    for fold in range(5):
+        assert request(project, fold="all").folds == ("all",)
+        pretend_training(asked.teacher, fold)
+    assert request(project, fold="all").folds == (0, 1, 2, 3, 4)
+    assert request(project, fold="all", teacher_folds=("all",)).folds == ("all",)
+
+
+def test_final_mode_of_too_few_cases_for_splits(project: Project) -> None:
+    (project.preprocessed / DATASET / "splits_final.json").unlink()
+    assert request(project, fold="all").folds == (0, 1, 2, 3, 4)  # of the split that nnU-Net would make of six cases
+    for case in ("lab_4", "lab_5"):
+        for part in (f"imagesTr/{case}_0000.nii.gz", f"labelsTr/{case}.nii.gz"):
+            (project.raw / DATASET / part).unlink()
+    assert names(request(project, fold="all"))[1:3] == ["train the teacher (fold all)", "write stage 1"]
+
+
+def test_run_that_has_begun_keeps_its_teacher(project: Project) -> None:
+    """Folds that are trained later do not change it."""
+    asked = request(project, fold="all", unlabelled=())
+    pretend_training(asked.teacher, "all")
+    asked.open()
+    for fold in range(5):
+        pretend_training(asked.teacher, fold)
+    assert request(project, fold="all").folds == ("all",)
+
+
+def test_whole_run_in_final_mode(project: Project, trainings: list[Any]) -> None:
+    asked = request(project, fold="all", unlabelled=())
+    execute(pipeline(asked))
+    assert [t[2] for t in trainings] == [*(f"teacher_fold_{fold}.txt" for fold in range(5)), "student_1.txt", "student_2.txt"]
+    run = asked.open()
+    assert run.manifest.teacher_folds == [0, 1, 2, 3, 4]
+    assert sorted(folder.name for folder in (run.workspace / "evidence").iterdir()) == [
+        *(f"held_out_f{fold}" for fold in range(5)),
+        "student_s1",
+        *(f"teacher_f{fold}" for fold in range(5)),
+    ]
+    for fold, store in run.held_out_stores().items():
+        assert [f.stem for f in store.folder.iterdir()] == run.held_out_cases[fold]
+    assert (run.workspace / "held_out.json").is_file()
+    assert published_model(run).checkpoint("all").is_file()
+    before = everything(project)
+    assert all(done(request(project, fold="all", unlabelled=())))
+    execute(pipeline(request(project, fold="all", unlabelled=())))
+    assert everything(project) == before
+
+
+def test_another_folds_teacher_is_refused_before_it_is_trained(project: Project, trainings: list[Any]) -> None:
+    with pytest.raises(ConfigError, match="fold 0 may only use the teacher of fold 0"):
+        execute(pipeline(request(project, teacher_folds=(1,), unlabelled=())))
+    assert trainings == []
+
+
+def test_adaptive_schedule_that_ends_early(project: Project, trainings: list[Any]) -> None:
+    """Four stages are planned; the labels have settled after the first, so the second is the last and the others count as done."""
+    settings = {"curriculum.schedule": "adaptive", "curriculum.fractions": [0.2, 0.4, 0.6, 1.0], "student.length.num_epochs": 8}
+    asked = request(project, unlabelled=(), settings=settings)
+    assert len(names(asked)) == 1 + 2 * 4 + 1
+    execute(pipeline(asked)[:1])
+    write_evidence(teacher_store(asked.open()))
+    execute(pipeline(asked)[:3])
+    write_evidence(asked.open().student_store(1))
+    assert done(asked) == [True] * 3 + [False] * 7
+    execute(pipeline(asked)[:4])
+    assert done(asked) == [True] * 4 + [False] + [True] * 4 + [False]  # student 2 and the publication are left
+    execute(pipeline(asked))
+    # one epoch, then the seven that are left and one of distillation
+    stages = [("Dataset601_Tiny_f0s1", 1, "student_1.txt"), ("Dataset602_Tiny_f0s2", 8, "student_2.txt")]
+    assert trainings == [(DATASET, 2, "teacher_fold_0.txt"), *stages]
+    run = asked.open()
+    assert [record.is_last for record in run.manifest.stages] == [False, True]
+    assert published_model(run).checkpoint(0).samefile(run.student(2).checkpoint(0))
+    before = everything(project)
+    assert all(done(request(project, unlabelled=(), settings=settings)))
+    execute(pipeline(request(project, unlabelled=(), settings=settings)))
+    assert everything(project) == before
+    assert len(trainings) == 3
 
 
 def test_trained_stock_teacher_is_taken_as_it_is(project: Project, trainings: list[Any]) -> None:

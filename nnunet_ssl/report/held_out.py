@@ -1,0 +1,76 @@
+"""What held-out labelled cases decided in a run, as the report shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_ssl.errors import StateError
+from nnunet_ssl.locations import STUDY_FILE
+from nnunet_ssl.nnunet_api.setup import read_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutFacts:
+    """Figures of labelled cases that their teacher has not seen."""
+
+    num_cases: int
+    mean_dice: float | None
+    """Of single teachers; None where no case has a Dice."""
+    kind: str | None
+    """Of the calibration map; None: not calibrated."""
+    error_before: float | None
+    """Expected calibration error, leave-one-case-out."""
+    error_after: float | None
+    tau: tuple[float, ...] | None
+    ranking: str
+    """The verdict on the ranking, in a sentence."""
+
+    def entries(self) -> dict[str, str]:
+        """Names and texts for a list of definitions."""
+        dice = "unknown" if self.mean_dice is None else f"{self.mean_dice:.4f}, by teachers trained without the case"
+        if self.kind is None or self.error_before is None or self.error_after is None:
+            confidence = "not calibrated: too few cases"
+        else:
+            confidence = f"{self.kind} map, calibration error {self.error_before:.3f} before and {self.error_after:.3f} after"
+        tau = "as given" if self.tau is None else ", ".join(f"{value:.2f}" for value in self.tau)
+        return {
+            "Held-out cases": str(self.num_cases),
+            "Held-out Dice": dice,
+            "Voxel confidence": confidence,
+            "Thresholds measured, by class": tau,
+            "Ranking": self.ranking,
+        }
+
+
+def read_held_out(workspace: Path) -> HeldOutFacts | None:
+    """The study of held-out cases of a run, or None where there is none.
+
+    Raises:
+        StateError: if the file is something else.
+    """
+    path = workspace / STUDY_FILE
+    if not path.is_file():
+        return None
+    try:
+        return _facts(read_json(path))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StateError(f"{path} is no study of held-out cases ({error!r}); remove it and run nnssl_pseudolabel again.") from error
+
+
+def _facts(content: Mapping[str, Any]) -> HeldOutFacts:
+    dice = [float(case["mean_dice"]) for case in content["cases"] if case["mean_dice"] is not None]
+    calibration, ranking = content["calibration"], content["ranking"]
+    return HeldOutFacts(
+        num_cases=len(content["cases"]),
+        mean_dice=float(np.mean(dice)) if dice else None,
+        kind=None if calibration["map"] is None else str(calibration["map"]["kind"]),
+        error_before=calibration["ece_before"],
+        error_after=calibration["ece_after"],
+        tau=None if content["tau"] is None else tuple(map(float, content["tau"])),
+        ranking=str(ranking["proofs"][ranking["chosen"]]["reason"]),
+    )
