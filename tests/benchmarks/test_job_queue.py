@@ -60,6 +60,12 @@ def runs(process: int) -> bool:
         return False
 
 
+def heed_signals() -> None:
+    """Let no signal be ignored."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @contextmanager
 def lane(out: Path, jobs: str, *, grace: float = 30) -> Iterator[subprocess.Popen[bytes]]:
     """A process that drains `jobs`, an expression; killed at the end if it is still there."""
@@ -72,7 +78,8 @@ def lane(out: Path, jobs: str, *, grace: float = 30) -> Iterator[subprocess.Pope
         f"sys.exit(drain({jobs}, out, poll_seconds=0.05, grace_seconds={grace}).exit_code)",
     ]
     environment = {**os.environ, "PYTHONPATH": str(FOLDER)}
-    process = subprocess.Popen([sys.executable, "-c", "\n".join(lines)], env=environment)
+    # a shell's background processes and `nohup` hand ignored signals down, which a lane leaves ignored
+    process = subprocess.Popen([sys.executable, "-c", "\n".join(lines)], env=environment, preexec_fn=heed_signals)
     try:
         yield process
     finally:

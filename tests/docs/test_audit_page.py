@@ -54,6 +54,7 @@ def example() -> Audit:
         tau=None,
         gate=None,
         blind=(),
+        untaught={},
         ranking=ranking,
     )
     predicted = fit_dice_prediction(SCORES, DICE)
