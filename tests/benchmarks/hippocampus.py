@@ -159,7 +159,7 @@ class Benchmark:
 
     def train_run(self) -> list[Model]:
         """Teacher and students, by the one command of a user."""
-        run = ["-d", DATASET, "-c", CONFIGURATION, "-f", "all", "-device", self.arguments.device]
+        run = ["-d", DATASET, "-c", CONFIGURATION, "-f", "all", "--teacher-folds", "all", "-device", self.arguments.device]
         self.call("nnssl_run", *run, "--preset", self.arguments.preset, "-u", self.out / "pool", *self.arguments.run_flags.split())
         teacher = "TransASPPTeacherTrainer"
         models = [Model("teacher", DATASET, teacher, self.plans), *self.students(teacher, self.plans)]

@@ -128,17 +128,19 @@ def measure_stage(arguments: argparse.Namespace) -> dict[str, float]:
     from nnunet_ssl.data.stage_dataset import StageSidecar, read_sidecar, write_stage
     from nnunet_ssl.locations import raw_root
     from nnunet_ssl.nnunet_api.preprocessing import preprocess_case
-    from nnunet_ssl.pseudolabel.grow import labels_of, source_of
+    from nnunet_ssl.pseudolabel.in_force import in_force
+    from nnunet_ssl.pseudolabel.label_source import labels_of, source_of
 
     run = run_of(arguments)
     record, setup = run.manifest.stages[-1], run.setup
     content = read_sidecar(raw_root() / record.dataset)
     sidecar = replace(StageSidecar(**(content or {})), workspace="benchmark")
-    labels, student = labels_of(run, source_of(record)), run.method.student
+    now = in_force(run)
+    labels, student = labels_of(run, source_of(record), now.study), now.method.student
     name = "Dataset998_Benchmark"
     begun = time.perf_counter()
-    cases = (labels.pseudo_case(case, student.tau, with_probabilities=student.needs_probabilities) for case in record.cases)
-    write_stage(name, setup, run.pool, run.method, sidecar, cases)
+    cases = (labels.pseudo_case(case, student.fixed_tau, with_probabilities=student.needs_probabilities) for case in record.cases)
+    write_stage(name, setup, run.pool, now.method, sidecar, cases)
     writing = time.perf_counter() - begun
     written = sum(own_bytes(Path(os.environ[root]) / name) for root in ("nnUNet_raw", "nnUNet_preprocessed"))
     begun = time.perf_counter()
