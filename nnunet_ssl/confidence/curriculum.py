@@ -69,8 +69,7 @@ def rank_cases(
     cases = _interleave(cases, strata)
     if order == "reverse":
         cases.reverse()
-    # floating point: 0.29 * 100 is 28.999999999999996
-    num_dropped = math.floor(dropped_share * len(cases) + 1e-6) if order == "drop-most-confident" else 0
+    num_dropped = _share_of(dropped_share, len(cases)) if order == "drop-most-confident" else 0
     cases, dropped = cases[num_dropped:], cases[:num_dropped]
     cases += [*sorted(set(scores) - set(finite)), *dropped]
     return [
@@ -101,8 +100,7 @@ def stage_size(fraction: float, num_cases: int) -> int:
         raise ConfigError(f"curriculum fraction is {fraction!r}; expected a number in (0, 1].")
     if num_cases < 1:
         raise StateError("the pool has no cases to select from.")
-    # 0.29 * 100 is 28.999999999999996
-    return min(num_cases, max(1, math.floor(fraction * num_cases + 1e-6)))
+    return min(num_cases, max(1, _share_of(fraction, num_cases)))
 
 
 def select(ranking: Sequence[RankedCase], fraction: float) -> list[RankedCase]:
@@ -143,6 +141,11 @@ def next_fraction(
     grown = previous + pace * step
     # 0.55 + 0.45 is 0.9999999999999999 in floating point: the whole pool, which would enter once more at a stage of its own
     return last if grown > last - 1e-6 else grown
+
+
+def _share_of(share: float, num_cases: int) -> int:
+    """Share of a number of cases, rounded down: 29 of 100 cases, though 0.29 * 100 is 28.999999999999996."""
+    return math.floor(share * num_cases + 1e-6)
 
 
 def _interleave(cases: Sequence[str], strata: Mapping[str, str]) -> list[str]:

@@ -59,22 +59,6 @@ class HeldOutCounts:
         sizes = self.true_voxels + self.predicted_voxels
         return np.divide(2 * self.overlap, sizes, out=np.full_like(sizes, np.nan), where=sizes > 0)
 
-    def to_arrays(self) -> dict[str, NDArray[np.float64]]:
-        """The arrays by name, to be stored."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> HeldOutCounts:
-        """The counts that `to_arrays` gave.
-
-        Raises:
-            StateError: if an array is missing or has a wrong shape.
-        """
-        names = [field.name for field in fields(cls)]
-        if missing := [name for name in names if name not in arrays]:
-            raise StateError(f"stored counts of a held-out case lack {', '.join(missing)}; predict the held-out cases again.")
-        return cls(**{name: arrays[name] for name in names})
-
 
 class CaseShares(NamedTuple):
     """Histograms of N held-out cases in which every case has the total 1 per head."""

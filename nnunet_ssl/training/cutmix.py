@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunet_ssl.training.extra_channels import CODE_IGNORED, CODE_POOL
+from nnunet_ssl.training.extra_channels import CODE_IGNORED, CODE_POOL, samples_from_pool
 
 SIDES = (1 / 4, 2 / 3)
 """Shortest and longest side of a box, as a share of the patch's."""
@@ -45,7 +45,7 @@ class CutMix:
         """
         data, target = batch["data"], batch["target"]
         extras = target[len(target) // 2 :]
-        from_pool = (extras[0][:, 0] >= CODE_POOL).flatten(1).any(1)
+        from_pool = samples_from_pool(extras[0])
         labelled = torch.nonzero(~from_pool).flatten().tolist()
         if not labelled:
             return batch

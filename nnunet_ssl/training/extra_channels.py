@@ -33,10 +33,16 @@ __all__ = [
     "ExtraLayout",
     "PackExtraChannels",
     "SplitExtraChannels",
+    "samples_from_pool",
 ]
 
 _TINY_VALIDITY = 1e-3
 """Guards the division by interpolated validity; voxels below 0.5 are discarded anyway."""
+
+
+def samples_from_pool(extra: Tensor) -> Tensor:
+    """Which samples of a batch come from the pool, (B,) bool, by the codes in the extra channels (B, 1 + C + Q, *spatial)."""
+    return (extra[:, 0] >= CODE_POOL).flatten(1).any(1)
 
 
 @dataclass(frozen=True, kw_only=True)

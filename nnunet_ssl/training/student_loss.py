@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nnunet_ssl.confidence.quantise import SHARE_STEPS
 from nnunet_ssl.config import StudentConfig
 from nnunet_ssl.losses import DualPoolLoss, DualTerms, unlearning_scale
-from nnunet_ssl.training.extra_channels import CODE_POOL
+from nnunet_ssl.training.extra_channels import CODE_POOL, samples_from_pool
 from nnunet_ssl.training.supervised_loss import LabelledLoss, inner_loss, scale_weights
 
 TERMS = ("loss_supervised", "loss_high", "loss_low", "confident_share", "unlearning_gradient_ratio")
@@ -95,7 +95,7 @@ class DualLoss(nn.Module):
         if len(targets) < 2 * len(outputs):
             return self.supervised(outputs, targets)  # type: ignore[no-any-return]
         targets, extras = targets[: len(outputs)], targets[len(outputs) :]
-        from_pool = (extras[0][:, 0] >= CODE_POOL).flatten(1).any(1)
+        from_pool = samples_from_pool(extras[0])
         supervised = self.supervised(outputs, targets, ~from_pool)
         high, low, finest = self._pool_terms(outputs, targets, extras, from_pool)
         weighted_low = self.ramp * self.config.lambda_low * low

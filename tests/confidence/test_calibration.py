@@ -1,5 +1,7 @@
 """Calibration on simulated teachers whose true probabilities are known: what is chosen, what it gains, and where it ends."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -178,7 +180,7 @@ def test_scores_are_of_cases_that_the_map_has_not_seen(two_classes: dict[str, Si
 
 def test_fewer_than_four_cases_calibrate_nothing(two_classes: dict[str, SimulatedCase]) -> None:
     cases = counts_of(two_classes)
-    empty = HeldOutCounts(**{name: 0 * array for name, array in cases["case00"].to_arrays().items()})
+    empty = HeldOutCounts(**{name: 0 * array for name, array in asdict(cases["case00"]).items()})
     found = fit_calibration({**dict(list(cases.items())[:3]), "empty": empty}, has_regions=False)
     assert found.map is None
     assert found.num_cases == 3
@@ -235,7 +237,7 @@ def test_heads_that_separate_perfectly_get_finite_slopes() -> None:
 def test_the_size_of_a_case_does_not_matter(two_classes: dict[str, SimulatedCase], factors: list[int]) -> None:
     cases = counts_of(two_classes)
     scaled = {
-        name: HeldOutCounts(**{key: factor * array for key, array in case.to_arrays().items()})
+        name: HeldOutCounts(**{key: factor * array for key, array in asdict(case).items()})
         for (name, case), factor in zip(cases.items(), factors, strict=True)
     }
     weights = np.ones(8)

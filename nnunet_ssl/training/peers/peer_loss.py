@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from nnunet_ssl.training.extra_channels import CODE_POOL
+from nnunet_ssl.training.extra_channels import samples_from_pool
 from nnunet_ssl.training.supervised_loss import LabelledLoss
 
 
@@ -18,11 +19,10 @@ def pool_samples(target: Sequence[Tensor]) -> Tensor:
     Args:
         target: nnU-Net's targets at every scale, followed by the extra channels at the same scales, as the stage's loader gives them.
     """
-    codes = target[len(target) // 2][:, 0]
-    return (codes >= CODE_POOL).flatten(1).any(1)
+    return samples_from_pool(target[len(target) // 2])
 
 
-class PeerLoss(nn.Module):
+class PeerLoss(nn.Module, ABC):
     """Takes the place of nnU-Net's loss; a batch without extra channels (validation) has nnU-Net's loss alone.
 
     Confidence, probabilities and validity of the pool's voxels are not used: the methods know none of them.
@@ -64,9 +64,9 @@ class PeerLoss(nn.Module):
         from_pool = pool_samples(targets)
         return self._of_batch(outputs, targets[: len(outputs)], from_pool)
 
+    @abstractmethod
     def _of_batch(self, outputs: Sequence[Tensor], targets: Sequence[Tensor], from_pool: Tensor) -> Tensor:
         """Total loss of a batch of labelled and pool samples; `from_pool` is (B,) bool. Calls `_remember`."""
-        raise NotImplementedError
 
     def _supervised(self, outputs: Sequence[Tensor], targets: Sequence[Tensor], samples: Tensor | None) -> Tensor:
         """nnU-Net's loss of the samples (B,) bool, of all by default."""
@@ -78,7 +78,7 @@ class PeerLoss(nn.Module):
         self.last_terms = {name: torch.as_tensor(value, device=device).detach() for name, value in values.items()}
 
 
-class ReferenceLoss(PeerLoss):
+class ReferenceLoss(PeerLoss, ABC):
     """L_sup of the labelled samples + ramp * weight * (the student on pool samples, held against a reference).
 
     The reference is made from the same pool samples by another network before the step. Only the finest output is held against it, since
@@ -108,6 +108,7 @@ class ReferenceLoss(PeerLoss):
         self._remember(measured, supervised.device)
         return total
 
+    @abstractmethod
     def _pool_terms(self, logits: Tensor, reference: Tensor) -> dict[str, Tensor]:
         """The method's term under `loss_pool`, and what else is measured for the log; scalars.
 
@@ -115,4 +116,3 @@ class ReferenceLoss(PeerLoss):
             logits: the student's, of the pool samples at full resolution (P, H, *spatial), float32.
             reference: of the same samples.
         """
-        raise NotImplementedError
