@@ -19,6 +19,7 @@ Unlearning = Literal["off", "paper", "bounded", "negative", "complementary", "so
 Targets = Literal["hard", "soft"]
 Normalisation = Literal["joint", "separate"]
 OptimizerName = Literal["nnunet", "adamw"]
+CpuPrecision = Literal["float32", "bfloat16"]
 DistillationLoss = Literal["variance", "paper"]
 Confidence = Literal["auto", "calibrated", "paper"]
 CaseScore = Literal["pairwise_dice", "expected_dice", "foreground", "mean"]
@@ -77,6 +78,8 @@ class TeacherConfig:
     """Learning rate at the start of the supervised phase (nnU-Net's default)."""
     weight_decay: float = 3e-5
     """Weight decay, lambda_reg of Eq. 6 (nnU-Net's default); decoupled from the gradient with `adamw`, where 1e-2 is usual."""
+    cpu_precision: CpuPrecision = "float32"
+    """On a CPU, `bfloat16` trains in mixed precision where the CPU has instructions for it; on a GPU nnU-Net always does, in float16."""
     distillation_epochs: int = 20
     """Epochs of the second phase, in which only the uncertainty head learns; 0 skips it."""
     distillation_lr: float = 1e-3
@@ -89,6 +92,7 @@ class TeacherConfig:
     def __post_init__(self) -> None:
         _require(self.lambda_ce >= 0, "teacher.lambda_ce", self.lambda_ce, "a number of at least 0")
         _require_choice("teacher.optimizer", self.optimizer, get_args(OptimizerName))
+        _require_choice("teacher.cpu_precision", self.cpu_precision, get_args(CpuPrecision))
         _require(self.initial_lr > 0, "teacher.initial_lr", self.initial_lr, "a positive number")
         _require(self.weight_decay >= 0, "teacher.weight_decay", self.weight_decay, "a number of at least 0")
         _require(self.distillation_epochs >= 0, "teacher.distillation_epochs", self.distillation_epochs, "0 or more")
@@ -191,6 +195,8 @@ class StudentConfig:
     """Learning rate at the start of a stage that begins from trained weights; 1e-2 with momentum 0.99 would erase them."""
     weight_decay: float = 3e-5
     """Weight decay, lambda_reg of Eq. 11."""
+    cpu_precision: CpuPrecision = "float32"
+    """As the teacher's."""
     lambda_ce: float = 1.0
     """Weight of the cross-entropy beside the Dice loss in L_sup."""
     labelled_share: float = 0.5
@@ -242,6 +248,7 @@ class StudentConfig:
         _require(0 < self.precision < 1, "student.precision", self.precision, "between 0 and 1")
         _require_choice("student.init", self.init, STUDENT_INITS)
         _require_choice("student.optimizer", self.optimizer, get_args(OptimizerName))
+        _require_choice("student.cpu_precision", self.cpu_precision, get_args(CpuPrecision))
         _require_choice("student.unlearning", self.unlearning, UNLEARNING_MODES)
         _require_choice("student.targets", self.targets, TARGET_KINDS)
         _require_choice("student.normalisation", self.normalisation, get_args(Normalisation))

@@ -13,9 +13,10 @@ from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMu
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
-from nnunet_ssl.config import MethodConfig, OptimizerName
+from nnunet_ssl.config import CpuPrecision, MethodConfig, OptimizerName
 from nnunet_ssl.data.files import replacing
 from nnunet_ssl.networks import StochasticSampler, unwrap
+from nnunet_ssl.training.cpu_precision import computes_in_bfloat16, use_bfloat16
 from nnunet_ssl.training.distributed import broadcast_parameters, leave_head_out
 from nnunet_ssl.training.epoch_terms import EpochTerms
 from nnunet_ssl.training.optimizer import adamw
@@ -45,6 +46,8 @@ class PhasedTrainer(nnUNetTrainer):
     """Whether the network has one; None: only if the plans name TransASPPUNet."""
     optimizer_name: OptimizerName = "nnunet"
     """`nnunet`: whatever the trainer that this is mixed into configures."""
+    cpu_precision: CpuPrecision = "float32"
+    """`bfloat16`: mixed precision on a CPU that has it."""
 
     # set by nnU-Net
     num_epochs: int
@@ -88,6 +91,14 @@ class PhasedTrainer(nnUNetTrainer):
         return self.schedule.at(self.current_epoch)
 
     # ---- nnU-Net's hooks
+
+    def initialize(self) -> None:
+        super().initialize()
+        if self.cpu_precision == "bfloat16" and self.device.type == "cpu":
+            if computes_in_bfloat16():
+                use_bfloat16(unwrap(self.network))
+            else:
+                self.print_to_log_file("This CPU has no instructions for bfloat16 (or PyTorch is too old to say); training in float32")
 
     def print_plans(self) -> None:
         super().print_plans()

@@ -60,6 +60,7 @@ class SemiSupervisedStudent(PhasedTrainer):
         student = self.method.student
         self.optimizer_name = student.optimizer
         self.weight_decay = student.weight_decay
+        self.cpu_precision = student.cpu_precision
         self.num_iterations_per_epoch = student.length.iterations_per_epoch
         self.num_val_iterations_per_epoch = student.length.val_iterations_per_epoch
         self.average: MovingAverage | None = None

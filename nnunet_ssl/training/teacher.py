@@ -33,6 +33,7 @@ class TransASPPTeacherTrainer(TransASPPNetwork, PhasedTrainer):
         teacher = self.method.teacher
         self.optimizer_name = teacher.optimizer
         self.weight_decay = teacher.weight_decay
+        self.cpu_precision = teacher.cpu_precision
         self.num_iterations_per_epoch = teacher.length.iterations_per_epoch
         self.num_val_iterations_per_epoch = teacher.length.val_iterations_per_epoch
         supervised = Phase(SUPERVISED, teacher.length.num_epochs, teacher.initial_lr)
