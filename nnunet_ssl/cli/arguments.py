@@ -34,14 +34,16 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="plans name (default: %(default)s)")
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """`-f -tr` and alike: which run."""
+def add_run_arguments(parser: argparse.ArgumentParser, *, several_folds: bool = False) -> None:
+    """`-f -tr` and alike: which run, or with `several_folds` which runs (`-f` is a list then)."""
+    more = "; several, as in -f 0 1 2 3 4, run one after another" if several_folds else ""
     parser.add_argument(
         "-f",
         required=True,
         type=fold_argument,
         metavar="FOLD",
-        help="fold: 0, 1, ... (its validation cases stay unseen, so its figures are honest) or 'all' (every label trains)",
+        nargs="+" if several_folds else None,
+        help="fold: 0, 1, ... (its validation cases stay unseen, so its figures are honest) or 'all' (every label trains)" + more,
     )
     parser.add_argument(
         "-tr",

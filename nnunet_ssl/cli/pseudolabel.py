@@ -94,8 +94,8 @@ def _train_line(run: Run, stage: int) -> str:
     )
 
 
-def predict_line(run: Run) -> str:
-    """The stock command that predicts with the published student."""
+def predict_line(run: Run, folds: str | None = None) -> str:
+    """The stock command that predicts with the published student, of the run's fold or of those named."""
     number, configuration = int(run.setup.dataset[7:10]), run.setup.configuration
     trainer, plans = run.manifest.student_trainer, plans_flag(run.setup.plans_name)
-    return f"nnUNetv2_predict -d {number} -c {configuration} -f {run.fold} -tr {trainer}{plans} -i INPUT_FOLDER -o OUTPUT_FOLDER"
+    return f"nnUNetv2_predict -d {number} -c {configuration} -f {folds or run.fold} -tr {trainer}{plans} -i INPUT_FOLDER -o OUTPUT_FOLDER"

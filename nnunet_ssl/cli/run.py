@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
         f"  {NAME} -d 137 -c 3d_fullres -f 0 -u /data/unlabelled",
     )
     add_dataset_arguments(made)
-    add_run_arguments(made)
+    add_run_arguments(made, several_folds=True)
     add_device_argument(made)
     made.add_argument(
         "-u", nargs="+", type=Path, default=(), metavar="FOLDER", help="folder(s) of unlabelled images (not needed once prepared)"
@@ -53,35 +53,54 @@ def parser() -> argparse.ArgumentParser:
 
 @command(NAME)
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run everything that is not done, print the table and the next command."""
+    """Run everything that is not done, fold by fold, print the tables and the next command."""
     arguments = parser().parse_args(argv)
     assignments = method_assignments(arguments)
+    _check_folds(arguments.f)
+    requests = _requests(arguments, assignments)
     from nnunet_ssl.run.pipeline import execute, pipeline
 
-    request = _request(arguments, assignments)
-    steps = pipeline(request)
-    if arguments.status:
-        _print_steps(steps)
-        _print_table(request)
-        return
-    if arguments.dry_run:
-        _print_steps(steps)
-        _print_estimate(request)
+    if arguments.status or arguments.dry_run:
+        for request in requests:
+            _print_fold(request, requests)
+            _print_steps(pipeline(request))
+            if arguments.status:
+                _print_table(request)
+        if arguments.dry_run:
+            _print_estimate(requests)
         return
     use_device(arguments.device)
-    if arguments.audit:
-        _audit(request, steps)
-        return
-    execute(steps)
-    _print_table(request)
-    from nnunet_ssl.cli.pseudolabel import predict_line
+    for request in requests:
+        _print_fold(request, requests)
+        if arguments.audit:
+            _audit(request, pipeline(request))
+        else:
+            execute(pipeline(request))
+            _print_table(request)
+    if not arguments.audit:
+        _print_cross_validation(requests)
+        _print_next(arguments, requests)
+    else:
+        print("next: the same command without --audit")
 
-    number, run = int(request.setup.dataset[7:10]), request.open()
-    print(f"next: {predict_line(run)}")
-    print(f"  or: nnssl_report -d {number} -c {arguments.c} -f {arguments.f}{plans_flag(request.setup.plans_name)} -tr {arguments.tr}")
+
+def _check_folds(folds: Sequence[int | str]) -> None:
+    """Refuse folds that cannot stand beside each other.
+
+    Raises:
+        ConfigError: if a fold stands there twice, or `all` beside a fold.
+    """
+    from nnunet_ssl.errors import ConfigError
+
+    given = " ".join(map(str, folds))
+    if len(set(folds)) < len(folds):
+        raise ConfigError(f"-f {given}: a fold is given twice.")
+    if len(folds) > 1 and "all" in folds:
+        raise ConfigError(f"-f {given}: 'all' trains on every label and has no figures to stand beside a fold's; give it alone.")
 
 
-def _request(arguments: argparse.Namespace, assignments: dict[str, object]) -> RunRequest:
+def _requests(arguments: argparse.Namespace, assignments: dict[str, object]) -> list[RunRequest]:
+    """One run for every fold asked for."""
     from nnunet_ssl.data.overlay import laid_before, lay_preset, overlaid
     from nnunet_ssl.nnunet_api.setup import load_setup
     from nnunet_ssl.pseudolabel.start_run import settings_in_force
@@ -92,23 +111,31 @@ def _request(arguments: argparse.Namespace, assignments: dict[str, object]) -> R
         only_looks = arguments.status or arguments.dry_run
         make = overlaid if only_looks else lay_preset
         setup = laid_before(setup, arguments.preset) or make(setup, arguments.preset)
-    return RunRequest(
-        setup=setup,
-        fold=arguments.f,
-        unlabelled=tuple(arguments.u),
-        teacher_trainer=arguments.tr,
-        teacher_folds=tuple(arguments.teacher_folds) if arguments.teacher_folds else None,
-        student_trainer=arguments.student_tr,
-        method=settings_in_force(setup, arguments.tr, arguments.f).with_settings(assignments),
-        device=arguments.device,
-        skip_bad=arguments.skip_bad,
-        num_processes=arguments.np,
-        first_id=arguments.first_id,
-    )
+    requests: list[RunRequest] = []
+    first_id = arguments.first_id
+    for fold in arguments.f:
+        method = settings_in_force(setup, arguments.tr, fold).with_settings(assignments)
+        requests.append(
+            RunRequest(
+                setup=setup,
+                fold=fold,
+                unlabelled=tuple(arguments.u),
+                teacher_trainer=arguments.tr,
+                teacher_folds=tuple(arguments.teacher_folds) if arguments.teacher_folds else None,
+                student_trainer=arguments.student_tr,
+                method=method,
+                device=arguments.device,
+                skip_bad=arguments.skip_bad,
+                num_processes=arguments.np,
+                first_id=first_id,
+            )
+        )
+        first_id = None if first_id is None else first_id + method.curriculum.num_stages
+    return requests
 
 
 def _audit(request: RunRequest, steps: Sequence[Step]) -> None:
-    """Every step before the first stage, then the audit and the next command."""
+    """Every step before the first stage, then the audit."""
     import torch
 
     from nnunet_ssl.pseudolabel.audit import audit
@@ -118,7 +145,12 @@ def _audit(request: RunRequest, steps: Sequence[Step]) -> None:
     execute([step for step in steps if step.is_before_stages])
     run = request.open()
     print("\n".join(audit_lines(audit(run, device=torch.device(request.device)), run)))
-    print("next: the same command without --audit")
+
+
+def _print_fold(request: RunRequest, requests: Sequence[RunRequest]) -> None:
+    """A heading, where there are several runs."""
+    if len(requests) > 1:
+        print(f"fold {request.fold}:")
 
 
 def _print_steps(steps: Sequence[Step]) -> None:
@@ -133,16 +165,36 @@ def _print_table(request: RunRequest) -> None:
         print(format_table(stage_rows(request.open())))
 
 
-def _print_estimate(request: RunRequest) -> None:
-    from nnunet_ssl.data.pool import find_images, load_pool
-    from nnunet_ssl.run.estimate import estimate_disk
+def _print_cross_validation(requests: Sequence[RunRequest]) -> None:
+    """The folds beside each other."""
+    if len(requests) > 1:
+        from nnunet_ssl.run.cross_validation import fold_figures, format_cross_validation
 
-    if request.unlabelled:
-        found = [find_images(folder, request.setup.file_ending, request.setup.num_files)[0] for folder in request.unlabelled]
+        print(format_cross_validation([fold_figures(request.open()) for request in requests]))
+
+
+def _print_next(arguments: argparse.Namespace, requests: Sequence[RunRequest]) -> None:
+    from nnunet_ssl.cli.pseudolabel import predict_line
+
+    setup, run = requests[0].setup, requests[0].open()
+    number, folds = int(setup.dataset[7:10]), " ".join(str(request.fold) for request in requests)
+    print(f"next: {predict_line(run, folds)}")
+    report = f"nnssl_report -d {number} -c {arguments.c} -f {requests[-1].fold}{plans_flag(setup.plans_name)} -tr {arguments.tr}"
+    print(f"  or: {report}")
+
+
+def _print_estimate(requests: Sequence[RunRequest]) -> None:
+    """Disk for all runs together; they share the pool."""
+    from nnunet_ssl.data.pool import find_images, load_pool
+    from nnunet_ssl.run.estimate import estimate_disk, of_all_folds
+
+    first = requests[0]
+    if first.unlabelled:
+        found = [find_images(folder, first.setup.file_ending, first.setup.num_files)[0] for folder in first.unlabelled]
         count = sum(map(len, found))
     else:
-        count = len(load_pool(request.setup).images)
-    needed = estimate_disk(request.setup, count, request.method, teacher_folds=len(request.folds))
+        count = len(load_pool(first.setup).images)
+    needed = of_all_folds([estimate_disk(r.setup, count, r.method, teacher_folds=len(r.folds)) for r in requests])
     print(
         f"disk for {count} pool cases: about {needed.total:.0f} MB (pool {needed.pool:.0f}, evidence {needed.evidence:.0f}, "
         f"stages {needed.stages:.0f}), besides the checkpoints"

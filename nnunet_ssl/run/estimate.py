@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,11 @@ class DiskEstimate:
     @property
     def total(self) -> float:
         return self.pool + self.evidence + self.stages
+
+
+def of_all_folds(estimates: Sequence[DiskEstimate]) -> DiskEstimate:
+    """Of several runs of one dataset, which share its pool."""
+    return DiskEstimate(estimates[0].pool, sum(e.evidence for e in estimates), sum(e.stages for e in estimates))
 
 
 def estimate_disk(setup: NnunetSetup, num_pool_cases: int, method: MethodConfig, *, teacher_folds: int = 1) -> DiskEstimate:

@@ -8,6 +8,7 @@ from nnunet_ssl.errors import NnsslError
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
 from nnunet_ssl.pseudolabel.run import Run
+from nnunet_ssl.run.aligned_text import aligned, number
 from nnunet_ssl.run.training_process import validation_dice
 
 HEADER = ("stage", "fraction", "cases", "score range", "confident", "changed", "val. Dice", "minutes")
@@ -33,13 +34,13 @@ class StageRow:
         """The row as text."""
         return (
             "teacher" if self.stage == 0 else str(self.stage),
-            _number(self.fraction, "{:g}"),
+            number(self.fraction, "{:g}"),
             "-" if self.cases is None else str(self.cases),
             "-" if self.score_range is None else f"{self.score_range[0]:.3f}-{self.score_range[1]:.3f}",
-            _number(self.share_confident, "{:.1%}"),
-            _number(self.change, "{:.1%}"),
-            _number(self.dice, "{:.4f}"),
-            _number(self.minutes, "{:.1f}"),
+            number(self.share_confident, "{:.1%}"),
+            number(self.change, "{:.1%}"),
+            number(self.dice, "{:.4f}"),
+            number(self.minutes, "{:.1f}"),
         )
 
 
@@ -82,10 +83,4 @@ def training_minutes(model: ModelLocation, fold: int | str) -> float | None:
 
 def format_table(rows: list[StageRow]) -> str:
     """The table as aligned text."""
-    lines = [HEADER, *(row.cells() for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)
+    return aligned([HEADER, *(row.cells() for row in rows)])
