@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -35,17 +36,18 @@ class _AutocastForward:
     """Opens autocast before a forward pass and closes it after, whether it raised or not."""
 
     def __init__(self) -> None:
-        self._open: list[torch.autocast] = []
+        self._open: list[ExitStack] = []
 
     def enter(self, network: nn.Module, _inputs: Any) -> None:
         if network.training:
-            self._open.append(torch.autocast("cpu", dtype=torch.bfloat16))
-            self._open[-1].__enter__()
+            stack = ExitStack()
+            stack.enter_context(torch.autocast("cpu", dtype=torch.bfloat16))
+            self._open.append(stack)
 
     def leave(self, _network: nn.Module, _inputs: Any, output: Any) -> Any:
         if not self._open:
             return output
-        self._open.pop().__exit__(None, None, None)
+        self._open.pop().close()
         if output is None:  # the forward pass raised
             return None
         return output.float() if isinstance(output, Tensor) else [scale.float() for scale in output]
