@@ -13,6 +13,12 @@ from nnunet_ssl.errors import SetupError
 
 STUDY_FILE = "held_out.json"
 """In the workspace: everything measured on held-out cases."""
+AUDIT_FILE = "audit.json"
+"""In the workspace: findings of the audit, the study of held-out cases among them."""
+PUBLISHED_MARKER = "nnssl_published.json"
+"""In the fold of a published model: which student it is, and which run it comes from."""
+PREDICTIONS = "predictions"
+"""Stands where a trainer's name would, if predictions from elsewhere are the teacher."""
 STAGE_SIDECAR = "nnssl.json"
 """Provenance of a stage dataset: in its raw folder and beside its preprocessed data."""
 

@@ -16,7 +16,7 @@ TRAINERS = PROJECT / "trainers"
 
 _BASE = {"errors", "config", "locations"}
 _PURE = {"networks", "losses", "confidence"}
-_METHOD = {"training", "pseudolabel", "report"}
+_METHOD = {"training", "pseudolabel", "prediction", "report"}
 _UP_TO_DATA = _BASE | _PURE | {"nnunet_api", "data"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -41,7 +41,7 @@ FILE_CALLS = {
     *("torch.load", "torch.save", "np.load", "np.save", "numpy.load", "numpy.save", "json.load", "json.dump"),
 }
 
-COMMANDS = ("prepare", "pseudolabel", "run", "report", "demo", "trainers")
+COMMANDS = ("plan", "prepare", "pseudolabel", "run", "report", "predict", "demo", "trainers")
 TORCH_FREE = ("nnunet_ssl", "nnunet_ssl.errors", "nnunet_ssl.config", "nnunet_ssl.locations", "nnunet_ssl.cli", "nnunet_ssl.cli.command")
 
 

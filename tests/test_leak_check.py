@@ -1,4 +1,4 @@
-"""No label of a pool case is ever opened, even when it lies beside the image: `make leak-check`.
+"""No label of a pool case is ever opened, even when it lies beside the image, unless it was given for that: `make leak-check`.
 
 The pool is prepared, evidence gathered, a stage written and the report made in processes of their own, worker processes included, in which
 an audit hook ends the process that opens a label. What Python does not see, such as SimpleITK's reader, the kernel reports (inotify, where
@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 from file_watch import watching
-from tiny_setup import CONFIGURATION, PLANS, POOL, Project, label_files
+from given_labels import write_labels, write_predictions
+from tiny_setup import CONFIGURATION, PLANS, POOL, Project, label_files, phantom
 
 TESTS = Path(__file__).resolve().parent
 LEAKED = 77
@@ -36,6 +37,19 @@ if __name__ == "__main__":
     assert report.main([*set_up, "-f", "0"]) == 0
 """
 """Everything that reads the pool's images, as a user would type it."""
+GIVEN = f"""
+import torch
+torch.set_num_threads(1)
+torch.set_num_threads = lambda number: None
+from nnunet_ssl.cli import prepare, pseudolabel, report
+
+run = ["-d", "137", "-c", "{CONFIGURATION}", "-p", "{PLANS}", "-f", "0"]
+assert prepare.main([*run[:-2], "-u", UNLABELLED, "-np", "1"]) == 0
+assert pseudolabel.main([*run, "-device", "cpu", "--accept", CORRECTED]) == 0
+assert report.main(run) == 0
+assert pseudolabel.main([*run, "-device", "cpu", "--from-predictions", PREDICTED]) == 0
+"""
+"""The same where labels come from elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +73,8 @@ def watched(fresh_project: Project, built_teacher: Path, tmp_path: Path, nnunet_
 
     def run(source: str) -> subprocess.CompletedProcess[str]:
         script = tmp_path / "script.py"  # a file, since worker processes import the main module
-        script.write_text(f"UNLABELLED = {str(fresh_project.unlabelled)!r}\nLABEL = {str(labels[0])!r}\n{source}")
+        places = {"UNLABELLED": fresh_project.unlabelled, "LABEL": labels[0], "CORRECTED": tmp_path / "c", "PREDICTED": tmp_path / "p"}
+        script.write_text("".join(f"{name} = {str(place)!r}\n" for name, place in places.items()) + source)
         command = [sys.executable, str(script)]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False, start_new_session=True)
 
@@ -77,6 +92,25 @@ def test_no_label_of_a_pool_case_is_opened(watched: Watched) -> None:
     assert "report: " in done.stdout
     assert len(list((watched.project.raw / "Dataset601_Tiny_f0s1" / "labelsTr").iterdir())) == 9
     assert watched.opened() in (set(), None)
+
+
+@pytest.mark.slow
+def test_a_label_that_is_accepted_opens_no_other(watched: Watched, tmp_path: Path) -> None:
+    """Neither other cases' labels nor those of the same case that lie beside the image; nor the label maps beside predictions."""
+    write_labels(tmp_path / "c", {"pool_1": phantom("pool_1")[1]})
+    write_predictions(tmp_path / "p")
+    predicted = [tmp_path / "p" / f"{case}.nii.gz" for case in POOL]
+    write_labels(tmp_path / "p", {case: phantom(case)[1] for case in POOL})
+    with (tmp_path / "protected.txt").open("a") as file:
+        file.writelines(f"\n{path}" for path in predicted)
+    with watching(predicted) as opened:
+        done = watched.run(GIVEN)
+        assert done.returncode == 0, done.stderr
+        assert opened() in (set(), None)
+    assert watched.opened() in (set(), None)
+    assert "accepted labels: 1 new, 1 in all" in done.stdout
+    assert "stage 1: 2 of 5 pool cases in Dataset601_Tiny_f0s1" in done.stdout
+    assert "stage 1: 3 of 6 pool cases in Dataset603_Tiny_f0s1" in done.stdout
 
 
 # ---- controls

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
-COMMANDS = {f"nnssl_{name}" for name in ("prepare", "pseudolabel", "run", "report", "demo", "trainers")}
+COMMANDS = {f"nnssl_{name}" for name in ("plan", "prepare", "pseudolabel", "run", "report", "predict", "demo", "trainers")}
 
 pytestmark = pytest.mark.slow
 

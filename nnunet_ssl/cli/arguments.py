@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 from nnunet_ssl.config import CASE_SCORES, CONFIDENCES, ORDERS, SCHEDULES, STUDENT_INITS, TARGET_KINDS, UNLEARNING_MODES
@@ -60,6 +61,25 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, several_folds: bool = 
     )
     parser.add_argument("--student-tr", metavar="TRAINER", help="the student's trainer (default: the one with the teacher's network)")
     parser.add_argument("--first-id", type=int, metavar="ID", help="first id of the block of stage datasets (default: first free from 601)")
+
+
+def add_label_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--from-predictions --accept`: labels that come from elsewhere."""
+    parser.add_argument(
+        "--from-predictions",
+        nargs="+",
+        type=Path,
+        default=(),
+        metavar="FOLDER",
+        help="folder(s) of .npz probabilities of the pool, as nnUNetv2_predict and nnUNetv2_ensemble save them: they are the teacher, "
+        "several folders its samples",
+    )
+    parser.add_argument(
+        "--accept",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of corrected labels, named like pool cases: they count as manual from the next stage on",
+    )
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:

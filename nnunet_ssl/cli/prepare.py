@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     add_dataset_arguments(made)
     made.add_argument("-u", nargs="+", type=Path, metavar="FOLDER", help="folder(s) of unlabelled images named <case>_0000.nii.gz ...")
     made.add_argument(
-        "--preset", metavar="NAME", help="lay this overlay over the plans, under a plans name of its own: default, paper, cpu, ..."
+        "--preset", metavar="NAME", help="lay this overlay over the plans, under a plans name of its own: default, paper, cpu, 24G, ..."
     )
     made.add_argument("--skip-bad", action="store_true", help="leave bad cases out and list them, instead of stopping")
     made.add_argument("-np", type=int, default=2, metavar="N", help="worker processes (default: %(default)s)")
@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Prepare the pool and print the next command."""
     arguments = parser().parse_args(argv)
+    from nnunet_ssl.data.gpu_estimate import describe_size
     from nnunet_ssl.data.overlay import lay_preset
     from nnunet_ssl.data.pool import prepare_pool
     from nnunet_ssl.errors import ConfigError
@@ -46,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         setup = lay_preset(setup, arguments.preset)
         plans = setup.plans_name
         print(f"plans: {setup.preprocessed_folder / plans}.json")
+        if size := describe_size(setup):
+            print(size)
     number = int(setup.dataset[7:10])
     if not arguments.u:
         print(f"next: {NAME} -d {number} -c {arguments.c}{plans_flag(plans)} -u FOLDER")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from nnunet_ssl.cli.arguments import (
     add_dataset_arguments,
     add_device_argument,
+    add_label_arguments,
     add_method_arguments,
     add_run_arguments,
     make_parser,
@@ -34,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_dataset_arguments(made)
     add_run_arguments(made)
+    add_label_arguments(made)
     add_device_argument(made)
     made.add_argument("--rescore", action="store_true", help="rank from stored evidence, predict nothing")
     made.add_argument(
@@ -51,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     import torch
 
     from nnunet_ssl.nnunet_api.setup import load_setup
+    from nnunet_ssl.pseudolabel.accept import accept
     from nnunet_ssl.pseudolabel.grow import grow
     from nnunet_ssl.pseudolabel.publish import publish
     from nnunet_ssl.pseudolabel.rewrite_stage import rewrite_stage
@@ -61,11 +64,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         setup,
         arguments.f,
         teacher_trainer=arguments.tr,
+        predictions=arguments.from_predictions,
         teacher_folds=arguments.teacher_folds,
         student_trainer=arguments.student_tr,
-        method=settings_in_force(setup, arguments.tr, arguments.f).with_settings(assignments),
+        method=settings_in_force(setup, arguments.tr, arguments.f, arguments.from_predictions).with_settings(assignments),
         first_id=arguments.first_id,
     )
+    if arguments.accept is not None:
+        new = accept(run, arguments.accept)
+        print(f"accepted labels: {len(new)} new, {len(run.accepted)} in all")
     if arguments.stage is not None:
         record = rewrite_stage(run, arguments.stage, device=torch.device(use_device(arguments.device)))
         print(f"stage {record.stage}: {len(record.cases)} pool cases written again in {record.dataset}")
@@ -82,7 +89,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"next: {predict_line(run)}")
         return
     record = grow(run, device=torch.device(use_device(arguments.device)), rescore=arguments.rescore)
-    print(f"stage {record.stage}: {len(record.cases)} of {len(run.manifest.pool)} pool cases in {record.dataset}")
+    print(f"stage {record.stage}: {len(record.cases)} of {len(run.pseudo_cases)} pool cases in {record.dataset}")
+    if record.accepted:
+        print(f"  and {len(record.accepted)} with accepted labels, as labelled cases")
     print(f"ranking: {run.workspace / f'ranking_{record.stage}.csv'}")
     print(f"next: {_train_line(run, record.stage)}")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from nnunet_ssl.cli.arguments import (
     add_dataset_arguments,
     add_device_argument,
+    add_label_arguments,
     add_method_arguments,
     add_run_arguments,
     make_parser,
@@ -20,7 +21,7 @@ from nnunet_ssl.cli.arguments import (
 from nnunet_ssl.cli.command import command
 
 if TYPE_CHECKING:
-    from nnunet_ssl.run.pipeline import RunRequest, Step
+    from nnunet_ssl.run.run_request import RunRequest, Step
 
 NAME = "nnssl_run"
 
@@ -35,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_dataset_arguments(made)
     add_run_arguments(made, several_folds=True)
+    add_label_arguments(made)
     add_device_argument(made)
     made.add_argument(
         "-u", nargs="+", type=Path, default=(), metavar="FOLDER", help="folder(s) of unlabelled images (not needed once prepared)"
@@ -56,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run everything that is not done, fold by fold, print the tables and the next command."""
     arguments = parser().parse_args(argv)
     assignments = method_assignments(arguments)
-    _check_folds(arguments.f)
+    _check_folds(arguments)
     requests = _requests(arguments, assignments)
     from nnunet_ssl.run.pipeline import execute, pipeline
 
@@ -84,15 +86,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("next: the same command without --audit")
 
 
-def _check_folds(folds: Sequence[int | str]) -> None:
+def _check_folds(arguments: argparse.Namespace) -> None:
     """Refuse folds that cannot stand beside each other.
 
     Raises:
-        ConfigError: if a fold stands there twice, or `all` beside a fold.
+        ConfigError: if a fold stands there twice, `all` beside a fold, or predictions are the teacher of several.
     """
     from nnunet_ssl.errors import ConfigError
+    from nnunet_ssl.locations import PREDICTIONS
 
+    folds = arguments.f
     given = " ".join(map(str, folds))
+    if len(folds) > 1 and (arguments.from_predictions or arguments.tr == PREDICTIONS):
+        raise ConfigError(f"-f {given}: predictions are the teacher of one fold at a time, since every fold holds out other cases.")
     if len(set(folds)) < len(folds):
         raise ConfigError(f"-f {given}: a fold is given twice.")
     if len(folds) > 1 and "all" in folds:
@@ -104,7 +110,7 @@ def _requests(arguments: argparse.Namespace, assignments: dict[str, object]) -> 
     from nnunet_ssl.data.overlay import laid_before, lay_preset, overlaid
     from nnunet_ssl.nnunet_api.setup import load_setup
     from nnunet_ssl.pseudolabel.start_run import settings_in_force
-    from nnunet_ssl.run.pipeline import RunRequest
+    from nnunet_ssl.run.run_request import RunRequest
 
     setup = load_setup(arguments.d, arguments.c, arguments.p)
     if arguments.preset:
@@ -114,7 +120,7 @@ def _requests(arguments: argparse.Namespace, assignments: dict[str, object]) -> 
     requests: list[RunRequest] = []
     first_id = arguments.first_id
     for fold in arguments.f:
-        method = settings_in_force(setup, arguments.tr, fold).with_settings(assignments)
+        method = settings_in_force(setup, arguments.tr, fold, arguments.from_predictions).with_settings(assignments)
         requests.append(
             RunRequest(
                 setup=setup,
@@ -128,6 +134,8 @@ def _requests(arguments: argparse.Namespace, assignments: dict[str, object]) -> 
                 skip_bad=arguments.skip_bad,
                 num_processes=arguments.np,
                 first_id=first_id,
+                predictions=tuple(arguments.from_predictions),
+                accept=arguments.accept,
             )
         )
         first_id = None if first_id is None else first_id + method.curriculum.num_stages
@@ -159,10 +167,12 @@ def _print_steps(steps: Sequence[Step]) -> None:
 
 
 def _print_table(request: RunRequest) -> None:
-    from nnunet_ssl.run.stage_table import format_table, stage_rows
+    from nnunet_ssl.run.stage_table import accepted_line, format_table, stage_rows
 
-    if (request.teacher.workspace(request.fold) / "manifest.json").is_file():
-        print(format_table(stage_rows(request.open())))
+    if (run := request.begun()) is not None:
+        print(format_table(stage_rows(run)))
+        if (line := accepted_line(run)) is not None:
+            print(line)
 
 
 def _print_cross_validation(requests: Sequence[RunRequest]) -> None:
@@ -179,7 +189,7 @@ def _print_next(arguments: argparse.Namespace, requests: Sequence[RunRequest]) -
     setup, run = requests[0].setup, requests[0].open()
     number, folds = int(setup.dataset[7:10]), " ".join(str(request.fold) for request in requests)
     print(f"next: {predict_line(run, folds)}")
-    report = f"nnssl_report -d {number} -c {arguments.c} -f {requests[-1].fold}{plans_flag(setup.plans_name)} -tr {arguments.tr}"
+    report = f"nnssl_report -d {number} -c {arguments.c} -f {requests[-1].fold}{plans_flag(setup.plans_name)} -tr {run.teacher.trainer}"
     print(f"  or: {report}")
 
 

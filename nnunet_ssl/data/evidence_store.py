@@ -80,6 +80,14 @@ class EvidenceStore:
         except (RuntimeError, KeyError, OSError, ValueError):
             return False
 
+    def num_samples(self, case: str) -> int:
+        """Samples K of a case.
+
+        Raises:
+            StateError: see `read`.
+        """
+        return int(self._checked_meta(case)["num_samples"])
+
     def write(self, case: str, evidence: Evidence) -> None:
         """Store one case."""
         parts = [probability_to_uint16(evidence.mean), variance_to_uint16(evidence.variance), probability_to_uint16(evidence.votes)]
@@ -103,16 +111,11 @@ class EvidenceStore:
         Raises:
             StateError: if the file is missing, damaged, of another source or a newer schema.
         """
-        path = self.path(case)
-        if not path.is_file():
-            raise StateError(f"evidence of case '{case}' is missing ({path}); run nnssl_pseudolabel again without --rescore.")
+        path, meta = self.path(case), self._checked_meta(case)
         try:
-            meta = self._meta(path)
             values: NDArray[np.uint16] = blosc2.open(str(path), mode="r")[:]
-        except (RuntimeError, KeyError, OSError, ValueError) as error:
-            raise StateError(f"{path} is damaged ({error}); delete it and run nnssl_pseudolabel again.") from error
-        if meta["schema"] != SCHEMA or meta["source"] != self.source:
-            raise StateError(f"{path} comes from another model or version; delete {self.folder} and run nnssl_pseudolabel again.")
+        except (RuntimeError, OSError, ValueError) as error:
+            raise _damaged(path, error) from error
         h = int(meta["heads"])
         return Evidence(
             mean=probability_from_uint16(values[:h]),
@@ -123,7 +126,23 @@ class EvidenceStore:
             log_variance=log_variance_from_uint16(values[3 * h :]) if len(values) > 3 * h else None,
         )
 
+    def _checked_meta(self, case: str) -> dict[str, Any]:
+        path = self.path(case)
+        if not path.is_file():
+            raise StateError(f"evidence of case '{case}' is missing ({path}); run nnssl_pseudolabel again without --rescore.")
+        try:
+            meta = self._meta(path)
+        except (RuntimeError, KeyError, OSError, ValueError) as error:
+            raise _damaged(path, error) from error
+        if meta["schema"] != SCHEMA or meta["source"] != self.source:
+            raise StateError(f"{path} comes from another model or version; delete {self.folder} and run nnssl_pseudolabel again.")
+        return meta
+
     @staticmethod
     def _meta(path: Path) -> dict[str, Any]:
         array = blosc2.open(str(path), mode="r")  # kept: the metadata lives as long as the array
         return dict(array.schunk.vlmeta["nnssl"])
+
+
+def _damaged(path: Path, error: Exception) -> StateError:
+    return StateError(f"{path} is damaged ({error}); delete it and run nnssl_pseudolabel again.")

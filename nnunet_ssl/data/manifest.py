@@ -10,7 +10,31 @@ from nnunet_ssl.data.files import write_json
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.nnunet_api.setup import read_json
 
-SCHEMA = 1
+SCHEMA = 2
+
+
+@dataclass(frozen=True)
+class PredictionsRecord:
+    """Predictions from elsewhere that are the teacher of a run; their fingerprint is the teacher's."""
+
+    folders: list[str]
+    """Absolute, one per sample."""
+    stamp: str
+    """Of the files' names, sizes and times, so that unchanged files need not be read to be known."""
+    start_trainer: str
+    """Trainer of the model whose weights stage 1 may start from, if that model is trained."""
+
+
+@dataclass(frozen=True)
+class AcceptedLabel:
+    """A manual label of a pool case that was given back."""
+
+    fingerprint: str
+    """Of the label file; the copy in the workspace carries it."""
+    is_partial: bool
+    """Whether voxels of it have the ignore label."""
+    stage: int
+    """First stage that learns from it."""
 
 
 @dataclass
@@ -51,6 +75,8 @@ class StageRecord:
     """Share of foreground voxels per class that differ from the previous stage's labels; None at the first stage."""
     seconds: float
     """Time spent on evidence, ranking and writing."""
+    accepted: dict[str, str] = field(default_factory=dict)
+    """Fingerprint of the accepted label of every pool case that is a labelled case of this stage."""
 
 
 @dataclass
@@ -64,7 +90,7 @@ class Manifest:
     teacher_trainer: str
     teacher_folds: list[int | str]
     teacher_fingerprint: str
-    """Of the teacher's checkpoints and the sampling settings; evidence carries it."""
+    """Of the teacher's checkpoints and the sampling settings, or of its predictions' content; evidence carries it."""
     student_trainer: str
     pool: list[str]
     """Case ids, sorted."""
@@ -75,6 +101,10 @@ class Manifest:
     stages: list[StageRecord] = field(default_factory=list)
     published: bool = False
     """Whether the last student stands as a model of the labelled dataset."""
+    predictions: PredictionsRecord | None = None
+    """Where the teacher's predictions come from; None where the teacher is a model."""
+    accepted: dict[str, AcceptedLabel] = field(default_factory=dict)
+    """Accepted labels in force, by pool case."""
     schema: int = SCHEMA
 
     def save(self, workspace: Path) -> None:
@@ -91,7 +121,7 @@ class Manifest:
         path = workspace / "manifest.json"
         if not path.is_file():
             return None
-        content = read_json(path)
+        content = _migrated(read_json(path))
         if content.get("schema") != SCHEMA:
             raise StateError(f"{path} has schema {content.get('schema')!r}, this version reads {SCHEMA}; update nnunet-ssl.")
         if problem := sorted(set(content) ^ {f.name for f in fields(cls)}):
@@ -100,7 +130,17 @@ class Manifest:
             content["stages"] = [StageRecord(**{**s, "score_range": _pair(s["score_range"])}) for s in content["stages"]]
         except (TypeError, KeyError) as error:
             raise StateError(f"{path} has a damaged stage entry ({error}); restore it or remove {workspace} to start over.") from error
+        try:
+            content["accepted"] = {case: AcceptedLabel(**entry) for case, entry in content["accepted"].items()}
+            content["predictions"] = None if content["predictions"] is None else PredictionsRecord(**content["predictions"])
+        except (AttributeError, TypeError) as error:
+            raise StateError(f"{path} has a damaged entry on labels ({error}); restore it or remove {workspace} to start over.") from error
         return cls(**content)
+
+
+def _migrated(content: dict[str, Any]) -> dict[str, Any]:
+    """A manifest of schema 1, which knew neither predictions from elsewhere nor accepted labels, in the present form."""
+    return {**content, "predictions": None, "accepted": {}, "schema": SCHEMA} if content.get("schema") == 1 else content
 
 
 def _pair(value: Any) -> tuple[float, float] | None:

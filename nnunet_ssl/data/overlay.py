@@ -14,17 +14,23 @@ from nnunet_ssl.data.files import write_json
 from nnunet_ssl.errors import ConfigError
 from nnunet_ssl.locations import presets_folder
 from nnunet_ssl.networks.self_configuration import derive_architecture
-from nnunet_ssl.nnunet_api.setup import NnunetSetup, read_json
+from nnunet_ssl.nnunet_api.planning import size_configuration
+from nnunet_ssl.nnunet_api.resampling import probability_resampling
+from nnunet_ssl.nnunet_api.setup import SHAPES_DATA, NnunetSetup, read_json
 
 logger = logging.getLogger(__name__)
 
-_KEYS = {"description", "network", "features", "batch_size", "nnssl"}
+_KEYS = {
+    "description", "network", "features", "batch_size", "gpu_memory_target", "resampling_fn_probabilities",
+    "resampling_fn_probabilities_kwargs", "nnssl",
+}  # fmt: skip
 _NETWORKS = ("plans", "TransASPPUNet")
 
 
 def preset_names() -> list[str]:
-    """Names of the shipped overlays."""
-    return sorted(path.stem for path in presets_folder().glob("*.json"))
+    """Names of the shipped overlays: words first, then sizes of GPUs."""
+    names = [path.stem for path in presets_folder().glob("*.json")]
+    return sorted(names, key=lambda name: (int(name[:-1]) if name[0].isdigit() else 0, name))
 
 
 def preset_plans_name(base: str, preset: str) -> str:
@@ -44,7 +50,13 @@ def overlaid(setup: NnunetSetup, preset: str) -> NnunetSetup:
     """
     overlay, name = _read_overlay(preset)
     plans = copy.deepcopy(setup.plans)
-    configuration = copy.deepcopy(setup.configuration_manager.configuration)  # resolved, so that `inherits_from` cannot hide a part
+    plans["configurations"][setup.configuration] = _overlaid_configuration(setup, overlay)
+    plans["plans_name"] = preset_plans_name(setup.plans_name, name)
+    return replace(setup, plans=plans, plans_name=str(plans["plans_name"]))
+
+
+def _overlaid_configuration(setup: NnunetSetup, overlay: dict[str, Any]) -> dict[str, Any]:
+    configuration: dict[str, Any] = copy.deepcopy(setup.configuration_manager.configuration)  # `inherits_from` resolved
     configuration.pop("inherits_from", None)
     if "features" in overlay:
         _set_features(configuration["architecture"]["arch_kwargs"], overlay["features"])
@@ -52,10 +64,14 @@ def overlaid(setup: NnunetSetup, preset: str) -> NnunetSetup:
         configuration["architecture"] = derive_architecture(configuration["architecture"], configuration["patch_size"])
     if "batch_size" in overlay:
         configuration["batch_size"] = int(overlay["batch_size"])
+    if "gpu_memory_target" in overlay:
+        configuration |= size_configuration(setup, configuration["architecture"], overlay["gpu_memory_target"])
+    if "resampling_fn_probabilities" in overlay:
+        given = overlay.get("resampling_fn_probabilities_kwargs", {})
+        function, settings = probability_resampling(None, overlay["resampling_fn_probabilities"], given)
+        configuration |= {"resampling_fn_probabilities": function.__name__, "resampling_fn_probabilities_kwargs": settings}
     configuration["nnssl"] = MethodConfig.from_dict(overlay.get("nnssl")).to_dict()
-    plans["configurations"][setup.configuration] = configuration
-    plans["plans_name"] = preset_plans_name(setup.plans_name, name)
-    return replace(setup, plans=plans, plans_name=str(plans["plans_name"]))
+    return configuration
 
 
 def lay_preset(setup: NnunetSetup, preset: str) -> NnunetSetup:
@@ -88,11 +104,29 @@ def _read_overlay(preset: str) -> tuple[dict[str, Any], str]:
     if not path.is_file():
         raise ConfigError(f"no preset '{preset}'; there are: {', '.join(preset_names())} (or give the path of a JSON file).")
     overlay = read_json(path)
+    if shaping := sorted(set(overlay) & set(SHAPES_DATA)):
+        raise ConfigError(
+            f"{path} sets '{shaping[0]}', which shapes the data that an overlay shares with its base; plan afresh: nnssl_plan."
+        )
     if unknown := sorted(set(overlay) - _KEYS):
         raise ConfigError(f"{path} has the unknown key '{unknown[0]}'; known: {', '.join(sorted(_KEYS))}.")
     if overlay.get("network", "plans") not in _NETWORKS:
         raise ConfigError(f"{path} asks for the network {overlay['network']!r}; known: {', '.join(_NETWORKS)}.")
+    if "gpu_memory_target" in overlay:
+        _check_sizing(overlay, path)
+    if not isinstance(settings := overlay.get("resampling_fn_probabilities_kwargs", {}), dict):
+        raise ConfigError(f"{path} has the resampling_fn_probabilities_kwargs {settings!r}; expected settings by name.")
+    if settings and "resampling_fn_probabilities" not in overlay:
+        raise ConfigError(f"{path} has 'resampling_fn_probabilities_kwargs' without 'resampling_fn_probabilities', which they belong to.")
     return overlay, path.stem
+
+
+def _check_sizing(overlay: dict[str, Any], path: Path) -> None:
+    target = overlay["gpu_memory_target"]
+    if isinstance(target, bool) or not isinstance(target, int | float):
+        raise ConfigError(f"{path} has the gpu_memory_target {target!r}; expected a number of GB.")
+    if overlay.get("network") != "TransASPPUNet" or "batch_size" in overlay:
+        raise ConfigError(f"{path}: 'gpu_memory_target' needs \"network\": \"TransASPPUNet\", and decides about 'batch_size' itself.")
 
 
 def _set_features(arch_kwargs: dict[str, Any], features: dict[str, int]) -> None:

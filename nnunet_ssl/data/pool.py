@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-import os
-import re
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from nnunet_ssl.data.files import remove_leftovers, temporary_folder, write_json
+from nnunet_ssl.data.image_files import channels_by_case, complete_cases, file_stamp
 from nnunet_ssl.errors import InputError, NnsslError, SetupError, StateError
 from nnunet_ssl.locations import pool_folder, pool_index
 from nnunet_ssl.nnunet_api.preprocessing import PARTS, preprocess_case, use_one_thread
@@ -59,27 +57,10 @@ def find_images(folder: Path, file_ending: str, num_files: int) -> tuple[dict[st
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; -u takes the folder of unlabelled images.")
-    pattern = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})" + re.escape(file_ending))
-    matches = [m for e in sorted(os.scandir(folder), key=lambda e: e.name) if not e.is_dir() and (m := pattern.fullmatch(e.name))]
-    # the label of a case called scan_0001 looks like channel 1 of a case called scan
-    labels = {match["case"] + file_ending for match in matches}
-    channels: dict[str, dict[int, str]] = defaultdict(dict)
-    for match in matches:
-        if match[0] not in labels:
-            channels[match["case"]][int(match["channel"])] = str((folder / match[0]).absolute())
+    channels = channels_by_case(folder, file_ending)
     if not channels:
         raise InputError(f"{folder} holds no image named <case>_0000{file_ending}; the pool would be empty.")
-    complete, bad = {}, {}
-    for case, files in sorted(channels.items()):
-        missing = [f"{case}_{c:04d}{file_ending}" for c in range(num_files) if c not in files]
-        surplus = [files[c] for c in sorted(files) if c >= num_files]
-        if missing:
-            bad[case] = f"case '{case}': channel file {folder / missing[0]} is missing ({num_files} channels are expected)."
-        elif surplus:
-            bad[case] = f"case '{case}': {surplus[0]} is one channel too many ({num_files} are expected)."
-        else:
-            complete[case] = tuple(files[c] for c in range(num_files))
-    return complete, bad
+    return complete_cases(channels, folder, file_ending, num_files)
 
 
 def prepare_pool(
@@ -99,7 +80,7 @@ def prepare_pool(
     """
     images, skipped = _collect(setup, folders, skip_bad)
     folder, index_file = _places(setup)
-    stamps = {case: _stamp(files) for case, files in images.items()}
+    stamps = {case: file_stamp(files) for case, files in images.items()}
     remove_leftovers(folder.parent)
     folder.mkdir(parents=True, exist_ok=True)
     known, progress = _known_stamps(index_file), _progress_file(index_file)
@@ -141,7 +122,7 @@ def pool_is_current(setup: NnunetSetup, folders: Sequence[Path]) -> bool:
     images, incomplete = _collect(setup, folders, skip_bad=True)
     if set(images) | set(incomplete) != set(index["cases"]) | set(index["skipped"]):
         return False
-    return all(_is_whole(folder, case) and _stamp(images.get(case, ())) == entry["stamp"] for case, entry in index["cases"].items())
+    return all(_is_whole(folder, case) and file_stamp(images.get(case, ())) == entry["stamp"] for case, entry in index["cases"].items())
 
 
 def load_pool(setup: NnunetSetup) -> PoolIndex:
@@ -233,12 +214,6 @@ def _collect(setup: NnunetSetup, folders: Sequence[Path], skip_bad: bool) -> tup
             f"case '{both[0]}' is in the pool ({images[both[0]][0]}) and a labelled case of {setup.dataset}; remove or rename it."
         )
     return dict(sorted(images.items())), skipped
-
-
-def _stamp(files: Sequence[str]) -> list[list[int]]:
-    """Size and modification time of every file: enough to see that an image was replaced."""
-    stats = [os.stat(file) if os.path.exists(file) else None for file in files]
-    return [[s.st_size, s.st_mtime_ns] if s else [0, 0] for s in stats]
 
 
 def _is_whole(folder: Path, case: str) -> bool:

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from nnunet_ssl.confidence.quantise import share_to_int16
 from nnunet_ssl.config import MethodConfig
+from nnunet_ssl.data.accepted_labels import AcceptedFiles, accepted_files, link_label
 from nnunet_ssl.data.files import link, remove_leftovers, temporary_folder, write_json
 from nnunet_ssl.data.pool import PoolIndex
 from nnunet_ssl.errors import SetupError, StateError
-from nnunet_ssl.locations import STAGE_SIDECAR, preprocessed_root, raw_root, targets_folder
+from nnunet_ssl.locations import STAGE_SIDECAR, preprocessed_root, raw_root, results_root, targets_folder
 from nnunet_ssl.nnunet_api.geometry import map_ending, sample_class_locations, write_label, write_map
 from nnunet_ssl.nnunet_api.preprocessing import PARTS, load_properties
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
@@ -72,8 +73,12 @@ class StageSidecar:
     num_epochs: int
     fold: int | str
     labelled_cases: list[str]
+    """Labelled cases that train, accepted ones among them."""
     validation_cases: list[str]
     pool_cases: list[str]
+    """Cases with pseudo-labels."""
+    accepted: dict[str, str] = field(default_factory=dict)
+    """Pool cases that count as labelled, with the fingerprint of the manual label that was accepted."""
     num_confidence_channels: int
     num_probability_channels: int
     blind_heads: list[int]
@@ -158,7 +163,7 @@ class _StageWriter:
         self.ending, self.map_ending = setup.file_ending, map_ending(setup)
 
     def write_frame(self) -> None:
-        """Folders, and links to everything of D."""
+        """Folders, and links to everything of D and to accepted labels."""
         for folder in (self.raw / "labelsTr", self.raw / "confidenceTr", self.raw / "uncertaintyTr"):
             folder.mkdir(parents=True)
         for folder in (self.data, self.targets, self.pre / "gt_segmentations"):
@@ -168,6 +173,8 @@ class _StageWriter:
             self._link_labelled(Path(files.label), self.pre / "gt_segmentations" / f"{case}{self.ending}")
             for part in PARTS:
                 self._link_labelled(self.setup.data_folder / f"{case}{part}", self.data / f"{case}{part}")
+        for case, label_fingerprint in self.sidecar.accepted.items():
+            self._link_accepted(case, label_fingerprint)
 
     def _link_labelled(self, source: Path, place: Path) -> None:
         try:
@@ -178,6 +185,14 @@ class _StageWriter:
                 f"{source} of the labelled dataset is missing; put it back, or if it is a preprocessed file run: "
                 f"nnUNetv2_preprocess -d {number} -plans_name {plans} -c {self.setup.configuration}"
             ) from error
+
+    def _link_accepted(self, case: str, label_fingerprint: str) -> None:
+        """A pool case that is labelled now: image and manual label as of a case of D."""
+        label = f"{case}{self.ending}"
+        kept = accepted_files(results_root() / self.sidecar.workspace, case, label_fingerprint, self.ending)
+        link_label(kept, AcceptedFiles(self.raw / "labelsTr" / label, self.data / f"{case}{PARTS[1]}", self.data / f"{case}{PARTS[2]}"))
+        link(self.raw / "labelsTr" / label, self.pre / "gt_segmentations" / label)
+        link(self.pool.folder / f"{case}{PARTS[0]}", self.data / f"{case}{PARTS[0]}")
 
     def write_pseudo_case(self, pseudo: PseudoCase) -> None:
         """Images of label, confidence and uncertainty; preprocessed segmentation, properties and targets."""
@@ -190,7 +205,7 @@ class _StageWriter:
         seg = pseudo.labels[None].astype(np.int16)
         self._save(seg, self.data / f"{case}_seg.b2nd")
         confident = np.where(pseudo.confident[None] & pseudo.valid[None], seg, np.int16(-2))
-        properties["class_locations"] = sample_class_locations(confident, self.setup)
+        properties["class_locations"] = sample_class_locations(confident, self.setup, taught=pseudo.valid[None])
         write_pickle(properties, str(self.data / f"{case}.pkl"))
         code = np.where(pseudo.valid, np.int16(CODE_POOL), np.int16(CODE_IGNORED))[None]
         channels = [code, share_to_int16(pseudo.confidence)]
@@ -219,7 +234,7 @@ class _StageWriter:
     def _write_dataset_json(self) -> None:
         content = {k: v for k, v in self.setup.dataset_json.items() if k not in ("dataset", "training", "test", "numTest")}
         images = {case: list(files.images) for case, files in self.setup.labelled_cases.items()}
-        images |= {case: list(self.pool.images[case]) for case in self.sidecar.pool_cases}
+        images |= {case: list(self.pool.images[case]) for case in (*self.sidecar.accepted, *self.sidecar.pool_cases)}
         listed = {case: {"images": images[case], "label": f"labelsTr/{case}{self.ending}"} for case in sorted(images)}
         content |= {"name": self.name, "numTraining": len(listed), "dataset": listed}
         for folder in (self.raw, self.pre):
@@ -228,14 +243,17 @@ class _StageWriter:
     def _write_plans(self) -> None:
         plans = copy.deepcopy(self.setup.plans)
         plans["dataset_name"] = self.name
-        plans["configurations"][self.setup.configuration]["nnssl"] = self.method.to_dict()
+        configuration = plans["configurations"][self.setup.configuration]
+        configuration["nnssl"] = self.method.to_dict()
+        if self.setup.configuration_manager.next_stage_names:  # of a cascade, whose data a stage does not have
+            configuration["next_stage"] = None
         write_json(self.pre / f"{self.setup.plans_name}.json", plans)
 
     def _splits(self) -> list[dict[str, list[str]]]:
         """D's splits with the pool's cases in the train list of this fold alone."""
         if self.sidecar.fold == "all":
             path = self.setup.preprocessed_folder / "splits_final.json"
-            everything = {"train": self.sidecar.labelled_cases + self.sidecar.pool_cases, "val": self.sidecar.labelled_cases}
+            everything = {"train": self.sidecar.labelled_cases + self.sidecar.pool_cases, "val": self.sidecar.validation_cases}
             return list(json.loads(path.read_text())) if path.is_file() else [everything] * 5
         splits = copy.deepcopy(self.setup.splits())
         splits[int(self.sidecar.fold)]["train"] = sorted(self.sidecar.labelled_cases) + list(self.sidecar.pool_cases)

@@ -2,7 +2,7 @@
 
 from nnunet_ssl.networks.aspp import ASPP, clip_dilations
 from nnunet_ssl.networks.attention_gate import AttentionGate
-from nnunet_ssl.networks.sampling import StochasticSampler, mirror_views, single_pass_log_variance, unwrap
+from nnunet_ssl.networks.sampling import StochasticSampler, has_uncertainty_head, mirror_views, single_pass, unwrap
 from nnunet_ssl.networks.self_configuration import derive_architecture
 from nnunet_ssl.networks.squeeze_excitation import SqueezeExcitation
 from nnunet_ssl.networks.trans_aspp_unet import EncodedFeatures, TransASPPUNet
@@ -21,7 +21,8 @@ __all__ = [
     "UncertaintyHead",
     "clip_dilations",
     "derive_architecture",
+    "has_uncertainty_head",
     "mirror_views",
-    "single_pass_log_variance",
+    "single_pass",
     "unwrap",
 ]

@@ -58,7 +58,7 @@ class ASPP(nn.Module):
             style: the network's layer types.
         """
         super().__init__()
-        width = max(8, channels // 4)  # a whole convolution of `channels` per branch would outweigh the encoder's deepest stage
+        width = branch_width(channels)
         self.dilations = tuple(tuple(int(rate) for rate in branch) for branch in dilations)
         dilated = (branch for branch in self.dilations if any(branch))  # all zeros is the 1x1 branch, which is always there
         self.branches = nn.ModuleList([style.conv_norm(channels, width, kernel_size=1, activate=True)])
@@ -80,6 +80,11 @@ class ASPP(nn.Module):
         image: Tensor = self.image_level(x.mean(dim=tuple(range(2, x.ndim))))  # (B, C)
         out: Tensor = self.nonlin(joined + image.reshape(*image.shape, *(1,) * (x.ndim - 2)))
         return out
+
+
+def branch_width(channels: int) -> int:
+    """Channels of one branch: a whole convolution of `channels` per branch would outweigh the encoder's deepest stage."""
+    return max(8, channels // 4)
 
 
 def _dilated_conv(channels: int, width: int, dilation: Dilation, style: ConvStyle) -> nn.Module:

@@ -29,7 +29,7 @@ class AttentionGate(nn.Module):
             style: the network's layer types.
         """
         super().__init__()
-        hidden = max(1, skip_channels // 2)
+        hidden = gate_width(skip_channels)
         self.skip_projection = style.conv_op(skip_channels, hidden, tuple(stride), stride=tuple(stride), bias=False)
         self.below_projection = style.conv_op(below_channels, hidden, 1)
         self.nonlin = style.activation()
@@ -48,4 +48,10 @@ class AttentionGate(nn.Module):
         """
         score = self.score(self.nonlin(self.skip_projection(skip) + self.below_projection(below)))  # (B, 1, *coarser)
         gate = functional.interpolate(score.sigmoid(), size=skip.shape[2:], mode=self.interpolation, align_corners=False)
-        return skip * gate
+        # CUDA's mixed precision interpolates in float32, which the product and the concatenation behind it would take over
+        return skip * gate.to(skip.dtype)
+
+
+def gate_width(skip_channels: int) -> int:
+    """Channels of the gate's hidden layer."""
+    return max(1, skip_channels // 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import combinations
-from typing import Any, Protocol, TypeGuard
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,22 @@ class SamplingNetwork(Protocol):
 
     def sampling(self, active: bool = True, *, generator: torch.Generator | None = None) -> AbstractContextManager[None]:
         """Context that switches the randomness."""
+
+
+class Draw(NamedTuple):
+    """What the network puts out for one sample."""
+
+    mirrored: Tensor
+    """Logits (B, H, *spatial) of the mirrored view."""
+    axes: tuple[int, ...]
+    """Axes of the tensor along which the view is mirrored."""
+    is_plain: bool
+    """Whether it is its view's first draw, which has no dropout."""
+
+    @property
+    def logits(self) -> Tensor:
+        """Logits, turned back to the image's orientation."""
+        return self.mirrored.flip(self.axes) if self.axes else self.mirrored
 
 
 def mirror_views(mirror_axes: Sequence[int] | None) -> tuple[View, ...]:
@@ -80,11 +96,21 @@ class StochasticSampler:
         Yields:
             Probabilities (B, H, *spatial), float32.
         """
+        for draw in self.draws(x, generator=generator):
+            yield self.probabilities(draw)
+
+    def draws(self, x: Tensor, *, generator: torch.Generator | None = None) -> Iterator[Draw]:
+        """Yield the samples as `samples` does, before the nonlinearity."""
         for view in self.views:
             axes = tuple(axis + 2 for axis in view)
-            for logits in self._draws(x.flip(axes) if axes else x, generator):
-                probs = logits.float().sigmoid() if self.has_regions else logits.float().softmax(dim=1)
-                yield probs.flip(axes) if axes else probs
+            for number, logits in enumerate(self._draws(x.flip(axes) if axes else x, generator)):
+                yield Draw(logits, axes, is_plain=number == 0)
+
+    def probabilities(self, draw: Draw) -> Tensor:
+        """Softmax over the classes, or sigmoid for regions; float32, in the image's orientation."""
+        logits = draw.mirrored.float()
+        probs = logits.sigmoid() if self.has_regions else logits.softmax(dim=1)
+        return probs.flip(draw.axes) if draw.axes else probs
 
     def _draws(self, x: Tensor, generator: torch.Generator | None) -> Iterator[Tensor]:
         network = self.network
@@ -98,22 +124,27 @@ class StochasticSampler:
             yield logits
 
 
-def single_pass_log_variance(network: nn.Module, x: Tensor) -> Tensor | None:
-    """Log-variance U from one deterministic pass of the image as it is.
+def single_pass(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Logits and log-variance U from one deterministic pass of the image as it is.
 
     Args:
         network: any network of nnU-Net; wrappers are taken off.
         x: image (B, C, *spatial).
 
     Returns:
-        Log-variance (B, 1 or R, *spatial), or None if the network has no uncertainty head.
+        Logits (B, H, *spatial); log-variance (B, 1 or R, *spatial), or None if the network has no uncertainty head.
     """
     inner: Any = unwrap(network)
-    if not hasattr(inner, "decode_with_uncertainty"):
-        return None
+    if not has_uncertainty_head(inner):
+        return _full_resolution(inner(x)), None
     with inner.sampling(False):
-        log_variance: Tensor = inner.decode_with_uncertainty(inner.encode(x))[1]
-    return log_variance
+        logits, log_variance = inner.decode_with_uncertainty(inner.encode(x))
+    return logits, log_variance
+
+
+def has_uncertainty_head(network: nn.Module) -> bool:
+    """Whether the network, without its wrappers, predicts a log-variance beside the logits."""
+    return hasattr(unwrap(network), "decode_with_uncertainty")
 
 
 def unwrap(network: nn.Module) -> nn.Module:

@@ -24,7 +24,7 @@ class SqueezeExcitation(nn.Module):
             reduction: how many times narrower the hidden layer is; it never has less than 4 channels.
         """
         super().__init__()
-        hidden = max(MIN_HIDDEN_CHANNELS, channels // reduction)
+        hidden = hidden_width(channels, reduction)
         self.gate = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -39,3 +39,8 @@ class SqueezeExcitation(nn.Module):
         averages = x.mean(dim=tuple(range(2, x.ndim)))  # (B, C)
         gate: Tensor = self.gate(averages)
         return x * gate.reshape(*gate.shape, *(1,) * (x.ndim - 2))
+
+
+def hidden_width(channels: int, reduction: int) -> int:
+    """Channels of the gate's hidden layer."""
+    return max(MIN_HIDDEN_CHANNELS, channels // reduction)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
@@ -17,11 +17,10 @@ from nnunet_ssl.networks.conv_style import ConvStyle
 from nnunet_ssl.networks.decoder import Decoder
 from nnunet_ssl.networks.encoder import ResidualEncoder
 from nnunet_ssl.networks.feature_map_size import compute_conv_feature_map_size
+from nnunet_ssl.networks.per_stage import one_each, per_axis
 from nnunet_ssl.networks.sampling_dropout import SamplingDropout
 from nnunet_ssl.networks.transformer import TransformerBottleneck
 from nnunet_ssl.networks.uncertainty_head import UncertaintyHead
-
-T = TypeVar("T")
 
 DEFAULT_DECODER_DROPOUT = 0.2
 """Dropout rate where the plans name none."""
@@ -114,9 +113,9 @@ class TransASPPUNet(nn.Module):
         )
         if n_stages < 2:
             raise ConfigError(f"n_stages is {n_stages}; TransASPPUNet needs 2 or more (plan with a larger patch, or use a stock network).")
-        features = _one_each(features_per_stage, n_stages, "features_per_stage")
-        kernels = [_per_axis(k, style.dim, "kernel_sizes") for k in _one_each(kernel_sizes, n_stages, "kernel_sizes")]
-        pooling = [_per_axis(s, style.dim, "strides") for s in _one_each(strides, n_stages, "strides")]
+        features = one_each(features_per_stage, n_stages, "features_per_stage")
+        kernels = [per_axis(k, style.dim, "kernel_sizes") for k in one_each(kernel_sizes, n_stages, "kernel_sizes")]
+        pooling = [per_axis(s, style.dim, "strides") for s in one_each(strides, n_stages, "strides")]
         deepest = features[-1]
         self.input_channels = input_channels
         self.divisor = tuple(prod(axis) for axis in zip(*pooling, strict=True))
@@ -126,12 +125,12 @@ class TransASPPUNet(nn.Module):
             features_per_stage=features,
             kernel_sizes=kernels,
             strides=pooling,
-            n_blocks_per_stage=_one_each(n_blocks_per_stage, n_stages, "n_blocks_per_stage"),
+            n_blocks_per_stage=one_each(n_blocks_per_stage, n_stages, "n_blocks_per_stage"),
             style=style,
             reduction=squeeze_excitation_reduction,
         )
         self.aspp = ASPP(
-            channels=deepest, dilations=[_per_axis(branch, style.dim, "aspp_dilations") for branch in aspp_dilations], style=style
+            channels=deepest, dilations=[per_axis(branch, style.dim, "aspp_dilations") for branch in aspp_dilations], style=style
         )
         heads = default_attention_heads(deepest) if attention_heads is None else attention_heads
         self.transformer = TransformerBottleneck(channels=deepest, heads=heads, num_blocks=transformer_blocks, conv_op=conv_op)
@@ -140,7 +139,7 @@ class TransASPPUNet(nn.Module):
             kernel_sizes=kernels,
             strides=pooling,
             num_classes=num_classes,
-            n_conv_per_stage=_one_each(n_conv_per_stage_decoder, n_stages - 1, "n_conv_per_stage_decoder"),
+            n_conv_per_stage=one_each(n_conv_per_stage_decoder, n_stages - 1, "n_conv_per_stage_decoder"),
             deep_supervision=deep_supervision,
             dropout_rate=self.decoder_dropout,
             channelwise_dropout=dropout_op is not nn.Dropout,
@@ -239,17 +238,3 @@ def _dropout_rate(rate: float | None, dropout_op: type[nn.Module] | None, kwargs
     if rate is None and dropout_op is not None:
         rate = (kwargs or {}).get("p")
     return DEFAULT_DECODER_DROPOUT if rate is None else rate
-
-
-def _one_each(value: int | Sequence[T], count: int, name: str) -> list[Any]:
-    values = [value] * count if isinstance(value, int) else list(value)
-    if len(values) != count:
-        raise ConfigError(f"{name} has {len(values)} entries, expected {count}: {values}.")
-    return values
-
-
-def _per_axis(value: int | Sequence[int], dim: int, name: str) -> tuple[int, ...]:
-    values = (value,) * dim if isinstance(value, int) else tuple(value)
-    if len(values) != dim:
-        raise ConfigError(f"{name} has the entry {value!r}, expected one number per axis ({dim}).")
-    return values

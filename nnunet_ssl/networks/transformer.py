@@ -8,6 +8,9 @@ from torch.nn import functional
 
 from nnunet_ssl.errors import ConfigError
 
+EXPANSION = 4
+"""Width of the feed-forward's hidden layer in multiples of the token width."""
+
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention.
@@ -51,7 +54,7 @@ class SelfAttention(nn.Module):
 class TransformerBlock(nn.Module):
     """Pre-norm block: x + attention(norm(x)), then x + feed-forward(norm(x))."""
 
-    def __init__(self, *, channels: int, heads: int, expansion: int = 4) -> None:
+    def __init__(self, *, channels: int, heads: int, expansion: int = EXPANSION) -> None:
         """Build the block.
 
         Args:

@@ -39,7 +39,7 @@ class UncertaintyHead(nn.Module):
             style: the network's layer types.
         """
         super().__init__()
-        hidden = max(8, feature_channels // 2)
+        hidden = head_width(feature_channels)
         # The name keeps this head out of nnU-Net's `-pretrained_weights` (see `Decoder`): its shapes depend on the number of classes, and
         # the variance it has learnt is that of segmentation heads which are left out as well.
         self.seg_layers = nn.ModuleList(
@@ -74,3 +74,8 @@ class UncertaintyHead(nn.Module):
             x = self.nonlin(layer(x))
         share: Tensor = self.seg_layers[-1](x).float().sigmoid()
         return MIN_LOG_VARIANCE + (MAX_LOG_VARIANCE - MIN_LOG_VARIANCE) * share
+
+
+def head_width(feature_channels: int) -> int:
+    """Channels of the head's hidden layers."""
+    return max(8, feature_channels // 2)

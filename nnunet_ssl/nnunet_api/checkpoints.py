@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,12 @@ def fingerprint(path: Path) -> str:
     """Twelve hexadecimal digits that change when a file's content does."""
     stat = path.stat()
     return _fingerprint(path, stat.st_size, stat.st_mtime_ns)
+
+
+def fingerprint_of_samples(checkpoints: Sequence[Path], num_samples: int) -> str:
+    """Twelve hexadecimal digits of a predictor: its checkpoints, in their order, and the number of samples it draws."""
+    content = json.dumps([[fingerprint(path) for path in checkpoints], num_samples])
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 @functools.lru_cache(maxsize=64)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
 from nnunet_ssl.errors import SetupError
-from nnunet_ssl.networks.sampling import StochasticSampler, single_pass_log_variance
-from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
-from nnunet_ssl.nnunet_api.external_trainers import find_trainer
-from nnunet_ssl.nnunet_api.setup import read_json
+from nnunet_ssl.networks.sampling import Draw, StochasticSampler, single_pass
+from nnunet_ssl.nnunet_api.stock_logits import StockLogits
+from nnunet_ssl.nnunet_api.trained_model import load_trained_model
 
 
 class EvidencePredictor(nnUNetPredictor):
@@ -40,6 +38,8 @@ class EvidencePredictor(nnUNetPredictor):
             super().__init__(use_mirroring=use_mirroring, device=device, allow_tqdm=False)
         self.requested_samples = num_samples
         self.sampler: StochasticSampler | None = None
+        self.head_is_trained = False
+        self._with_logits = False
         self._generator = torch.Generator()  # on the CPU, so that the draws are the same on every device
 
     def load_model(self, model_folder: Path, folds: list[int | str]) -> None:
@@ -53,23 +53,17 @@ class EvidencePredictor(nnUNetPredictor):
             SetupError: if a fold or the trainer class is missing.
             StateError: if a checkpoint is damaged or does not fit.
         """
-        checkpoints = [load_checkpoint(model_folder / f"fold_{fold}" / "checkpoint_final.pth") for fold in folds]
-        plans_manager = PlansManager(read_json(model_folder / "plans.json"))
-        dataset_json = read_json(model_folder / "dataset.json")
-        configuration_manager = plans_manager.get_configuration(checkpoints[0]["init_args"]["configuration"])
-        trainer = find_trainer(checkpoints[0]["trainer_name"])
-        heads = plans_manager.get_label_manager(dataset_json).num_segmentation_heads
-        channels = determine_num_input_channels(plans_manager, configuration_manager, dataset_json)
-        network = trainer.build_network_architecture(plans_manager, configuration_manager, channels, heads, enable_deep_supervision=False)
-        parameters = [checkpoint["network_weights"] for checkpoint in checkpoints]
-        try:
-            network.load_state_dict(parameters[0])
-        except RuntimeError as error:
-            raise SetupError(
-                f"the weights in {model_folder} do not fit the network its plans describe: {str(error).splitlines()[-1]}"
-            ) from error
-        mirroring = checkpoints[0].get("inference_allowed_mirroring_axes")
-        self.use_network(network, plans_manager, configuration_manager, parameters, dataset_json, trainer.__name__, mirroring)
+        model = load_trained_model(model_folder, folds)
+        self.use_network(
+            model.network,
+            model.plans_manager,
+            model.configuration_manager,
+            model.parameters,
+            model.dataset_json,
+            model.trainer_name,
+            model.mirroring_axes,
+        )
+        self.head_is_trained = model.head_is_trained
 
     def use_network(
         self,
@@ -95,7 +89,11 @@ class EvidencePredictor(nnUNetPredictor):
     @property
     def num_samples(self) -> int:
         """Samples per voxel over all folds."""
-        return self._sampler().num_samples * max(1, len(self.list_of_parameters or ()))
+        return self._sampler().num_samples * self.num_folds
+
+    @property
+    def num_folds(self) -> int:
+        return max(1, len(self.list_of_parameters or ()))
 
     @property
     def heads(self) -> int:
@@ -120,15 +118,49 @@ class EvidencePredictor(nnUNetPredictor):
         """
         self._generator.manual_seed(seed)
         total: Tensor | None = None
-        folds = self.list_of_parameters or [None]
-        for weights in folds:
-            if weights is not None and len(folds) > 1:
-                self.network.load_state_dict(weights)
+        for _ in self._each_fold():
             swept = self.predict_sliding_window_return_logits(image).to("cpu", torch.float32)
             total = swept if total is None else total.add_(swept)
         if total is None:
             raise SetupError("the model has no folds.")
-        return total / len(folds)
+        return total / self.num_folds
+
+    @torch.inference_mode()
+    def sweep_with_logits(self, image: Tensor, *, seed: int = 0) -> tuple[list[Tensor], Tensor]:
+        """Evidence of one preprocessed image by each fold, and the logits that nnU-Net's own prediction would have.
+
+        Args:
+            image: (channels, X, Y, Z) float32.
+            seed: of the dropout draws of every fold.
+
+        Returns:
+            One tensor per fold as `sweep` returns it; and (H, X, Y, Z) half on the CPU, the mean over windows, mirrored views and folds.
+        """
+        evidence: list[Tensor] = []
+        logits: Tensor | None = None
+        self._with_logits = True
+        try:
+            for _ in self._each_fold():
+                self._generator.manual_seed(seed)
+                swept = self.predict_sliding_window_return_logits(image).to("cpu", torch.float32)
+                evidence.append(swept[: -self.heads].clone())
+                # what was a half is one again without loss, and halves are what nnU-Net averages folds in
+                of_fold = swept[-self.heads :].half()
+                logits = of_fold if logits is None else logits.add_(of_fold)
+        finally:
+            self.head_is_trained = False
+        self._with_logits = False
+        if logits is None:
+            raise SetupError("the model has no folds.")
+        return evidence, logits if len(evidence) == 1 else logits.div_(len(evidence))
+
+    def _each_fold(self) -> Iterator[None]:
+        """Give the network the weights of one fold after another."""
+        folds = self.list_of_parameters or [None]
+        for weights in folds:
+            if weights is not None and len(folds) > 1:
+                self.network.load_state_dict(weights)
+            yield
 
     @torch.inference_mode()
     def _internal_predict_sliding_window_return_logits(self, data: Tensor, slicers: list[Any], do_on_device: bool = True) -> Tensor:
@@ -137,31 +169,46 @@ class EvidencePredictor(nnUNetPredictor):
         patch = tuple(self.configuration_manager.patch_size)
         gaussian = compute_gaussian(patch, sigma_scale=1.0 / 8, value_scaling_factor=10, dtype=torch.float32, device=results_device)
         weights = torch.zeros(data.shape[1:], dtype=torch.float32, device=results_device)
+        stock = None
+        if self._with_logits:
+            stock = StockLogits(heads=self.heads, image_size=data.shape[1:], patch_size=patch, device=results_device)
         sums: Tensor | None = None
         for window in slicers:
-            moments = self._window_moments(data[window][None].contiguous().to(self.device)).to(results_device)
+            found, logits = self._window_moments(data[window][None].contiguous().to(self.device))
+            moments = found.to(results_device)
             if sums is None:
                 sums = torch.zeros((moments.shape[0], *data.shape[1:]), dtype=torch.float32, device=results_device)
             sums[window] += moments * gaussian
             weights[window[1:]] += gaussian
+            if stock is not None and logits is not None:
+                stock.add(logits, window)
         if sums is None:
             raise SetupError("an image gave no sliding windows; is its preprocessed file empty?")
-        return sums.div_(weights)
+        sums.div_(weights)
+        return sums if stock is None else torch.cat([sums, stock.mean().float()])
 
-    def _window_moments(self, x: Tensor) -> Tensor:
-        """(3H + U, *patch) for one window x (1, channels, *patch)."""
-        sampler, heads = self._sampler(), self.heads
-        moments = torch.zeros((3 * heads, *x.shape[2:]), dtype=torch.float32, device=x.device)
-        for probs in sampler.samples(x, generator=self._generator):
-            p = probs[0]
-            moments[:heads] += p
-            moments[heads : 2 * heads].addcmul_(p, p)
-            if self.label_manager.has_regions:
-                moments[2 * heads :] += p > 0.5
-            else:
-                winner = p.argmax(0, keepdim=True)
-                moments[2 * heads :].scatter_add_(0, winner, torch.ones_like(winner, dtype=torch.float32))
-        moments /= sampler.num_samples
-        if sampler.num_samples == 1 and (log_variance := single_pass_log_variance(self.network, x)) is not None:
-            return torch.cat([moments, log_variance[0].float()])
-        return moments
+    def _window_moments(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(3H + U, *patch) for one window x (1, channels, *patch), and where asked for (H, *patch) logits, the mean of nnU-Net's draws."""
+        sampler = self._sampler()
+        moments = torch.zeros((3 * self.heads, *x.shape[2:]), dtype=torch.float32, device=x.device)
+        if sampler.num_samples == 1:
+            logits, log_variance = single_pass(self.network, x)
+            self._add(moments, Draw(logits, (), is_plain=True))
+            return moments if log_variance is None else torch.cat([moments, log_variance[0].float()]), logits[0]
+        plain: Tensor | None = None
+        for draw in sampler.draws(x, generator=self._generator):
+            self._add(moments, draw)
+            if draw.is_plain and self._with_logits:
+                plain = draw.logits[0] if plain is None else plain + draw.logits[0]
+        return moments.div_(sampler.num_samples), None if plain is None else plain / len(sampler.views)
+
+    def _add(self, moments: Tensor, draw: Draw) -> None:
+        """Add one sample to the sums of P, P^2 and votes."""
+        heads, p = self.heads, self._sampler().probabilities(draw)[0]
+        moments[:heads] += p
+        moments[heads : 2 * heads].addcmul_(p, p)
+        if self.label_manager.has_regions:
+            moments[2 * heads :] += p > 0.5
+        else:
+            winner = p.argmax(0, keepdim=True)
+            moments[2 * heads :].scatter_add_(0, winner, torch.ones_like(winner, dtype=torch.float32))

@@ -1,4 +1,4 @@
-"""Check and preprocess one unlabelled case with the labelled dataset's plans."""
+"""Check and preprocess one case of the pool with the labelled dataset's plans."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,42 +15,54 @@ from batchgenerators.utilities.file_and_folder_operations import load_pickle
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.nnunet_api.grid import same_grid
+from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
 PARTS = (".b2nd", "_seg.b2nd", ".pkl")
 """Files of a preprocessed case, the properties last: a case whose .pkl exists is whole."""
-
-_GEOMETRY_TOLERANCE = 1e-3
 
 
 def check_case(case: str, images: list[str], plans: dict[str, object]) -> None:
     """Look at every channel of a case before nnU-Net does: nnU-Net turns one NaN into an all-NaN image and lets zeros pass.
 
     Raises:
-        InputError: if a channel is unreadable, holds NaN or infinity, all channels are zero, or the channels' geometry differs.
+        InputError: if a channel is unreadable, holds NaN or infinity, all channels are zero, the channels' geometry differs, or there are
+            more or fewer channels than in labelled cases.
     """
-    reader = PlansManager(plans).image_reader_writer_class()
+    manager = PlansManager(plans)
+    reader = manager.image_reader_writer_class()
     first: tuple[str, np.ndarray, dict[str, object]] | None = None
-    any_content = False
+    any_content, num_channels = False, 0
     for path in images:
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 data, properties = reader.read_images([path])
-            stored = _stored_values(path, data)
+            stored = stored_values(path, data)
         except Exception as error:  # readers raise whatever their library raises
-            reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-            raise InputError(f"case '{case}': {path} cannot be read ({reason}); replace or remove it.") from error
+            raise unreadable(case, path, error) from error
         if not np.isfinite(stored).all():
             raise InputError(f"case '{case}': {path} has {int((~np.isfinite(stored)).sum())} NaN or infinite voxels; repair or remove it.")
-        any_content = any_content or bool(np.any(data))
+        any_content, num_channels = any_content or bool(np.any(data)), num_channels + len(data)
         if first is None:
             first = (path, data, properties)
         else:
             _check_same_geometry(case, first, (path, data, properties))
     if not any_content:
         raise InputError(f"case '{case}': every voxel of {images[0]} is zero; remove it.")
+    if num_channels != (expected := len(manager.foreground_intensity_properties_per_channel)):
+        raise InputError(
+            f"case '{case}': {images[0]} and what goes with it hold {num_channels} channels where labelled cases have {expected} "
+            "(grey, RGB or RGBA?); convert or remove it."
+        )
 
 
-def _stored_values(path: str, data: np.ndarray) -> np.ndarray:
+def unreadable(case: str, path: str, error: Exception) -> InputError:
+    """The error of a file that a reader could not read, with the last line of what the reader said."""
+    reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    return InputError(f"case '{case}': {path} cannot be read ({reason}); replace or remove it.")
+
+
+def stored_values(path: str, data: np.ndarray) -> np.ndarray:
     """What a NIfTI file really holds: SimpleITK fills a truncated one with zeros and reads NaN as 0, both without a word."""
     if not path.endswith((".nii", ".nii.gz")):
         return data
@@ -66,17 +79,8 @@ def _check_same_geometry(
         raise InputError(
             f"case '{case}': {path_a} is {data_a.shape[1:]} voxels, {path_b} is {data_b.shape[1:]}; resample them to one grid."
         )
-    if not np.allclose(_geometry(properties_a), _geometry(properties_b), atol=_GEOMETRY_TOLERANCE):
+    if not same_grid(properties_a, properties_b):
         raise InputError(f"case '{case}': {path_a} and {path_b} differ in spacing, origin or direction; register them to one grid.")
-
-
-def _geometry(properties: dict[str, object]) -> np.ndarray:
-    numbers = [np.ravel(np.asarray(properties["spacing"], dtype=float))]
-    for key in ("sitk_stuff", "nibabel_stuff"):
-        stuff = properties.get(key)
-        if isinstance(stuff, dict):
-            numbers += [np.ravel(np.asarray(stuff[name], dtype=float)) for name in sorted(stuff)]
-    return np.concatenate(numbers)
 
 
 def preprocess_case(
@@ -97,16 +101,46 @@ def preprocess_case(
         InputError: see `check_case`; also if nnU-Net's preprocessor fails on the case.
     """
     check_case(case, images, plans)
+    _preprocess(case, images, None, plans, configuration, json.loads(dataset_json), tmp)
+    for part in PARTS:
+        os.replace(tmp / f"{case}{part}", out / f"{case}{part}")
+
+
+def preprocess_label(case: str, images: Sequence[str], label: Path, setup: NnunetSetup, folder: Path) -> None:
+    """Leave the segmentation and properties that nnU-Net makes of a labelled case; the image it makes is the pool's own again.
+
+    Args:
+        case: case id.
+        images: one file per channel.
+        label: a label image that fits them.
+        setup: gives plans and labels.
+        folder: where `<case>_seg.b2nd` and `<case>.pkl` go.
+
+    Raises:
+        InputError: if an image is gone, or nnU-Net's preprocessor fails on the case.
+    """
+    if gone := [image for image in images if not Path(image).is_file()]:
+        raise InputError(f"case '{case}': its image {gone[0]} is missing; put it back where nnssl_prepare has found it.")
+    _preprocess(case, list(images), str(label), setup.plans, setup.configuration, setup.dataset_json, folder)
+    (folder / f"{case}{PARTS[0]}").unlink()
+
+
+def _preprocess(
+    case: str,
+    images: list[str],
+    label: str | None,
+    plans: dict[str, object],
+    configuration: str,
+    dataset_json: dict[str, object],
+    folder: Path,
+) -> None:
     manager = PlansManager(plans)
     configuration_manager = manager.get_configuration(configuration)
     preprocessor = configuration_manager.preprocessor_class(verbose=False)
-    stem = tmp / case
     try:
-        preprocessor.run_case_save(str(stem), images, None, manager, configuration_manager, json.loads(dataset_json))
+        preprocessor.run_case_save(str(folder / case), images, label, manager, configuration_manager, dataset_json)
     except Exception as error:
         raise InputError(f"case '{case}': nnU-Net cannot preprocess {images[0]} ({error}); repair or remove it.") from error
-    for part in PARTS:
-        os.replace(f"{stem}{part}", out / f"{case}{part}")
 
 
 def load_properties(folder: Path, case: str) -> dict[str, object]:

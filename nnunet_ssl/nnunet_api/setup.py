@@ -20,7 +20,7 @@ from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.errors import InputError, SetupError
 from nnunet_ssl.locations import preprocessed_root, raw_root, results_root
 
-_SHAPES_DATA = (
+SHAPES_DATA = (
     "data_identifier",
     "preprocessor_name",
     "spacing",
@@ -31,6 +31,9 @@ _SHAPES_DATA = (
     "resampling_fn_seg",
     "resampling_fn_seg_kwargs",
 )
+"""What a configuration of the plans says of its preprocessed data."""
+OWN_PLANS = "nnUNetTransASPPPlans"
+"""Plans that our planner made: the name begins so."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -176,15 +179,19 @@ class NnunetSetup:
         labels = self.raw_folder / "labelsTr"
         return {case: LabelledCase(case, tuple(images[case]), str(labels / f"{case}{self.file_ending}")) for case in sorted(images)}
 
-    def data_hash(self) -> str:
-        """Eight hexadecimal digits over everything in the plans that shapes preprocessed images."""
+    def shaping(self) -> dict[str, Any]:
+        """Everything in the plans that shapes preprocessed images."""
         configuration = self.configuration_manager.configuration
-        shaping = {key: configuration.get(key) for key in _SHAPES_DATA}
+        shaping = {key: configuration.get(key) for key in SHAPES_DATA}
         shaping["transpose_forward"] = self.plans["transpose_forward"]
         shaping["image_reader_writer"] = self.plans["image_reader_writer"]
         shaping["intensities"] = self.plans_manager.foreground_intensity_properties_per_channel
         shaping["channels"] = self.num_channels
-        canonical = json.dumps(shaping, sort_keys=True, default=str)
+        return shaping
+
+    def data_hash(self) -> str:
+        """Eight hexadecimal digits over `shaping`."""
+        canonical = json.dumps(self.shaping(), sort_keys=True, default=str)
         return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
     def splits(self) -> list[dict[str, list[str]]]:
@@ -202,9 +209,7 @@ class NnunetSetup:
                 raise InputError(f"{path} cannot be read as JSON: {error}.") from error
         cases = list(self.labelled_cases)
         if len(cases) < 5:
-            raise SetupError(
-                f"{self.dataset} has {len(cases)} labelled cases, too few for nnU-Net's five folds; write {path} or use -f all."
-            )
+            raise too_few_for_folds(self.dataset, len(cases))
         splits: list[dict[str, list[str]]] = generate_crossval_split(cases, seed=12345, n_splits=5)
         return [{part: [str(c) for c in split[part]] for part in ("train", "val")} for split in splits]
 
@@ -220,6 +225,15 @@ class NnunetSetup:
         if not 0 <= int(fold) < len(splits):
             raise SetupError(f"fold {fold} is not in the {len(splits)} splits of {self.dataset}; use -f 0 to {len(splits) - 1} or -f all.")
         return sorted(splits[int(fold)]["train"]), sorted(splits[int(fold)]["val"])
+
+
+def too_few_for_folds(dataset: str, num_cases: int) -> SetupError:
+    """What to do where nnU-Net cannot make its five folds."""
+    splits = preprocessed_root() / dataset / "splits_final.json"
+    return SetupError(
+        f"{dataset} has {num_cases} labelled cases, too few for nnU-Net's five folds; write {splits} with folds of your own "
+        '([{"train": [CASES], "val": [CASES]}, ...]), or use -f all.'
+    )
 
 
 def load_setup(dataset: str, configuration: str, plans_name: str) -> NnunetSetup:
@@ -240,6 +254,8 @@ def load_setup(dataset: str, configuration: str, plans_name: str) -> NnunetSetup
     folder = preprocessed_root() / name
     plans_file = folder / f"{plans_name}.json"
     if not plans_file.is_file():
+        if plans_name.startswith(OWN_PLANS):
+            raise SetupError(f"{plans_file} is missing; run: nnssl_plan -d {number} -gpu_memory_target GB")
         raise SetupError(f"{plans_file} is missing; run: nnUNetv2_plan_and_preprocess -d {number} -c {configuration}")
     plans, dataset_json = read_json(plans_file), read_json(folder / "dataset.json")
     if configuration not in plans.get("configurations", {}):

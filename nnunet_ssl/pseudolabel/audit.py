@@ -11,23 +11,22 @@ import torch
 
 from nnunet_ssl.confidence.curriculum import RankedCase
 from nnunet_ssl.confidence.predicted_dice import PredictedMean, fit_dice_prediction
+from nnunet_ssl.confidence.review import WEAK_DICE
 from nnunet_ssl.data.files import write_json
+from nnunet_ssl.locations import AUDIT_FILE
 from nnunet_ssl.pseudolabel.domain_shift import Shift, compare, image_features
 from nnunet_ssl.pseudolabel.gather import gather_held_out_evidence, gather_teacher_evidence
 from nnunet_ssl.pseudolabel.held_out_study import HeldOutStudy, study_held_out
+from nnunet_ssl.pseudolabel.in_force import possible_score
 from nnunet_ssl.pseudolabel.label_source import LabelSource, labels_of
 from nnunet_ssl.pseudolabel.manual_labels import manual_label
 from nnunet_ssl.pseudolabel.ranking import ScoredCase, rank_pool, score_pool
 from nnunet_ssl.pseudolabel.run import Run
 
-AUDIT_FILE = "audit.json"
-"""In the workspace."""
 NUM_TO_LABEL = 10
 """Cases named as the ones to label first."""
 USELESS_DICE = 0.2
 """Held-out Dice below which pseudo-labels are noise."""
-WEAK_DICE = 0.5
-"""Held-out Dice of a class below which it counts as at risk."""
 
 Advice = Literal["go on", "label first", "stop"]
 
@@ -49,6 +48,8 @@ class Audit:
     """Pool cases whose manual labels would probably help most: the worst-ranked ones, those to be reviewed first."""
     advice: Advice
     reason: str
+    accepted: int = 0
+    """Pool cases whose manual labels have been accepted; they are not among those that are judged here."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, for `audit.json`."""
@@ -80,6 +81,7 @@ def audit(run: Run, *, device: torch.device) -> Audit:
         label_first=to_label,
         advice=advice,
         reason=reason,
+        accepted=len(run.accepted),
     )
     write_json(run.workspace / AUDIT_FILE, found.to_dict())
     return found
@@ -100,7 +102,10 @@ def advise(
         The advice and why, in a sentence.
     """
     if study is None:
-        return "go on", "nothing could be measured, for every teacher has seen every label; cross-fitted teachers would tell more"
+        return (
+            "go on",
+            "nothing could be measured, for no label is known to be unseen by a teacher; cross-fitted teachers would tell more",
+        )
     mean = float(np.mean([value for value, _ in dice.values()])) if dice else 0.0
     if mean < USELESS_DICE:
         return "stop", f"the held-out Dice is {mean:.2f}: train the teacher for longer or on more labels before it labels a pool"
@@ -115,8 +120,8 @@ def advise(
 
 def _rank(run: Run, study: HeldOutStudy | None) -> tuple[list[ScoredCase], list[RankedCase]]:
     labels = labels_of(run, LabelSource(None, 0.0), study)
-    scored = score_pool(labels, run.manifest.pool, run.method.student.fixed_tau)
-    score = "pairwise_dice" if study is None else study.ranking.chosen
+    scored = score_pool(labels, run.pseudo_cases, run.method.student.fixed_tau)
+    score = possible_score(run, "pairwise_dice") if study is None else study.ranking.chosen
     method = run.method.with_settings({"evidence.case_score": score, "curriculum.order": "ranked"})
     return scored, rank_pool(scored, method.evidence, method.curriculum)
 
@@ -141,7 +146,7 @@ def _predict(run: Run, study: HeldOutStudy) -> PredictedMean | None:
     labels = labels_of(run, LabelSource(None, 0.0), study)
     per_fold = []
     for fold, store in labels.teacher.items():
-        scored = score_pool(replace(labels, teacher={fold: store}), run.manifest.pool, run.method.student.fixed_tau)
+        scored = score_pool(replace(labels, teacher={fold: store}), run.pseudo_cases, run.method.student.fixed_tau)
         per_fold.append([np.nan if (value := s.scores.get(score)) is None else value for s in scored])
     values = np.array(per_fold, dtype=np.float64)
     known = ~np.isnan(values).all(axis=0)
@@ -155,7 +160,7 @@ def _shifts(run: Run, scored: Sequence[ScoredCase]) -> list[Shift]:
     """Images of all labelled cases against the pool's, and manual foreground against predicted foreground."""
     cases = list(run.setup.labelled_cases)
     labelled = image_features(run.setup.data_folder, cases, label="labelled images")
-    pool = image_features(run.pool.folder, run.manifest.pool, label="pool images")
+    pool = image_features(run.pool.folder, run.pseudo_cases, label="pool images")
     volume = "foreground, voxels"
     labelled[volume] = [_foreground_voxels(run, case) for case in cases]
     pool[volume] = [float(s.foreground_voxels) for s in scored]

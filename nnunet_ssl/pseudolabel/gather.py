@@ -11,17 +11,28 @@ import torch
 from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.nnunet_api.evidence_predictor import EvidencePredictor
+from nnunet_ssl.pseudolabel.predictions import take_predictions
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.pseudolabel.sweep import gather_evidence
 
 logger = logging.getLogger(__name__)
 
 
-def gather_teacher_evidence(run: Run, device: torch.device) -> None:
-    """Sweep the pool with every fold of the teacher; cases that have evidence are left alone."""
+def gather_teacher_evidence(run: Run, device: torch.device, cases: Sequence[str] | None = None) -> None:
+    """Sweep the pool with every fold of the teacher, or take the predictions that stand for it; cases that have evidence are left alone.
+
+    Args:
+        run: the run.
+        device: where networks predict.
+        cases: of the pool; None takes those that need pseudo-labels.
+    """
+    cases = run.pseudo_cases if cases is None else cases
+    if run.manifest.predictions is not None:
+        take_predictions(run, cases)
+        return
     for fold, store in run.teacher_stores().items():
         label = "teacher" if len(run.manifest.teacher_folds) == 1 else f"teacher, fold {fold}"
-        _gather(run, run.teacher, fold, run.manifest.pool, run.pool.folder, store, device, label)
+        _gather(run, run.teacher, fold, cases, run.pool.folder, store, device, label)
 
 
 def gather_held_out_evidence(run: Run, device: torch.device) -> None:
@@ -31,10 +42,10 @@ def gather_held_out_evidence(run: Run, device: torch.device) -> None:
         _gather(run, run.teacher, fold, run.held_out_cases[fold], run.setup.data_folder, store, device, label)
 
 
-def gather_student_evidence(run: Run, stage: int, device: torch.device) -> None:
-    """Sweep the pool with the student of a stage."""
+def gather_student_evidence(run: Run, stage: int, device: torch.device, cases: Sequence[str]) -> None:
+    """Sweep cases of the pool with the student of a stage."""
     label = f"student of stage {stage}"
-    _gather(run, run.student(stage), run.fold, run.manifest.pool, run.pool.folder, run.student_store(stage), device, label)
+    _gather(run, run.student(stage), run.fold, cases, run.pool.folder, run.student_store(stage), device, label)
 
 
 def _gather(

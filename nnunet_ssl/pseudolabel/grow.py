@@ -48,17 +48,19 @@ def grow(run: Run, *, device: torch.device, rescore: bool = False) -> StageRecor
         raise StateError(f"the curriculum of {run.workspace} is complete: {len(run.manifest.stages)} stages are written.")
     if stage > 1:
         run.student_store(stage - 1)  # an error if that student is not trained, also where its evidence is not asked for
+    cases = run.pseudo_cases
     if not rescore:
-        gather_all_evidence(run, device, student_stage=stage - 1 if stage > 1 and run.method.agreement.weight > 0 else None)
+        gather_all_evidence(run, device, cases, student_stage=stage - 1 if stage > 1 and run.method.agreement.weight > 0 else None)
     now = in_force(run)
     source, change = choose_source(run, stage, now.study)
     labels = labels_of(run, source, now.study)
-    scored = score_pool(labels, run.manifest.pool, now.method.student.fixed_tau)
+    scored = score_pool(labels, cases, now.method.student.fixed_tau)
     ranking = rank_pool(scored, now.method.evidence, now.method.curriculum)
     fraction = stage_fraction(run, stage, change)
     chosen = [ranked.case for ranked in select(ranking, fraction)]
     _warn_of_missing_classes(run, chosen, scored)
-    sidecar = stage_sidecar(run, stage, chosen, source, now, is_last=fraction == run.method.curriculum.fractions[-1])
+    is_last = fraction == run.method.curriculum.fractions[-1]
+    sidecar = stage_sidecar(run, stage, chosen, run.accepted, source, now, is_last=is_last)
     if not stage_is_whole(run.stage_name(stage), sidecar):  # a kill between the dataset and the manifest left it whole
         write_dataset(run, stage, labels, sidecar, now.method)
     record = _record(run.stage_name(stage), sidecar, fraction, source, change, scored, now, time.perf_counter() - begun)
@@ -69,19 +71,20 @@ def grow(run: Run, *, device: torch.device, rescore: bool = False) -> StageRecor
     return record
 
 
-def gather_all_evidence(run: Run, device: torch.device, *, student_stage: int | None) -> None:
-    """Sweep what the labels of a stage need: the pool, held-out cases where they decide, and the pool again with a student.
+def gather_all_evidence(run: Run, device: torch.device, cases: Sequence[str], *, student_stage: int | None) -> None:
+    """Sweep what the labels of a stage need: cases of the pool, held-out cases where they decide, and the pool's again with a student.
 
     Args:
         run: the run.
         device: where networks predict.
+        cases: those of the pool that need pseudo-labels.
         student_stage: stage whose student takes part; None: the teacher alone.
     """
-    gather_teacher_evidence(run, device)
+    gather_teacher_evidence(run, device, cases)
     if uses_held_out(run.method, run.fold):
         gather_held_out_evidence(run, device)
     if student_stage is not None:
-        gather_student_evidence(run, student_stage, device)
+        gather_student_evidence(run, student_stage, device, cases)
 
 
 def stage_fraction(run: Run, stage: int, change: ChangeReport | None) -> float:
@@ -104,12 +107,24 @@ def write_dataset(run: Run, stage: int, labels: PoolLabels, sidecar: StageSideca
     write_stage(run.stage_name(stage), run.setup, run.pool, method, sidecar, cases)
 
 
-def stage_sidecar(run: Run, stage: int, chosen: list[str], source: LabelSource, now: SettingsInForce, *, is_last: bool) -> StageSidecar:
-    """Provenance of a stage, and what its student's trainer needs to know."""
+def stage_sidecar(
+    run: Run, stage: int, chosen: list[str], accepted: dict[str, str], source: LabelSource, now: SettingsInForce, *, is_last: bool
+) -> StageSidecar:
+    """Provenance of a stage, and what its student's trainer needs to know.
+
+    Args:
+        run: the run.
+        stage: t, from 1.
+        chosen: cases with pseudo-labels, best first.
+        accepted: cases with accepted labels, and the fingerprints of these.
+        source: whose evidence makes the pseudo-labels.
+        now: settings in force.
+        is_last: whether the curriculum ends with this stage.
+    """
     setup, student, manifest, curriculum = run.setup, run.method.student, run.manifest, run.method.curriculum
     train, validation = setup.fold_cases(run.fold)
     heads = setup.heads
-    init, checkpoint = resolve_start(run.method.student.init, stage, run.teacher, manifest.teacher_folds[0], run.student, run.fold, setup)
+    init, checkpoint = resolve_start(student.init, stage, run.start_model, manifest.teacher_folds[0], run.student, run.fold, setup)
     return StageSidecar(
         schema=SCHEMA,
         base_dataset=setup.dataset,
@@ -120,9 +135,10 @@ def stage_sidecar(run: Run, stage: int, chosen: list[str], source: LabelSource, 
         num_stages=stage if is_last else curriculum.num_stages,
         num_epochs=curriculum.epochs_of(stage, student.length.num_epochs, is_last=is_last),
         fold=run.fold,
-        labelled_cases=train,
+        labelled_cases=[*train, *accepted],
         validation_cases=validation or train,  # with `all` nothing is held out; nnU-Net's progress plot still needs cases
         pool_cases=chosen,
+        accepted=accepted,
         num_confidence_channels=heads if setup.has_regions else 1,
         num_probability_channels=heads if student.needs_probabilities else 0,
         blind_heads=now.blind_heads,
@@ -168,6 +184,7 @@ def _record(
         share_confident=float(confident / voxels) if voxels else 0.0,
         change=change.per_class if change is not None else None,
         seconds=seconds,
+        accepted=sidecar.accepted,
     )
 
 

@@ -11,14 +11,14 @@ import numpy as np
 
 from nnunet_ssl.confidence.calibration import Calibration, calibrated, fit_calibration
 from nnunet_ssl.confidence.calibration_map import CalibrationMap
-from nnunet_ssl.confidence.case_scores import all_scores, softmax_maximum
+from nnunet_ssl.confidence.case_scores import softmax_maximum
+from nnunet_ssl.confidence.case_under_map import score_under
 from nnunet_ssl.confidence.evidence import Evidence
 from nnunet_ssl.confidence.foreground_band import foreground_band
 from nnunet_ssl.confidence.held_out import HeldOutCounts, count_held_out
 from nnunet_ssl.confidence.prediction_counts import PredictionCounts, count_predictions
 from nnunet_ssl.confidence.ranking_proof import RankingChoice, prove_ranking
 from nnunet_ssl.confidence.thresholds import UnlearningGate, blind_classes, class_thresholds, unlearning_gate
-from nnunet_ssl.confidence.voxel_confidence import calibrated_confidence, paper_confidence
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.pseudolabel.manual_labels import ManualLabel, manual_label
 from nnunet_ssl.pseudolabel.run import Run
@@ -161,12 +161,7 @@ def _held_out_case(run: Run, observed: _Observed, counts: HeldOutCounts, used: C
     evidence, nonzero = observed.evidence, observed.label.nonzero
     names, first = run.setup.class_names, 0 if run.setup.has_regions else 1
     dice = {name: None if np.isnan(value) else float(value) for name, value in zip(names[first:], counts.dice[first:], strict=True)}
-    if used is None:
-        scores = all_scores(evidence, paper_confidence(evidence), nonzero)
-    else:
-        evidence = replace(evidence, mean=calibrated(evidence, used))
-        confidence = calibrated_confidence(evidence.mean, has_regions=evidence.has_regions)
-        scores = all_scores(evidence, confidence, nonzero, evidence.mean)
+    scores = {name: score.value for name, score in score_under(used, evidence, nonzero).items()}
     return HeldOutCase(
         case=observed.case, fold=observed.fold, dice=dice, scores={**scores, "softmax": softmax_maximum(observed.evidence).value}
     )

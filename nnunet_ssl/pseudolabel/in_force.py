@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from nnunet_ssl.config import MethodConfig
+from nnunet_ssl.config import CaseScore, MethodConfig
 from nnunet_ssl.data.files import write_json
 from nnunet_ssl.locations import STUDY_FILE
 from nnunet_ssl.pseudolabel.held_out_study import HeldOutStudy, study_held_out, uses_held_out
@@ -52,10 +52,7 @@ def _decided(run: Run, study: HeldOutStudy | None) -> dict[str, Any]:
     tau = method.student.fixed_tau
     decided: dict[str, Any] = {"student.tau": list(tau) if isinstance(tau, tuple) else tau}
     if study is None:
-        if method.evidence.case_score == "expected_dice":
-            logger.warning("expected_dice needs calibrated confidence: the pool is ranked by pairwise_dice")
-            decided["evidence.case_score"] = "pairwise_dice"
-        return decided
+        return decided | {"evidence.case_score": possible_score(run, method.evidence.case_score)}
     logger.info("%s", study.calibration.reason)
     if study.maps is None:
         logger.warning("confidence is not calibrated, the paper's is used: %s", study.calibration.reason)
@@ -72,6 +69,22 @@ def _decided(run: Run, study: HeldOutStudy | None) -> dict[str, Any]:
     return decided | _decided_ranking(method, study)
 
 
+def possible_score(run: Run, asked: CaseScore) -> CaseScore:
+    """The case score that is asked for, or what stands in for it without calibration or with a single sample of the teacher.
+
+    The teacher's evidence has to be there. At later stages a student adds samples, but all stages are ranked by one score.
+    """
+    score = asked
+    if score == "expected_dice":
+        logger.warning("expected_dice needs calibrated confidence: the pool is ranked by pairwise_dice")
+        score = "pairwise_dice"
+    samples = sum(store.num_samples(run.pseudo_cases[0]) for store in run.teacher_stores().values())
+    if score == "pairwise_dice" and samples == 1:
+        logger.warning("pairwise_dice needs two samples of the teacher, there is one: the pool is ranked by foreground")
+        score = "foreground"
+    return score
+
+
 def _decided_ranking(method: MethodConfig, study: HeldOutStudy) -> dict[str, Any]:
     ranking = study.ranking
     proof = ranking.proofs[ranking.chosen]
@@ -85,6 +98,8 @@ def _decided_ranking(method: MethodConfig, study: HeldOutStudy) -> dict[str, Any
 
 
 def _why_not(run: Run) -> str:
+    if run.manifest.predictions is not None:
+        return "nobody can know which labels the predictions' model has seen."
     if not run.held_out_cases:
         return "every teacher has seen every label (cross-fitted teachers would leave held-out cases: --teacher-folds 0 1 2 3 4)."
     return (

@@ -75,7 +75,8 @@ def choose_source(run: Run, stage: int, study: HeldOutStudy | None) -> tuple[Lab
         return LabelSource(None, 0.0), None
     previous = source_of(run.manifest.stages[-1])
     refined = LabelSource(stage - 1, agreement.weight) if agreement.weight > 0 else LabelSource(None, 0.0)
-    change = label_change(labels_of(run, previous, study), labels_of(run, refined, study), run.manifest.pool, run.setup.class_names)
+    before, after = labels_of(run, previous, study), labels_of(run, refined, study)
+    change = label_change(before, after, run.pseudo_cases, run.setup.class_names)
     logger.info("labels against stage %d: %s", stage - 1, change.describe())
     kept = LabelSource(previous.student_stage, previous.weight, kept_previous=True)
     if change.overall > agreement.max_change:

@@ -15,11 +15,11 @@ from nnunet_ssl.confidence.calibration import calibrated
 from nnunet_ssl.confidence.calibration_map import CalibrationMap
 from nnunet_ssl.confidence.evidence import Evidence, fuse, merge
 from nnunet_ssl.confidence.thresholds import UnlearningGate, gate_at
-from nnunet_ssl.confidence.voxel_confidence import calibrated_confidence, paper_confidence
+from nnunet_ssl.confidence.voxel_confidence import calibrated_confidence, paper_confidence, variance_of_labels
 from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.data.pool import PoolIndex
 from nnunet_ssl.data.stage_dataset import PseudoCase
-from nnunet_ssl.nnunet_api.geometry import to_image_grid
+from nnunet_ssl.nnunet_api.geometry import background_probabilities, to_image_grid
 from nnunet_ssl.nnunet_api.preprocessing import load_properties
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
@@ -106,10 +106,11 @@ class PoolLabels:
         evidence, (heads, channels) = found.evidence, (len(found.evidence.mean), len(found.confidence))
         # outside the nonzero mask there is nothing to see: background for certain, as nnU-Net's own training takes it
         confidence = np.where(found.nonzero, found.confidence, np.float32(1))
-        probabilities = np.where(found.nonzero, evidence.mean, _background(heads, evidence.has_regions)[:, None, None, None])
-        uncertainty = _variance_of_prediction(evidence)
+        background = background_probabilities(heads, has_regions=evidence.has_regions)
+        probabilities = np.where(found.nonzero, evidence.mean, background[:, None, None, None])
+        uncertainty = variance_of_labels(evidence)
         confident = confident_channels(confidence, evidence.predicted_labels(), tau)
-        outside = np.concatenate([_background(heads, evidence.has_regions), np.ones(channels), np.zeros(len(uncertainty))])
+        outside = np.concatenate([background, np.ones(channels), np.zeros(len(uncertainty))])
         maps = np.concatenate([evidence.mean, confidence, uncertainty]).astype(np.float32)
         image = to_image_grid(maps, outside.astype(np.float32), self.setup, properties)
         labels_image = np.asarray(self.setup.label_manager.convert_probabilities_to_segmentation(image[:heads]))
@@ -158,22 +159,6 @@ def confident_channels(confidence: NDArray[np.float32], predicted: NDArray[Any],
 def confident_voxels(confidence: NDArray[np.float32], predicted: NDArray[Any], tau: float | tuple[float, ...]) -> NDArray[np.bool_]:
     """Where the confidence reaches tau: of the predicted class, or of every region; (X, Y, Z) boolean, see `confident_channels`."""
     return np.asarray(confident_channels(confidence, predicted, tau).all(axis=0))
-
-
-def _background(heads: int, has_regions: bool) -> NDArray[np.float32]:
-    background = np.zeros(heads, dtype=np.float32)
-    if not has_regions:
-        background[0] = 1
-    return background
-
-
-def _variance_of_prediction(evidence: Evidence) -> NDArray[np.float32]:
-    """(1, X, Y, Z) or (R, X, Y, Z): sampled variance, or the head's where one deterministic pass is all there is."""
-    if evidence.num_samples == 1 and evidence.log_variance is not None:
-        return np.exp(evidence.log_variance)
-    if evidence.has_regions:
-        return evidence.variance
-    return np.take_along_axis(evidence.variance, evidence.predicted_labels()[None].astype(np.intp), axis=0)
 
 
 def _squeeze(maps: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -6,11 +6,9 @@ from pathlib import Path
 
 from nnunet_ssl.data.files import link, write_json
 from nnunet_ssl.errors import SetupError, StateError
-from nnunet_ssl.locations import ModelLocation, fold_name
+from nnunet_ssl.locations import PUBLISHED_MARKER, ModelLocation, fold_name, results_root
 from nnunet_ssl.nnunet_api.setup import read_json
 from nnunet_ssl.pseudolabel.run import Run
-
-_MARKER = "nnssl_published.json"
 
 
 def published_model(run: Run) -> ModelLocation:
@@ -41,10 +39,15 @@ def publish(run: Run) -> ModelLocation:
     if not run.is_trained(last):
         raise SetupError(f"the student of the last stage ({last}) is not trained; it cannot be published yet.")
     source, fold = student.fold_folder(run.fold), target.fold_folder(run.fold)
-    if fold.exists() and not (fold / _MARKER).is_file():
+    if fold.exists() and not (fold / PUBLISHED_MARKER).is_file():
         raise StateError(f"{fold} holds a model that nnunet-ssl did not publish; move it away first.")
     # the marker comes first, so that a publication that was cut off is known as ours
-    write_json(fold / _MARKER, {"student": f"{student.dataset}/{student.name}/{fold_name(run.fold)}"})
+    marker = {
+        "student": f"{student.dataset}/{student.name}/{fold_name(run.fold)}",
+        "workspace": run.workspace.relative_to(results_root()).as_posix(),
+        "teacher_fingerprint": run.manifest.teacher_fingerprint,
+    }
+    write_json(fold / PUBLISHED_MARKER, marker)
     _link_tree(source, fold)
     plans = read_json(student.folder / "plans.json")
     plans["dataset_name"] = run.setup.dataset

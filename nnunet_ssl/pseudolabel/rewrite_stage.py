@@ -33,8 +33,9 @@ def rewrite_stage(run: Run, stage: int, *, device: torch.device) -> StageRecord:
         raise ConfigError(f"--stage {stage}: {written} written in {run.workspace}; without --stage the next one is.")
     record = records[stage - 1]
     source = source_of(record)
-    gather_all_evidence(run, device, student_stage=source.student_stage if source.weight > 0 else None)
+    cases = run.pool_without(record.accepted)
+    gather_all_evidence(run, device, cases, student_stage=source.student_stage if source.weight > 0 else None)
     now = in_force(run)
-    sidecar = stage_sidecar(run, stage, record.cases, source, now, is_last=record.is_last)
+    sidecar = stage_sidecar(run, stage, record.cases, record.accepted, source, now, is_last=record.is_last)
     write_dataset(run, stage, labels_of(run, source, now.study), sidecar, now.method)
     return record

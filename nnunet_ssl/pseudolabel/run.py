@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -34,6 +35,26 @@ class Run:
     @property
     def method(self) -> MethodConfig:
         return MethodConfig.from_dict(self.manifest.method)
+
+    @property
+    def start_model(self) -> ModelLocation:
+        """Whose weights stage 1 may start from: the teacher's; where predictions are the teacher, those of a model that was named."""
+        predictions = self.manifest.predictions
+        return self.teacher if predictions is None else replace(self.teacher, trainer=predictions.start_trainer)
+
+    @property
+    def accepted(self) -> dict[str, str]:
+        """Fingerprints of the accepted labels in force, by pool case, sorted."""
+        return {case: label.fingerprint for case, label in sorted(self.manifest.accepted.items())}
+
+    @property
+    def pseudo_cases(self) -> list[str]:
+        """Cases of the pool that need pseudo-labels from the next stage on."""
+        return self.pool_without(self.manifest.accepted)
+
+    def pool_without(self, accepted: Collection[str]) -> list[str]:
+        """Cases of the pool that need pseudo-labels where others have manual ones."""
+        return [case for case in self.manifest.pool if case not in accepted]
 
     def student(self, stage: int) -> ModelLocation:
         """The student of a stage, trained or not."""
@@ -71,8 +92,13 @@ class Run:
 
     @cached_property
     def held_out_cases(self) -> dict[int | str, list[str]]:
-        """By fold of the teacher, the labelled cases that it has not seen; a case that several have not seen belongs to the first."""
+        """By fold of the teacher, the labelled cases that it has not seen; a case that several have not seen belongs to the first.
+
+        There are none where predictions are the teacher: what has made them may have seen any label.
+        """
         cases: dict[int | str, list[str]] = {}
+        if self.manifest.predictions is not None:
+            return cases
         taken: set[str] = set()
         for fold in self.manifest.teacher_folds:
             held_out = [case for case in self.setup.fold_cases(fold)[1] if case not in taken]

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from nnunet_ssl.config import MethodConfig
-from nnunet_ssl.data.manifest import Manifest
+from nnunet_ssl.data.manifest import Manifest, PredictionsRecord
 from nnunet_ssl.data.pool import load_pool
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
-from nnunet_ssl.locations import ModelLocation, preprocessed_root, raw_root, results_root
-from nnunet_ssl.nnunet_api.checkpoints import fingerprint
+from nnunet_ssl.locations import PREDICTIONS, ModelLocation
+from nnunet_ssl.nnunet_api.checkpoints import fingerprint_of_samples
 from nnunet_ssl.nnunet_api.external_trainers import find_trainer
-from nnunet_ssl.nnunet_api.setup import NnunetSetup, read_json
+from nnunet_ssl.nnunet_api.setup import NnunetSetup
+from nnunet_ssl.pseudolabel.dataset_ids import allot_ids
+from nnunet_ssl.pseudolabel.predictions import identify_predictions
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.pseudolabel.student_start import default_student
 
-FIRST_ID = 601
-LAST_ID = 999
+logger = logging.getLogger(__name__)
 
 
 def open_run(
@@ -26,6 +27,7 @@ def open_run(
     fold: int | str,
     *,
     teacher_trainer: str,
+    predictions: Sequence[Path] = (),
     teacher_folds: Sequence[int | str] | None = None,
     student_trainer: str | None = None,
     method: MethodConfig | None = None,
@@ -36,7 +38,9 @@ def open_run(
     Args:
         setup: the labelled dataset and its plans.
         fold: 0, 1, ... (report mode) or `all` (final mode).
-        teacher_trainer: class name of the teacher's trainer.
+        teacher_trainer: class name of the teacher's trainer. With predictions, of the model whose weights stage 1 may start from;
+            `predictions` finds the run that has begun with some.
+        predictions: folders of predictions that are the teacher in place of a model, one per sample.
         teacher_folds: folds of the teacher whose evidence is averaged; only `-f all` may name others than its own fold. None takes the
             folds of the run that has begun, else `default_teacher_folds`.
         student_trainer: class name of the student's trainer; None takes the one with the teacher's network.
@@ -47,39 +51,53 @@ def open_run(
         SetupError: if the teacher is not trained, the student's trainer does not exist, or no block of ids is free.
         StateError: if the run on disk belongs to another teacher, pool or curriculum.
         ConfigError: if a fold's run would use another fold's teacher, or the settings do not fit the dataset.
+        InputError: if a file of predictions is missing, surplus or unusable.
     """
-    teacher = ModelLocation(dataset=setup.dataset, trainer=teacher_trainer, plans=setup.plans_name, configuration=setup.configuration)
+    teacher = teacher_location(setup, teacher_trainer, predictions)
     pool, workspace = load_pool(setup), teacher.workspace(fold)
     manifest = Manifest.load(workspace)
-    folds = list(teacher_folds) if teacher_folds else manifest.teacher_folds if manifest else default_teacher_folds(setup, teacher, fold)
-    check_teacher_folds(fold, folds)
     settings = method or (MethodConfig.from_dict(manifest.method) if manifest else setup.method)
     _check_settings(setup, settings)
-    teacher_print = _teacher_fingerprint(teacher, folds, settings)
+    student = student_trainer or (manifest.student_trainer if manifest else default_student(teacher_trainer))
+    find_trainer(student)
+    taken: PredictionsRecord | None = None
+    if teacher.trainer == PREDICTIONS:
+        _check_asked(fold, predictions, teacher_folds, manifest)
+        folds = [fold]
+        taken, teacher_print = identify_predictions(setup, pool, manifest, predictions, teacher_trainer)
+    else:
+        folds = list(teacher_folds or (manifest.teacher_folds if manifest else default_teacher_folds(setup, teacher, fold)))
+        check_teacher_folds(setup, fold, folds)
+        teacher_print = _teacher_fingerprint(teacher, folds, settings)
     if manifest is None:
-        student_trainer = student_trainer or default_student(teacher_trainer)
-        find_trainer(student_trainer)
         manifest = Manifest(
             dataset=setup.dataset,
             configuration=setup.configuration,
             plans=setup.plans_name,
             fold=fold,
-            teacher_trainer=teacher_trainer,
+            teacher_trainer=teacher.trainer,
             teacher_folds=folds,
             teacher_fingerprint=teacher_print,
-            student_trainer=student_trainer,
+            student_trainer=student,
             pool=pool.case_ids,
-            dataset_ids=_allot_ids(settings.curriculum.num_stages, first_id),
+            dataset_ids=allot_ids(settings.curriculum.num_stages, first_id),
             method=settings.to_dict(),
+            predictions=taken,
         )
         manifest.save(workspace)
         return Run(setup, pool, manifest, teacher)
-    _check_same_run(manifest, pool.case_ids, teacher_print, student_trainer, settings, str(workspace))
+    _check_same_run(manifest, pool.case_ids, teacher_print, student, settings, str(workspace))
     # changed settings are saved with the next stage that is written by them, so that a mere look changes nothing
-    manifest.method = settings.to_dict()
+    manifest.method, manifest.predictions = settings.to_dict(), taken
     if settings.curriculum.num_stages > len(manifest.dataset_ids):  # only while no stage is written
-        manifest.dataset_ids = _allot_ids(settings.curriculum.num_stages, first_id, own=manifest.dataset_ids)
+        manifest.dataset_ids = allot_ids(settings.curriculum.num_stages, first_id, own=manifest.dataset_ids)
     return Run(setup, pool, manifest, teacher)
+
+
+def teacher_location(setup: NnunetSetup, teacher_trainer: str, predictions: Sequence[Path] = ()) -> ModelLocation:
+    """Where the teacher of a set-up stands; predictions have a place of their own, in which only the workspace lies."""
+    trainer = PREDICTIONS if predictions else teacher_trainer
+    return ModelLocation(dataset=setup.dataset, trainer=trainer, plans=setup.plans_name, configuration=setup.configuration)
 
 
 def default_teacher_folds(setup: NnunetSetup, teacher: ModelLocation, fold: int | str) -> list[int | str]:
@@ -98,14 +116,29 @@ def default_teacher_folds(setup: NnunetSetup, teacher: ModelLocation, fold: int 
     return ["all"] if teacher.checkpoint("all").is_file() and not has_folds else folds
 
 
-def check_teacher_folds(fold: int | str, folds: Sequence[int | str]) -> None:
-    """See that a fold's run uses that fold's teacher alone; final mode (`all`) may use any.
+def check_teacher_folds(setup: NnunetSetup, fold: int | str, folds: Sequence[int | str]) -> None:
+    """See that the folds exist, and that a fold's run uses that fold's teacher alone; final mode (`all`) may use any.
 
     Raises:
-        ConfigError: if not.
+        ConfigError: if a fold's run would use another fold's teacher.
+        SetupError: if a fold is not in the splits, for which nnU-Net would train a random split of its own.
     """
     if fold != "all" and list(folds) != [fold]:
         raise ConfigError(f"fold {fold} may only use the teacher of fold {fold}: another fold's teacher has seen its validation cases.")
+    for each in folds:
+        setup.fold_cases(each)
+
+
+def _check_asked(
+    fold: int | str, predictions: Sequence[Path], teacher_folds: Sequence[int | str] | None, manifest: Manifest | None
+) -> None:
+    """Refuse what predictions do not have, and say what they cannot promise when a run begins with them."""
+    if teacher_folds:
+        raise ConfigError("--teacher-folds names folds of a model; predictions have none: leave it out.")
+    if manifest is None and not predictions:
+        raise SetupError(f"no run of fold {fold} has begun with predictions; begin one with --from-predictions FOLDER.")
+    if manifest is None and fold != "all":
+        logger.warning("figures of fold %s are honest only if what made the predictions has not seen its validation cases", fold)
 
 
 def _check_settings(setup: NnunetSetup, method: MethodConfig) -> None:
@@ -128,54 +161,29 @@ def _teacher_fingerprint(teacher: ModelLocation, folds: Sequence[int | str], met
                 f"the teacher of fold {fold} is not trained ({teacher.checkpoint(fold)} is missing); run: "
                 f"nnUNetv2_train {number} {teacher.configuration} {fold} -tr {teacher.trainer}{plans}"
             )
-    prints = [fingerprint(teacher.checkpoint(fold)) for fold in folds]
-    content = json.dumps([prints, method.evidence.num_samples])
-    return hashlib.sha256(content.encode()).hexdigest()[:12]
+    return fingerprint_of_samples([teacher.checkpoint(fold) for fold in folds], method.evidence.num_samples)
 
 
 def _check_same_run(
-    manifest: Manifest, pool: list[str], teacher_print: str, student_trainer: str | None, method: MethodConfig, workspace: str
+    manifest: Manifest, pool: list[str], teacher_print: str, student_trainer: str, method: MethodConfig, workspace: str
 ) -> None:
     start_over = f"remove {workspace} to start over"
+    if manifest.teacher_fingerprint != teacher_print and manifest.predictions is not None:
+        raise StateError(f"the run in {workspace} began with other predictions ({', '.join(manifest.predictions.folders)}); {start_over}.")
     if manifest.teacher_fingerprint != teacher_print:
         raise StateError(f"the run in {workspace} used another teacher, or another number of samples, than there is now; {start_over}.")
     if manifest.pool != pool:
         raise StateError(
             f"the run in {workspace} has {len(manifest.pool)} pool cases, the prepared pool {len(pool)} or others; {start_over}."
         )
-    if student_trainer is not None and manifest.student_trainer != student_trainer:
+    if manifest.student_trainer != student_trainer:
         raise StateError(f"the run in {workspace} trains {manifest.student_trainer}, not {student_trainer}; {start_over}.")
     before = MethodConfig.from_dict(manifest.method)
     if manifest.stages and before.curriculum != method.curriculum:
         raise StateError(f"the curriculum of {workspace} is fixed since its first stage ({before.curriculum}); {start_over}.")
 
 
-def _allot_ids(count: int, first_id: int | None, own: Sequence[int] = ()) -> list[int]:
-    """A block of `count` consecutive dataset ids that no folder of nnU-Net uses; `own` is what the run has already."""
-    taken = {
-        int(folder.name[7:10])
-        for root in (raw_root(), preprocessed_root(), results_root())
-        if root.is_dir()
-        for folder in root.glob("Dataset[0-9][0-9][0-9]_*")
-    }
-    for manifest in results_root().glob("*/*/fold_*/nnssl/manifest.json"):  # blocks of other runs, whether written yet or not
-        taken |= set(read_json(manifest).get("dataset_ids", []))
-    taken -= set(own)
-    if first_id is not None:
-        block = list(range(first_id, first_id + count))
-        if clash := sorted(taken & set(block)):
-            raise StateError(f"the dataset id {clash[0]} is already in use; choose another --first-id.")
-        if first_id < 1 or block[-1] > LAST_ID:
-            raise ConfigError(f"--first-id {first_id} with {count} stages leaves the range 1 to {LAST_ID} of nnU-Net's ids.")
-        return block
-    for start in range(FIRST_ID, LAST_ID + 2 - count):
-        if not taken & set(range(start, start + count)):
-            return list(range(start, start + count))
-    raise SetupError(f"no {count} consecutive dataset ids are free from {FIRST_ID} on; choose a block with --first-id.")
-
-
-def settings_in_force(setup: NnunetSetup, teacher_trainer: str, fold: int | str) -> MethodConfig:
+def settings_in_force(setup: NnunetSetup, teacher_trainer: str, fold: int | str, predictions: Sequence[Path] = ()) -> MethodConfig:
     """The settings of the run that has begun, or the plans' where none has."""
-    teacher = ModelLocation(dataset=setup.dataset, trainer=teacher_trainer, plans=setup.plans_name, configuration=setup.configuration)
-    manifest = Manifest.load(teacher.workspace(fold))
+    manifest = Manifest.load(teacher_location(setup, teacher_trainer, predictions).workspace(fold))
     return MethodConfig.from_dict(manifest.method) if manifest else setup.method

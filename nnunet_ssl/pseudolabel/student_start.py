@@ -36,7 +36,7 @@ def resolve_start(
     Args:
         init: as configured.
         stage: t, from 1.
-        teacher: the teacher's model.
+        teacher: the teacher's model, or another whose weights may be taken.
         teacher_fold: fold of it whose weights may be taken.
         student: gives the student's model of a stage.
         fold: fold of the run.
@@ -46,12 +46,17 @@ def resolve_start(
         `teacher`, `previous` or `scratch`, and the checkpoint relative to nnUNet_results (None for scratch).
 
     Raises:
-        SetupError: if `teacher` is asked for and the teacher's network is another than the student's.
+        SetupError: if `teacher` is asked for, and there is no such model, or its network is another than the student's.
     """
     if init == "scratch":
         return "scratch", None
     if init in ("auto", "previous") and stage > 1:
         return "previous", _relative(student(stage - 1), fold)
+    if not teacher.checkpoint(teacher_fold).is_file():  # where predictions are the teacher
+        if init == "teacher":
+            raise SetupError(f"{teacher.checkpoint(teacher_fold)} is missing, so no weights are there; use --student-init scratch.")
+        logger.info("no trained model is there to start from: stage 1 starts from scratch")
+        return "scratch", None
     if _same_network(teacher, teacher_fold, student(stage).trainer, setup):
         return "teacher", _relative(teacher, teacher_fold)
     if init == "teacher":

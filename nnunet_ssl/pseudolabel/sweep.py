@@ -7,44 +7,16 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
-from torch import Tensor
 from tqdm import tqdm
 
-from nnunet_ssl.confidence.evidence import Evidence
 from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.data.files import remove_leftovers
 from nnunet_ssl.nnunet_api.evidence_predictor import EvidencePredictor
+from nnunet_ssl.nnunet_api.swept_evidence import to_evidence
 
 logger = logging.getLogger(__name__)
-
-
-def to_evidence(swept: Tensor, *, heads: int, num_samples: int, has_regions: bool) -> Evidence:
-    """Moments of a sweep as evidence.
-
-    Args:
-        swept: (3H + U, X, Y, Z) as `EvidencePredictor.sweep` returns it.
-        heads: H.
-        num_samples: K over all folds.
-        has_regions: sigmoid heads.
-
-    Returns:
-        Evidence with variance max(0, M2 - M1^2), at most 1/4.
-    """
-    values = swept.numpy()
-    mean, second, votes = values[:heads], values[heads : 2 * heads], values[2 * heads : 3 * heads]
-    variance = np.clip(second - np.square(mean), 0.0, 0.25)
-    log_variance = values[3 * heads :] if len(values) > 3 * heads else None
-    return Evidence(
-        mean=np.clip(mean, 0.0, 1.0),
-        variance=variance,
-        votes=np.clip(votes, 0.0, 1.0),
-        num_samples=num_samples,
-        has_regions=has_regions,
-        log_variance=log_variance,
-    )
 
 
 def gather_evidence(predictor: EvidencePredictor, folder: Path, cases: Sequence[str], store: EvidenceStore, *, label: str) -> int:

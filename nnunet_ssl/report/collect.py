@@ -9,7 +9,7 @@ from typing import Any
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.manifest import Manifest, StageRecord
 from nnunet_ssl.errors import SetupError
-from nnunet_ssl.locations import ModelLocation
+from nnunet_ssl.locations import PREDICTIONS, ModelLocation
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.report.held_out import HeldOutFacts, read_held_out
 from nnunet_ssl.report.scored_cases import ScoredCase, read_ranking
@@ -26,8 +26,8 @@ class ModelFacts:
     """Dataset it trains on."""
     fraction: float | None
     """K_t; None for the teacher."""
-    labelled_cases: int
-    """Manual labels it trains on."""
+    labelled_cases: int | None
+    """Manual labels it trains on, accepted ones among them; None where nobody knows."""
     pool_cases: int
     """Pseudo-labelled cases it trains on."""
     log: TrainingLog | None
@@ -43,6 +43,8 @@ class ModelFacts:
     """Whether the refined labels changed too much, so that the previous ones were kept."""
     minutes: float | None
     """Labelling and training together, so far."""
+    is_model: bool = True
+    """Not so where predictions from elsewhere are the teacher."""
 
     @property
     def name(self) -> str:
@@ -51,6 +53,8 @@ class ModelFacts:
     @property
     def state(self) -> str:
         """How far its training is."""
+        if not self.is_model:
+            return "predictions"
         if self.log is None:
             return "not trained"
         return "trained" if self.log.is_finished else f"in training, epoch {self.log.num_epochs}"
@@ -66,10 +70,18 @@ class RunFacts:
     fold: int | str
     teacher: ModelLocation
     teacher_folds: tuple[int | str, ...]
+    predictions: tuple[str, ...]
+    """Folders of the predictions that are the teacher; empty where it is a model."""
     student_trainer: str | None
     """None where no stage is written: the first one decides."""
     pool_cases: int | None
     """None where the run has not begun."""
+    labelled_cases: int
+    """Labelled cases of the fold that train."""
+    accepted_cases: int
+    """Cases of the pool whose manual labels were accepted."""
+    partial_cases: int
+    """Those of them that are annotated in part."""
     validation_cases: int
     """Labelled cases of the fold that nothing trains on; 0 in final mode."""
     class_names: tuple[str, ...]
@@ -124,12 +136,14 @@ def collect(setup: NnunetSetup, fold: int | str, teacher_trainer: str) -> RunFac
     manifest = Manifest.load(teacher.workspace(fold))
     teacher_folds = tuple(manifest.teacher_folds) if manifest else (fold,)
     train, validation = setup.fold_cases(fold)
+    if manifest is None and teacher_trainer == PREDICTIONS:
+        raise SetupError(f"no run of fold {fold} has begun with predictions; begin one with nnssl_pseudolabel --from-predictions FOLDER.")
     models = [_teacher_facts(teacher, fold, teacher_folds, len(train), foreground_keys(setup))]
     if manifest is None and models[0].log is None:
         plans = "" if setup.plans_name == "nnUNetPlans" else f" -p {setup.plans_name}"
         command = f"nnUNetv2_train {int(setup.dataset[7:10])} {setup.configuration} {fold} -tr {teacher_trainer}{plans}"
         raise SetupError(f"there is nothing to report yet: {teacher.fold_folder(fold)} holds no checkpoint; run: {command}")
-    records = manifest.stages if manifest else []
+    records, accepted = (manifest.stages, manifest.accepted) if manifest else ([], {})
     if manifest is not None:
         models += [_student_facts(student_of(manifest, r.dataset), r, fold, len(train), foreground_keys(setup)) for r in records]
     settings = manifest.method if manifest else setup.method.to_dict()
@@ -141,8 +155,12 @@ def collect(setup: NnunetSetup, fold: int | str, teacher_trainer: str) -> RunFac
         fold=fold,
         teacher=teacher,
         teacher_folds=teacher_folds,
+        predictions=tuple(manifest.predictions.folders) if manifest and manifest.predictions else (),
         student_trainer=manifest.student_trainer if manifest else None,
         pool_cases=len(manifest.pool) if manifest else None,
+        labelled_cases=len(train),
+        accepted_cases=len(accepted),
+        partial_cases=sum(label.is_partial for label in accepted.values()),
         validation_cases=len(validation),
         class_names=tuple(foreground_keys(setup)),
         settings=settings,
@@ -161,11 +179,12 @@ def _teacher_facts(
     logs = [read_training_log(teacher, member) for member in teacher_folds]
     known = [log.minutes for log in logs if log is not None]
     same_fold = teacher_folds == (fold,)
+    is_model = teacher.trainer != PREDICTIONS
     return ModelFacts(
         stage=0,
         dataset=teacher.dataset,
         fraction=None,
-        labelled_cases=labelled_cases,
+        labelled_cases=labelled_cases if is_model else None,
         pool_cases=0,
         log=logs[0],
         is_comparable=same_fold,
@@ -174,6 +193,7 @@ def _teacher_facts(
         changed=None,
         kept_previous=False,
         minutes=sum(known) if known else None,
+        is_model=is_model,
     )
 
 
@@ -185,7 +205,7 @@ def _student_facts(
         stage=record.stage,
         dataset=record.dataset,
         fraction=record.fraction,
-        labelled_cases=labelled_cases,
+        labelled_cases=labelled_cases + len(record.accepted),
         pool_cases=len(record.cases),
         log=log,
         is_comparable=True,

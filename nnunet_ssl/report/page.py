@@ -52,20 +52,34 @@ def _header(facts: RunFacts) -> Iterator[str]:
     yield '<p class="kind">Semi-supervised nnU-Net run</p>'
     yield f"<h1>{escape(facts.dataset)}, {escape(facts.configuration)}, fold {escape(str(facts.fold))}</h1>"
     yield f'<p class="notice">{escape(_summary(facts))}</p>'
-    folds = "" if facts.teacher_folds == (facts.fold,) else f", folds {' '.join(map(str, facts.teacher_folds))}"
     mode = "final (every label trains)" if facts.is_final_mode else f"report ({facts.validation_cases} validation cases unseen)"
     yield definitions(
         {
             "Mode": mode,
             "Progress": _progress(facts),
-            "Teacher": f"{facts.teacher.trainer}{folds}",
+            "Teacher": _teacher(facts),
             "Student": facts.student_trainer or "not chosen yet",
             "Plans": facts.plans,
-            "Manual labels in training": str(facts.models[0].labelled_cases),
+            "Manual labels in training": str(facts.labelled_cases),
             "Unlabelled pool": f"{facts.pool_cases} cases" if facts.pool_cases is not None else "not used yet",
+            **_accepted(facts),
             "Published for nnUNetv2_predict": "yes" if facts.is_published else "no",
         }
     )
+
+
+def _teacher(facts: RunFacts) -> str:
+    if facts.predictions:
+        return f"predictions in {', '.join(facts.predictions)}"
+    folds = "" if facts.teacher_folds == (facts.fold,) else f", folds {' '.join(map(str, facts.teacher_folds))}"
+    return f"{facts.teacher.trainer}{folds}"
+
+
+def _accepted(facts: RunFacts) -> dict[str, str]:
+    """Left out where no label was accepted."""
+    if not facts.accepted_cases:
+        return {}
+    return {"Accepted labels": f"{facts.accepted_cases} of the pool's cases, {facts.partial_cases} of them in part"}
 
 
 def _progress(facts: RunFacts) -> str:
@@ -83,7 +97,8 @@ def _summary(facts: RunFacts) -> str:
     if newest is None or newest.validation is None or newest.validation.mean.dice is None:
         return "No student has been validated yet; figures on the fold's validation cases will appear here."
     text = f"{newest.name.capitalize()}: mean foreground Dice {newest.validation.mean.dice:.4f} on {newest.validation.num_cases} labelled "
-    text += "validation cases that neither teacher nor student saw"
+    text += "validation cases that "
+    text += "the student did not see (the predictions' model may have)" if facts.predictions else "neither teacher nor student saw"
     if teacher.validation is None or teacher.validation.mean.dice is None:
         return text + "."
     gain = newest.validation.mean.dice - teacher.validation.mean.dice

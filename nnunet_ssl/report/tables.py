@@ -49,7 +49,7 @@ def _stage_row(model: ModelFacts, on: str) -> dict[str, Any]:
         "fraction": model.fraction,
         "labelled_cases": model.labelled_cases,
         "pool_cases": model.pool_cases,
-        "total_cases": model.labelled_cases + model.pool_cases,
+        "total_cases": None if model.labelled_cases is None else model.labelled_cases + model.pool_cases,
         f"best_loss_{on}": log.best_val_loss if log else None,
         f"best_pseudo_dice_{on}": log.best_pseudo_dice if log else None,
         "final_dice": model.validation.mean.dice if model.validation else None,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nnunet_ssl.pseudolabel.audit import AUDIT_FILE, Audit
+from nnunet_ssl.locations import AUDIT_FILE
+from nnunet_ssl.pseudolabel.audit import Audit
 from nnunet_ssl.pseudolabel.held_out_study import HeldOutStudy, uses_held_out
 from nnunet_ssl.pseudolabel.run import Run
 
@@ -15,6 +16,8 @@ MOST_SHIFTS = 3
 def audit_lines(audit: Audit, run: Run) -> list[str]:
     """Findings line by line, the advice last."""
     lines = [f"audit of {run.setup.dataset}, fold {run.fold}: {len(run.manifest.pool)} pool cases"]
+    if audit.accepted:
+        lines.append(f"accepted labels: {audit.accepted} of them have manual labels")
     if audit.study is None:
         lines.append("held-out cases: none")
     else:

@@ -4,90 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from nnunet_ssl.config import MethodConfig
-from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.data.pool import pool_is_current, prepare_pool
 from nnunet_ssl.errors import SetupError
-from nnunet_ssl.locations import ModelLocation
-from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.pseudolabel.grow import grow
 from nnunet_ssl.pseudolabel.publish import publish, published_model
 from nnunet_ssl.pseudolabel.run import Run
-from nnunet_ssl.pseudolabel.start_run import check_teacher_folds, default_teacher_folds, open_run
 from nnunet_ssl.pseudolabel.student_start import default_student
+from nnunet_ssl.run.label_steps import accept_step, predictions_step
+from nnunet_ssl.run.run_request import RunRequest, Step
 from nnunet_ssl.run.training_process import is_trained, train, training_command
 
 logger = logging.getLogger(__name__)
 
 OUR_TEACHER = "TransASPPTeacherTrainer"
 OUR_STUDENT = "TransASPPStudentTrainer"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunRequest:
-    """What `nnssl_run` was asked to do."""
-
-    setup: NnunetSetup
-    fold: int | str
-    unlabelled: tuple[Path, ...]
-    """Folders of `-u`; empty where the pool is prepared already."""
-    teacher_trainer: str
-    teacher_folds: tuple[int | str, ...] | None
-    student_trainer: str | None
-    method: MethodConfig
-    device: str
-    skip_bad: bool
-    num_processes: int
-    first_id: int | None
-
-    @property
-    def teacher(self) -> ModelLocation:
-        return ModelLocation(
-            dataset=self.setup.dataset, trainer=self.teacher_trainer, plans=self.setup.plans_name, configuration=self.setup.configuration
-        )
-
-    @property
-    def folds(self) -> tuple[int | str, ...]:
-        """Folds of the teacher: as asked for, else those of the run that has begun, else the default ones.
-
-        Raises:
-            ConfigError: if a fold's run is to use another fold's teacher; said before that one is trained.
-        """
-        if self.teacher_folds:
-            check_teacher_folds(self.fold, self.teacher_folds)
-            return self.teacher_folds
-        begun = Manifest.load(self.teacher.workspace(self.fold))
-        return tuple(begun.teacher_folds if begun else default_teacher_folds(self.setup, self.teacher, self.fold))
-
-    def open(self) -> Run:
-        """The run on disk, begun if need be; needs a prepared pool and a trained teacher."""
-        return open_run(
-            self.setup,
-            self.fold,
-            teacher_trainer=self.teacher_trainer,
-            teacher_folds=self.teacher_folds,
-            student_trainer=self.student_trainer,
-            method=self.method,
-            first_id=self.first_id,
-        )
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step: what it is called, and the work, which is skipped where the files say that it is done."""
-
-    name: str
-    command: str
-    """The command that does this step alone."""
-    is_done: Callable[[], bool]
-    work: Callable[[], None]
-    is_before_stages: bool = False
-    """Whether it makes what every stage needs: the pool and the teacher."""
 
 
 def teacher_epochs(request: RunRequest) -> int | None:
@@ -115,6 +49,8 @@ def pipeline(request: RunRequest) -> list[Step]:
     logs = request.teacher.workspace(request.fold) / "logs"
     plans = "" if request.setup.plans_name == "nnUNetPlans" else f" -p {request.setup.plans_name}"
     grow_line = f"nnssl_pseudolabel -d {number} -c {configuration} -f {request.fold}{plans} -tr {request.teacher_trainer}"
+    if request.predictions:
+        grow_line += f" --from-predictions {' '.join(map(str, request.predictions))}"
     student = request.student_trainer or default_student(request.teacher_trainer)
     steps: list[Step] = []
     if request.unlabelled:
@@ -128,16 +64,12 @@ def pipeline(request: RunRequest) -> list[Step]:
                 is_before_stages=True,
             )
         )
-    for fold in request.folds:
-        steps.append(
-            Step(
-                f"train the teacher (fold {fold})",
-                training_command(request.teacher, fold),
-                _teacher_done(request, fold),
-                _train_teacher(request, fold, logs),
-                is_before_stages=True,
-            )
-        )
+    if request.is_from_predictions:
+        steps.append(predictions_step(request, grow_line))
+    else:
+        steps += [_teacher_step(request, fold, logs) for fold in request.folds]
+    if request.accept is not None:
+        steps.append(accept_step(request, request.accept, grow_line))
     for stage in range(1, settings.curriculum.num_stages + 1):
         steps.append(Step(f"write stage {stage}", grow_line, _written(request, stage), _grow(request)))
         steps.append(
@@ -162,18 +94,21 @@ def execute(steps: Sequence[Step]) -> None:
         step.work()
 
 
-def _run_or_none(request: RunRequest) -> Run | None:
-    """The run if it has begun; a teacher or pool that is not there yet means that it has not."""
-    if not (request.teacher.workspace(request.fold) / "manifest.json").is_file():
-        return None
-    return request.open()
-
-
 def _prepare(request: RunRequest) -> Callable[[], None]:
     def work() -> None:
         prepare_pool(request.setup, request.unlabelled, skip_bad=request.skip_bad, num_processes=request.num_processes)
 
     return work
+
+
+def _teacher_step(request: RunRequest, fold: int | str, logs: Path) -> Step:
+    return Step(
+        f"train the teacher (fold {fold})",
+        training_command(request.teacher, fold),
+        _teacher_done(request, fold),
+        _train_teacher(request, fold, logs),
+        is_before_stages=True,
+    )
 
 
 def _teacher_done(request: RunRequest, fold: int | str) -> Callable[[], bool]:
@@ -190,7 +125,7 @@ def _train_teacher(request: RunRequest, fold: int | str, logs: Path) -> Callable
 
 def _written(request: RunRequest, stage: int) -> Callable[[], bool]:
     def is_done() -> bool:
-        run = _run_or_none(request)
+        run = request.begun()
         return run is not None and (len(run.manifest.stages) >= stage or run.is_complete)
 
     return is_done
@@ -205,7 +140,7 @@ def _grow(request: RunRequest) -> Callable[[], None]:
 
 def _student_done(request: RunRequest, stage: int) -> Callable[[], bool]:
     def is_done() -> bool:
-        run = _run_or_none(request)
+        run = request.begun()
         if run is None or stage > len(run.manifest.stages):
             return run is not None and run.is_complete  # an adaptive schedule has ended before this stage
         return is_trained(run.student(stage), request.fold)
@@ -226,7 +161,7 @@ def _train_student(request: RunRequest, stage: int, logs: Path) -> Callable[[], 
 
 def _published(request: RunRequest) -> Callable[[], bool]:
     def is_done() -> bool:
-        run = _run_or_none(request)
+        run = request.begun()
         return run is not None and run.manifest.published and published_model(run).checkpoint(request.fold).is_file()
 
     return is_done

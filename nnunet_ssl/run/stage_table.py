@@ -81,6 +81,14 @@ def training_minutes(model: ModelLocation, fold: int | str) -> float | None:
     return float(sum(end - start for start, end in pairs)) / 60
 
 
+def accepted_line(run: Run) -> str | None:
+    """How many cases of the pool have accepted labels; None where none has."""
+    labels = run.manifest.accepted.values()
+    if not labels:
+        return None
+    return f"accepted labels: {len(labels)} of {len(run.manifest.pool)} pool cases, {sum(a.is_partial for a in labels)} of them partial"
+
+
 def format_table(rows: list[StageRow]) -> str:
     """The table as aligned text."""
     return aligned([HEADER, *(row.cells() for row in rows)])

@@ -16,9 +16,11 @@ from torch import nn
 from nnunet_ssl.config import CpuPrecision, MethodConfig, OptimizerName
 from nnunet_ssl.data.files import replacing
 from nnunet_ssl.networks import StochasticSampler, unwrap
+from nnunet_ssl.nnunet_api.trained_model import UNCERTAINTY_TERM
 from nnunet_ssl.training.cpu_precision import computes_in_bfloat16, use_bfloat16
 from nnunet_ssl.training.distributed import broadcast_parameters, leave_head_out
 from nnunet_ssl.training.epoch_terms import EpochTerms
+from nnunet_ssl.training.next_stage import leave_out_missing_next_stages
 from nnunet_ssl.training.optimizer import adamw
 from nnunet_ssl.training.phases import DISTILLATION, Phase, PhasedPolyLRScheduler, PhaseSchedule
 from nnunet_ssl.training.plain_patches import plain_patch_loader
@@ -27,8 +29,6 @@ from nnunet_ssl.training.uncertainty_phase import UncertaintyDistillation
 
 CHECKPOINT_ENTRY = "nnssl"
 """Key of what a checkpoint of ours holds beside nnU-Net's entries; nnU-Net ignores it."""
-UNCERTAINTY_TERM = "loss_uncertainty"
-"""Loss of the uncertainty head; NaN in every other phase."""
 
 
 class PhasedTrainer(nnUNetTrainer):
@@ -149,6 +149,11 @@ class PhasedTrainer(nnUNetTrainer):
                 # written a moment ago by this process; safe to open in full
                 checkpoint = torch.load(temporary, map_location="cpu", weights_only=False)
                 torch.save({**checkpoint, CHECKPOINT_ENTRY: entry}, temporary)
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        if missing := leave_out_missing_next_stages(self.plans_manager, self.configuration_manager):
+            self.print_to_log_file(f"Nothing is predicted for {', '.join(missing)}: its data are not preprocessed")
+        super().perform_actual_validation(save_probabilities)
 
     # ---- what a subclass may add
 

@@ -27,9 +27,9 @@ class Stage:
     """Supervised and semi-supervised epochs of this stage; fine-tuning and distillation come on top."""
     fold: int | str
     labelled_cases: tuple[str, ...]
-    """Labelled cases to train on."""
+    """Labelled cases to train on, those of the pool whose manual labels were accepted among them."""
     validation_cases: tuple[str, ...]
-    """Manual labels that neither teacher nor student sees."""
+    """Manual labels that neither teacher nor student sees; with fold `all` those of the labelled dataset, which train, too."""
     pool_cases: tuple[str, ...]
     num_confidence_channels: int
     num_probability_channels: int
@@ -52,7 +52,7 @@ class Stage:
         return results_root() / self.init_checkpoint
 
     def split(self, fold: int | str) -> tuple[list[str], list[str]]:
-        """Training and validation cases; with fold `all` nothing is held out, and validation repeats the labelled cases.
+        """Training and validation cases; with fold `all` nothing is held out, and validation repeats the cases of the labelled dataset.
 
         Args:
             fold: the fold asked for on the command line.
@@ -64,7 +64,7 @@ class Stage:
             raise StateError(f"{self.dataset} was written for fold {self.fold}, not {fold}: run nnUNetv2_train with fold {self.fold}.")
         train = [*self.labelled_cases, *self.pool_cases]
         if fold == "all":
-            return train, list(self.labelled_cases)
+            return train, list(self.validation_cases)
         self._refuse_leak(train, f"{self.dataset}/{STAGE_SIDECAR}")
         self._refuse_leak(self._listed_in_splits(int(fold)), f"{self.dataset}/splits_final.json")
         return train, list(self.validation_cases)

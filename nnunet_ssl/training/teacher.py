@@ -8,6 +8,7 @@ import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from torch import nn
 
+from nnunet_ssl.nnunet_api.setup import too_few_for_folds
 from nnunet_ssl.training.phased_trainer import PhasedTrainer
 from nnunet_ssl.training.phases import SUPERVISED, Phase
 from nnunet_ssl.training.supervised_loss import weigh_cross_entropy
@@ -41,6 +42,14 @@ class TransASPPTeacherTrainer(TransASPPNetwork, PhasedTrainer):
 
     def _build_loss(self) -> nn.Module:
         return weigh_cross_entropy(super()._build_loss(), self.method.teacher.lambda_ce)
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        try:
+            split: tuple[list[str], list[str]] = super().do_split()
+        except ValueError as error:  # scikit-learn's: fewer cases than folds
+            cases = infer_dataset_class(self.preprocessed_dataset_folder).get_identifiers(self.preprocessed_dataset_folder)
+            raise too_few_for_folds(str(self.plans_manager.dataset_name), len(cases)) from error
+        return split
 
     def _distillation_datasets(self) -> list[Any]:
         datasets = super()._distillation_datasets()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nnunet_ssl.config import MethodConfig
-from nnunet_ssl.data.manifest import Manifest, StageRecord
+from nnunet_ssl.data.manifest import AcceptedLabel, Manifest, PredictionsRecord, StageRecord
 from nnunet_ssl.errors import InputError, StateError
 
 
@@ -94,8 +94,38 @@ def test_no_run_yet(tmp_path: Path) -> None:
 
 def test_another_schema(tmp_path: Path) -> None:
     manifest().save(tmp_path)
-    damage(tmp_path, schema=2)
-    with pytest.raises(StateError, match="has schema 2, this version reads 1; update nnunet-ssl"):
+    damage(tmp_path, schema=3)
+    with pytest.raises(StateError, match="has schema 3, this version reads 2; update nnunet-ssl"):
+        Manifest.load(tmp_path)
+
+
+def test_schema_1_is_read_as_a_run_without_labels_from_elsewhere(tmp_path: Path) -> None:
+    manifest().save(tmp_path)
+    stages = json.loads((tmp_path / "manifest.json").read_text())["stages"]
+    for stage in stages:
+        del stage["accepted"]
+    damage(tmp_path, schema=1, predictions=None, accepted=None, stages=stages)
+    loaded = Manifest.load(tmp_path)
+    assert loaded == manifest()
+    assert loaded is not None
+    assert (loaded.schema, loaded.predictions, loaded.accepted, loaded.stages[0].accepted) == (2, None, {}, {})
+
+
+def test_labels_from_elsewhere_are_kept(tmp_path: Path) -> None:
+    saved = manifest(
+        predictions=PredictionsRecord(["/data/a", "/data/b"], "0123", "nnUNetTrainer"),
+        accepted={"b": AcceptedLabel("4567", True, 2)},
+        stages=[record(accepted={"b": "4567"})],
+    )
+    saved.save(tmp_path)
+    assert Manifest.load(tmp_path) == saved
+
+
+@pytest.mark.parametrize("changes", [{"accepted": {"a": {"fingerprint": "x"}}}, {"accepted": [1]}, {"predictions": {"nonsense": 1}}])
+def test_damaged_labels_from_elsewhere(tmp_path: Path, changes: dict[str, Any]) -> None:
+    manifest().save(tmp_path)
+    damage(tmp_path, **changes)
+    with pytest.raises(StateError, match="damaged entry on labels"):
         Manifest.load(tmp_path)
 
 

@@ -118,7 +118,9 @@ def test_rgb_images_hold_their_channels_in_one_file(project: Project, tmp_path: 
     assert (rgb.num_channels, rgb.num_files) == (3, 1)
     found, bad = find_images(tmp_path, ".png", rgb.num_files)
     assert (list(found), bad) == (["a", "b"], {})
-    check_case("a", list(found["a"]), {**setup.plans, "image_reader_writer": "NaturalImage2DIO"})
+    (of_one,) = setup.plans["foreground_intensity_properties_per_channel"].values()
+    of_three = {"foreground_intensity_properties_per_channel": {str(channel): of_one for channel in range(3)}}
+    check_case("a", list(found["a"]), {**setup.plans, **of_three, "image_reader_writer": "NaturalImage2DIO"})
 
 
 # ---- a prepared pool

@@ -148,6 +148,7 @@ def test_sidecar_says_what_the_stage_was_made_from(staged_project: Project) -> N
         "labelled_cases": [c for c in LABELLED if c not in VALIDATION],
         "validation_cases": VALIDATION,
         "pool_cases": CHOSEN,
+        "accepted": {},
         "num_confidence_channels": 1,
         "num_probability_channels": 3,
         "blind_heads": [],

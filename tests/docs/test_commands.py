@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from nnunet_ssl.locations import PREDICTIONS
+
 PLACEHOLDERS = {"FOLD": "0", "STAGE_ID": "601"}
 SHELL = re.compile(r"export (?P<name>\w+)=(?P<value>\S+)$")
 KNOWN_VARIABLES = {"nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_extTrainer"}
@@ -50,7 +52,8 @@ def test_shown_command_can_be_typed(bash_line: Any, parser_of: Callable[[str], a
         parsed = parse(parser_of(program), [PLACEHOLDERS.get(a, a) for a in arguments])
         for name in ("tr", "student_tr"):
             trainer = getattr(parsed, name, None)
-            assert trainer is None or isinstance(trainer, list) or trainer == "nnUNetTrainer" or trainer in our_trainers(project)
+            known = {"nnUNetTrainer", *our_trainers(project), *([PREDICTIONS] if program.startswith("nnssl_") else [])}
+            assert trainer is None or isinstance(trainer, list) or trainer in known
 
 
 def our_trainers(project: Path) -> set[str]:
@@ -69,7 +72,7 @@ def test_shipped_presets_are_the_ones_shown(project: Path, pages: dict[Path, str
     for page in ("docs/reference/plans.md", "docs/how-to/choose-settings.md"):
         rows = re.findall(r"^\| `(\w+)` \|", pages[project / page], flags=re.MULTILINE)
         assert shipped <= set(rows), page
-    shown = {name for text in pages.values() for name in re.findall(r"--preset ([a-z]\w*)(?![\w.])", text)}
+    shown = {name for text in pages.values() for name in re.findall(r"--preset ([a-z0-9]\w*)(?![\w.])", text)}
     assert shown <= shipped
 
 

@@ -154,6 +154,13 @@ def test_files_page_lists_the_columns_of_the_ranking(pages: dict[Path, str], pro
     assert [codes(row[0])[0] for row in rows(text)] == list(COLUMNS)
 
 
+def test_files_page_lists_the_columns_of_the_predictions(pages: dict[Path, str], project: Path) -> None:
+    from nnunet_ssl.prediction.output_folder import COLUMNS, VOLUME
+
+    text = section(pages[project / "docs/reference/files.md"], "### cases.csv")
+    assert [codes(row[0])[0] for row in rows(text)] == [*COLUMNS, f"{VOLUME}<class>"]
+
+
 # ---- errors.md
 
 _GAP = "\0"

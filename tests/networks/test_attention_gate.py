@@ -1,5 +1,6 @@
 import pytest
 import torch
+from network_memory import pretended_gpu
 from torch import nn
 
 from nnunet_ssl.networks import AttentionGate
@@ -32,3 +33,11 @@ def test_gate_lies_between_zero_and_one(stride):
     assert ratio.min() > 0
     assert ratio.max() < 1
     torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio))  # the same for all channels of a voxel
+
+
+def test_gate_leaves_half_precision_as_it_is():
+    """Interpolation is float32 under CUDA's mixed precision; everything behind the gate would be, too."""
+    with pretended_gpu(), torch.device("cuda"):
+        gate = AttentionGate(skip_channels=4, below_channels=6, stride=(2, 2), style=ConvStyle(conv_op=nn.Conv2d, nonlin=nn.LeakyReLU))
+        half = {"dtype": torch.float16}
+        assert gate(torch.empty(1, 4, 8, 8, **half), torch.empty(1, 6, 4, 4, **half)).dtype == torch.float16

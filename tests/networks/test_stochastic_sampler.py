@@ -3,7 +3,7 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
 
-from nnunet_ssl.networks import StochasticSampler, mirror_views, single_pass_log_variance, unwrap
+from nnunet_ssl.networks import StochasticSampler, has_uncertainty_head, mirror_views, single_pass, unwrap
 
 
 class Fixed(nn.Module):
@@ -133,11 +133,35 @@ def test_wrappers_are_taken_off(build):
     assert unwrap(compiled) is network
     assert unwrap(nn.DataParallel(compiled)) is network
     assert StochasticSampler(compiled, mirror_axes=None, num_samples=4, has_regions=False).num_samples == 4
-    assert single_pass_log_variance(compiled, x).shape == (2, 1, *x.shape[2:])
+    assert single_pass(compiled, x)[1].shape == (2, 1, *x.shape[2:])
+    assert has_uncertainty_head(compiled)
 
 
-def test_single_pass_log_variance(build):
+def test_single_pass(build):
     network, x = build("2d")
-    expected = network.eval().decode_with_uncertainty(network.encode(x))[1]
-    torch.testing.assert_close(single_pass_log_variance(network.train(), x), expected)
-    assert single_pass_log_variance(stock_network(), torch.randn(1, 2, 8, 8)) is None
+    logits, log_variance = network.eval().decode_with_uncertainty(network.encode(x))
+    network.train()  # dropout stays off all the same
+    for found, expected in zip(single_pass(network, x), (logits, log_variance), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_single_pass_of_a_network_without_head():
+    network, x = stock_network(), torch.randn(1, 2, 8, 8)
+    logits, log_variance = single_pass(network, x)
+    torch.testing.assert_close(logits, network(x)[0])
+    assert log_variance is None
+    assert not has_uncertainty_head(network)
+
+
+def test_draws_tell_the_mirrored_passes_from_dropout(build):
+    network, x = build("2d")
+    network.eval()
+    sampler = StochasticSampler(network, mirror_axes=(0, 1), num_samples=8, has_regions=False)
+    generator = torch.Generator().manual_seed(0)
+    draws = list(sampler.draws(x, generator=generator))
+    assert [draw.is_plain for draw in draws] == [True, False] * 4
+    for draw, axes in zip(draws[::2], [(), (2,), (3,), (2, 3)], strict=True):
+        torch.testing.assert_close(draw.logits, network(x.flip(axes)).flip(axes))
+    samples = sampler.samples(x, generator=generator.manual_seed(0))
+    for draw, probs in zip(draws, samples, strict=True):
+        assert torch.equal(sampler.probabilities(draw), probs)

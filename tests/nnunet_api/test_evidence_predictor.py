@@ -18,6 +18,7 @@ from tiny_setup import DATASET, PATCH, PLANS, Project, write_teacher
 from torch import Tensor, nn
 
 from nnunet_ssl.errors import SetupError, StateError
+from nnunet_ssl.networks.sampling import Draw
 from nnunet_ssl.nnunet_api.evidence_predictor import EvidencePredictor
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
@@ -173,16 +174,16 @@ def test_samples_are_not_kept(project: Project, monkeypatch: pytest.MonkeyPatch)
     made = predictor(project.setup(), network())
     sampler = made.sampler
     assert sampler is not None
-    draw, alive = sampler.samples, []
+    draws, alive = sampler.draws, []
 
-    def watched(x: Tensor, **options: Any) -> Iterator[Tensor]:
+    def watched(x: Tensor, **options: Any) -> Iterator[Draw]:
         seen: list[weakref.ref[Tensor]] = []
-        for probs in draw(x, **options):
-            seen.append(weakref.ref(probs))
+        for draw in draws(x, **options):
+            seen.append(weakref.ref(draw.mirrored))
             alive.append(sum(ref() is not None for ref in seen))
-            yield probs
+            yield draw
 
-    monkeypatch.setattr(sampler, "samples", watched)
+    monkeypatch.setattr(sampler, "draws", watched)
     made.sweep(IMAGE[:, :16, :16, :16])
     assert len(alive) == 8
     assert max(alive) <= 2
@@ -233,6 +234,84 @@ def test_out_of_memory_falls_back_as_in_nnunet(project: Project, monkeypatch: py
 def test_predictor_without_model(project: Project) -> None:
     with pytest.raises(SetupError, match="call load_model first"):
         _ = EvidencePredictor(num_samples=8, device=CPU).num_samples
+
+
+# ---- the logits that nnU-Net's labels are made of
+
+
+def stock_logits(made: EvidencePredictor, image: Tensor) -> Tensor:
+    """What `nnUNetv2_predict` computes with the same network and folds."""
+    stock = nnUNetPredictor(device=CPU, allow_tqdm=False, use_mirroring=made.use_mirroring)
+    parameters = made.list_of_parameters or [copy.deepcopy(made.network.state_dict())]
+    stock.manual_initialization(
+        copy.deepcopy(made.network),
+        made.plans_manager,
+        made.configuration_manager,
+        parameters,
+        made.dataset_json,
+        "",
+        made.allowed_mirroring_axes,
+    )
+    return stock.predict_logits_from_preprocessed_data(image)
+
+
+@pytest.mark.parametrize(("samples", "mirroring", "folds"), [(8, True, [0, 1]), (16, True, [0]), (1, False, [0]), (3, False, [0, 1])])
+def test_logits_are_nnunets_to_the_bit(taught_project: Project, samples: int, mirroring: bool, folds: list[int | str]) -> None:
+    """Whatever is sampled besides, and in a single pass with the uncertainty head."""
+    made = EvidencePredictor(num_samples=samples, device=CPU, use_mirroring=mirroring)
+    made.load_model(taught_project.results / DATASET / f"TransASPPTeacherTrainer__{PLANS}__3d_fullres", folds)
+    evidence, logits = made.sweep_with_logits(IMAGE, seed=5)
+    assert logits.dtype == torch.half
+    assert torch.equal(logits, stock_logits(made, IMAGE))
+    assert len(evidence) == len(folds)
+    for fold, found in zip(folds, evidence, strict=True):
+        alone = EvidencePredictor(num_samples=samples, device=CPU, use_mirroring=mirroring)
+        alone.load_model(taught_project.results / DATASET / f"TransASPPTeacherTrainer__{PLANS}__3d_fullres", [fold])
+        assert torch.equal(found, alone.sweep(IMAGE, seed=5))
+
+
+def test_logits_of_regions_and_of_images_smaller_than_the_patch(project: Project) -> None:
+    made = predictor(with_regions(project.setup()), network(heads=2), axes=(0, 2))
+    small = IMAGE[:, :10, :, :12]
+    evidence, logits = made.sweep_with_logits(small)
+    assert evidence[0].shape == (6, 10, 24, 12)
+    assert torch.equal(logits, stock_logits(made, small))
+
+
+def test_logits_slice_by_slice(project: Project) -> None:
+    setup = project.setup()
+    flat = copy.deepcopy(setup.plans)
+    flat["configurations"]["2d"]["patch_size"] = PATCH[:2]
+    torch.manual_seed(0)
+    net = nn.Conv2d(1, 3, 3, padding=1).eval()
+    made = predictor(NnunetSetup(setup.dataset, setup.plans_name, "2d", flat, setup.dataset_json), net, axes=(0, 1))
+    _, logits = made.sweep_with_logits(IMAGE[:, :3])
+    assert torch.equal(logits, stock_logits(made, IMAGE[:, :3]))
+
+
+def test_logits_beyond_half_precision(project: Project) -> None:
+    net = network()
+    with torch.no_grad():
+        net.weight *= 1e5
+    with pytest.raises(StateError, match="exceed half precision"):
+        predictor(project.setup(), net).sweep_with_logits(IMAGE)
+    assert torch.isfinite(predictor(project.setup(), net).sweep(IMAGE)).all()
+
+
+def test_head_that_has_learnt(taught_project: Project) -> None:
+    folder = taught_project.results / DATASET / f"TransASPPTeacherTrainer__{PLANS}__3d_fullres"
+    made = EvidencePredictor(num_samples=8, device=CPU)
+    made.load_model(folder, [0])
+    assert not made.head_is_trained  # random weights
+    path = folder / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    for losses, learnt in (([np.nan, np.nan], False), ([np.nan, -3.2], True)):
+        checkpoint["logging"]["loss_uncertainty"] = losses
+        torch.save(checkpoint, path)
+        made.load_model(folder, [0])
+        assert made.head_is_trained == learnt
+        made.load_model(folder, [0, 1])
+        assert not made.head_is_trained  # the other fold's has not
 
 
 # ---- loading

@@ -16,7 +16,15 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from tiny_setup import DATASET, DIRECTION, IDENTIFIER, ORIGIN, PLANS, Project, write_image
 
-from nnunet_ssl.nnunet_api.geometry import map_ending, sample_class_locations, to_image_grid, write_label, write_map
+from nnunet_ssl.nnunet_api.geometry import (
+    image_shape,
+    map_ending,
+    sample_class_locations,
+    to_image_grid,
+    to_network_grid,
+    write_label,
+    write_map,
+)
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
 SPACING = (1.5, 0.8, 1.1)
@@ -77,6 +85,26 @@ def test_way_back_is_nnunets_own(project: Project, tmp_path: Path, name: str) ->
     assert found.shape[1:] == (10 + border, 12 + border, 15 + border)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert np.array_equal(found.argmax(0), segmentation)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_way_there_is_that_of_the_image(project: Project, tmp_path: Path, name: str) -> None:
+    """An image that nnU-Net neither normalises nor interpolates in another way than probabilities takes the same way."""
+    changes = dict(CASES[name])
+    border = changes.pop("border", 0)
+    base = project.setup()
+    probabilities = {key: base.configuration_manager.configuration[f"resampling_fn_probabilities{key}"] for key in ("", "_kwargs")}
+    as_probabilities = {f"resampling_fn_data{key}": value for key, value in probabilities.items()}
+    setup = changed(base, normalization_schemes=["NoNormalization"], **as_probabilities, **changes)
+    shape, properties, path = preprocessed(setup, tmp_path, border=border)
+    reader, preprocessor = setup.plans_manager.image_reader_writer_class(), setup.configuration_manager.preprocessor_class(verbose=False)
+    image, _ = reader.read_images([str(path)])
+    expected, _, _ = preprocessor.run_case([str(path)], None, setup.plans_manager, setup.configuration_manager, setup.dataset_json)
+    found = to_network_grid(image, shape, setup, properties)
+    assert image_shape(setup, properties) == image.shape[1:]
+    assert found.dtype == np.float32
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_values_outside_the_crop_are_the_given_ones(project: Project, tmp_path: Path) -> None:
@@ -198,6 +226,11 @@ def test_datasets_with_ignore_label_know_where_labels_are(project: Project) -> N
     found = sample_class_locations(seg, ignoring)
     assert set(found) == {1, 2, (-1, 0, 1, 2)}
     assert {tuple(row) for row in found[-1, 0, 1, 2]} == {(0, 0, 0, z) for z in range(4)}
+    taught = np.zeros(seg.shape, dtype=bool)
+    taught[0, 3, 3, :2] = True  # by probabilities, where no class is trusted
+    given = sample_class_locations(seg, ignoring, taught)
+    assert {tuple(row) for row in given[-1, 0, 1, 2]} == {(0, 3, 3, 0), (0, 3, 3, 1)}
+    assert all(np.array_equal(given[label], found[label]) for label in (1, 2))
 
 
 def test_regions_are_sampled_as_a_whole(project: Project) -> None:

@@ -14,19 +14,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from nnunetv2.configuration import default_num_processes
 from tiny_setup import CONFIGURATION, DATASET, PLANS, Project
 
 from nnunet_ssl.nnunet_api.evidence_predictor import EvidencePredictor
+from nnunet_ssl.nnunet_api.planner import TransASPPPlanner
 
 SOURCES = Path(__file__).resolve().parents[2] / "nnunet_ssl"
 PARTS = ("nnunet_api", "data", "pseudolabel", "run", "cli")
 
 PREDICT = "nnunetv2.inference.predict_from_raw_data:nnUNetPredictor"
+EXPORT = "nnunetv2.inference.export_prediction"
 PREPROCESS = "nnunetv2.preprocessing.preprocessors.default_preprocessor:DefaultPreprocessor"
 DATASETS = "nnunetv2.training.dataloading.nnunet_dataset"
 LABELS = "nnunetv2.utilities.label_handling.label_handling"
 PLAN = "nnunetv2.utilities.plans_handling.plans_handler"
 TRAINER = "nnunetv2.training.nnUNetTrainer.nnUNetTrainer:nnUNetTrainer"
+PLANNERS = "nnunetv2.experiment_planning.experiment_planners"
+PLANNER = f"{PLANNERS}.default_experiment_planner:ExperimentPlanner"
+TORCH_PLANNER = f"{PLANNERS}.resampling.resample_with_torch:nnUNetPlannerResEncL_torchres_sepz"
 RESAMPLING = "nnunetv2.preprocessing.resampling.default_resampling:resample_data_or_seg_to_shape"
 
 SIGNATURES = {
@@ -42,7 +48,12 @@ SIGNATURES = {
     "nnunetv2.inference.sliding_window_prediction:compute_gaussian": (
         "tile_size, sigma_scale=0.125, value_scaling_factor=1, dtype=torch.float16, device=cuda:0"
     ),
+    f"{EXPORT}:convert_predicted_logits_to_segmentation_with_correct_shape": (
+        "predicted_logits, plans_manager, configuration_manager, label_manager, properties_dict, return_probabilities=False, "
+        f"num_threads_torch={default_num_processes}"
+    ),
     PREPROCESS: "verbose=True",
+    f"{PREPROCESS}.run_case": "self, image_files, seg_file, plans_manager, configuration_manager, dataset_json",
     f"{PREPROCESS}.run_case_save": (
         "self, output_filename_truncated, image_files, seg_file, plans_manager, configuration_manager, dataset_json"
     ),
@@ -77,6 +88,25 @@ SIGNATURES = {
     "nnunetv2.imageio.base_reader_writer:BaseReaderWriter.read_images": "self, image_fnames",
     "nnunetv2.imageio.base_reader_writer:BaseReaderWriter.write_seg": "self, seg, output_fname, properties",
     "nnunetv2.run.run_training:run_training_entry": "",
+    PLANNER: (
+        "dataset_name_or_id, gpu_memory_target_in_gb=8, preprocessor_name='DefaultPreprocessor', plans_name='nnUNetPlans', "
+        "overwrite_target_spacing=None, suppress_transpose=False"
+    ),
+    f"{PLANNER}.static_estimate_VRAM_usage": (
+        "patch_size, input_channels, output_channels, arch_class_name, arch_kwargs, arch_kwargs_req_import"
+    ),
+    f"{PLANNER}.get_plans_for_configuration": "self, spacing, median_shape, data_identifier, approximate_n_voxels_dataset, _cache",
+    f"{PLANNER}.determine_resampling": "self, *args, **kwargs",
+    f"{PLANNER}.determine_segmentation_softmax_export_fn": "self, *args, **kwargs",
+    f"{PLANNER}.save_plans": "self, plans",
+    f"{PLANNER}.plan_experiment": "self",
+    TORCH_PLANNER: (
+        "dataset_name_or_id, gpu_memory_target_in_gb=24, preprocessor_name='DefaultPreprocessor', "
+        "plans_name='nnUNetResEncUNetLPlans_torchres_sepz', overwrite_target_spacing=None, suppress_transpose=False"
+    ),
+    f"{TORCH_PLANNER}.determine_resampling": "self, *args, **kwargs",
+    f"{TORCH_PLANNER}.determine_segmentation_softmax_export_fn": "self, *args, **kwargs",
+    "acvl_utils.cropping_and_padding.bounding_boxes:bounding_box_to_slice": "bounding_box",
     "acvl_utils.cropping_and_padding.bounding_boxes:insert_crop_into_image": "image, crop, bbox",
     "batchgenerators.utilities.file_and_folder_operations:load_pickle": "file, mode='rb'",
     "batchgenerators.utilities.file_and_folder_operations:write_pickle": "obj, file, mode='wb'",
@@ -137,6 +167,24 @@ def test_overridden_method_has_nnunets_parameters() -> None:
     assert parameters(ours) == SIGNATURES[f"{PREDICT}.{name}"]
     added = {n for n in vars(EvidencePredictor) if not n.startswith("__")} & set(dir(look_up(PREDICT)))
     assert added == {name}
+
+
+def test_planner_overrides_hooks_of_nnunet_alone() -> None:
+    base, ours = look_up(PLANNER), set(vars(TransASPPPlanner))
+    overridden = {name for name in ours & set(vars(base)) if not name.startswith("__")}
+    hooks = ("static_estimate_VRAM_usage", "get_plans_for_configuration", "determine_resampling", "save_plans")
+    assert overridden == {*hooks, "determine_segmentation_softmax_export_fn"}
+    for name in overridden:
+        assert parameters(getattr(TransASPPPlanner, name)) == SIGNATURES[f"{PLANNER}.{name}"], name
+
+
+def test_planner_holds_the_estimate_against_the_reference_as_we_expect() -> None:
+    """Estimate / reference batch * 2 against reference * target / reference GB, in the loop that shrinks the patch."""
+    source = inspect.getsource(look_up(f"{PLANNER}.get_plans_for_configuration"))
+    assert "while (estimate / ref_bs * 2) > reference:" in source
+    assert "(self.UNet_vram_target_GB / self.UNet_reference_val_corresp_GB)" in source
+    for attribute in ("UNet_reference_val_2d", "UNet_reference_val_3d", "UNet_base_num_features", "UNet_max_features_2d"):
+        assert f"self.{attribute}" in source
 
 
 def test_everything_imported_from_nnunet_is_pinned() -> None:

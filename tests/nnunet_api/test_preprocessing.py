@@ -30,13 +30,25 @@ def write_channels(folder: Path, first: Any, second: Any, **second_geometry: Any
     return [str(p) for p in paths]
 
 
+def of_two_channels(project: Project) -> dict[str, Any]:
+    """The plans of a dataset whose cases have two channels."""
+    plans = project.setup().plans
+    (of_one,) = plans["foreground_intensity_properties_per_channel"].values()
+    return {**plans, "foreground_intensity_properties_per_channel": {"0": of_one, "1": of_one}}
+
+
 def test_sound_case_passes(project: Project, tmp_path: Path, capfd: Any) -> None:
-    check_case("c", write_channels(tmp_path, IMAGE, IMAGE), project.setup().plans)
+    check_case("c", write_channels(tmp_path, IMAGE, IMAGE), of_two_channels(project))
     assert capfd.readouterr().out == ""
 
 
+def test_surplus_channel_is_refused(project: Project, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"case 'c': .*c_0000.nii.gz and what goes with it hold 2 channels where labelled cases have 1"):
+        check_case("c", write_channels(tmp_path, IMAGE, IMAGE), project.setup().plans)
+
+
 def test_one_empty_channel_is_no_reason(project: Project, tmp_path: Path) -> None:
-    check_case("c", write_channels(tmp_path, np.zeros_like(IMAGE), IMAGE), project.setup().plans)
+    check_case("c", write_channels(tmp_path, np.zeros_like(IMAGE), IMAGE), of_two_channels(project))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -93,7 +105,7 @@ def test_channels_of_other_geometry(project: Project, tmp_path: Path, geometry: 
 
 
 def test_rounding_in_a_header_is_no_other_geometry(project: Project, tmp_path: Path) -> None:
-    check_case("c", write_channels(tmp_path, IMAGE, IMAGE, Origin=(5.00001, -3.5, 12.0)), project.setup().plans)
+    check_case("c", write_channels(tmp_path, IMAGE, IMAGE, Origin=(5.00001, -3.5, 12.0)), of_two_channels(project))
 
 
 def test_channels_of_other_size(project: Project, tmp_path: Path) -> None:

@@ -270,7 +270,7 @@ def test_too_few_cases_for_five_folds(project: Project) -> None:
     (project.preprocessed / DATASET / "splits_final.json").unlink()
     for case in LABELLED[4:]:
         (project.raw / DATASET / "imagesTr" / f"{case}_0000.nii.gz").unlink()
-    with pytest.raises(SetupError, match=r"4 labelled cases.*splits_final\.json or use -f all"):
+    with pytest.raises(SetupError, match=r"4 labelled cases.*splits_final\.json with folds of your own .*, or use -f all"):
         project.setup().fold_cases(0)
 
 

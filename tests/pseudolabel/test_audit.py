@@ -60,7 +60,7 @@ def test_looking_changes_nothing_that_follows(cross_fitted: Project) -> None:
 def test_teacher_that_has_seen_every_label() -> None:
     assert advise(None, {}, [], []) == (
         "go on",
-        "nothing could be measured, for every teacher has seen every label; cross-fitted teachers would tell more",
+        "nothing could be measured, for no label is known to be unseen by a teacher; cross-fitted teachers would tell more",
     )
 
 

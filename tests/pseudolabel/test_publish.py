@@ -26,6 +26,7 @@ from tiny_setup import (
 )
 
 from nnunet_ssl.errors import SetupError, StateError
+from nnunet_ssl.locations import results_root
 from nnunet_ssl.pseudolabel.publish import publish, published_model
 
 
@@ -53,6 +54,10 @@ def test_published_model_is_one_of_the_labelled_dataset(finished: Any) -> None:
     assert json.loads((model.folder / "dataset.json").read_text()) == finished.setup.dataset_json
     assert (model.folder / "dataset_fingerprint.json").is_file()
     assert open_tiny_run_again(finished).manifest.published
+    marker = json.loads((model.fold_folder(0) / "nnssl_published.json").read_text())
+    assert marker["student"] == f"{student.dataset}/{student.name}/fold_0"
+    assert results_root() / marker["workspace"] == finished.workspace
+    assert marker["teacher_fingerprint"] == finished.manifest.teacher_fingerprint
 
 
 def open_tiny_run_again(run: Any) -> Any:

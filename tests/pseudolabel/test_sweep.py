@@ -16,8 +16,9 @@ from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.data.files import TEMPORARY_PREFIX
 from nnunet_ssl.data.pool import load_pool
 from nnunet_ssl.nnunet_api.evidence_predictor import EvidencePredictor
+from nnunet_ssl.nnunet_api.swept_evidence import to_evidence
 from nnunet_ssl.pseudolabel.grow import gather_teacher_evidence
-from nnunet_ssl.pseudolabel.sweep import gather_evidence, to_evidence
+from nnunet_ssl.pseudolabel.sweep import gather_evidence
 
 CPU = torch.device("cpu")
 

@@ -25,7 +25,8 @@ from nnunet_ssl.errors import ConfigError, SetupError, StateError
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.pseudolabel.publish import published_model
 from nnunet_ssl.run import pipeline as module
-from nnunet_ssl.run.pipeline import RunRequest, execute, pipeline, student_epochs, teacher_epochs
+from nnunet_ssl.run.pipeline import execute, pipeline, student_epochs, teacher_epochs
+from nnunet_ssl.run.run_request import RunRequest
 
 STEPS = [
     "prepare the pool",

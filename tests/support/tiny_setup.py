@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from numpy.typing import NDArray
+from quick_nnunet import quick_nnunet
 
 DATASET = "Dataset137_Tiny"
 CONFIGURATION = "3d_fullres"
@@ -141,7 +142,7 @@ def plan_and_preprocess(project: Project, *, configurations: tuple[str, ...] = (
 
     folder = project.preprocessed / DATASET
     folder.mkdir(parents=True)
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), quick_nnunet():
         api.extract_fingerprints([137], num_processes=1, show_progress_bar=False, verbose=False)
         api.plan_experiments([137])
         plans = json.loads((folder / "nnUNetPlans.json").read_text())

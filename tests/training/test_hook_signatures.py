@@ -52,17 +52,17 @@ def test_what_is_overridden() -> None:
     """The list of hooks, so that a new one is a decision."""
     common = {
         "__init__", "print_plans", "configure_optimizers", "on_epoch_start", "on_train_epoch_start", "train_step", "on_train_epoch_end",
-        "save_checkpoint", "_build_loss",
+        "save_checkpoint", "_build_loss", "perform_actual_validation",
     }  # fmt: skip
     student = common | {
         "initialize", "do_split", "get_tr_and_val_datasets", "get_dataloaders", "on_train_start", "on_validation_epoch_start",
-        "on_validation_epoch_end", "load_checkpoint", "perform_actual_validation",
+        "on_validation_epoch_end", "load_checkpoint",
     }  # fmt: skip
     assert overridden(SemiSupervisedStudentTrainer, nnUNetTrainer) == student
     assert overridden(TransASPPStudentTrainer, nnUNetTrainer) == student | {"build_network_architecture"}
     for peer in PEERS:
         assert overridden(peer, nnUNetTrainer) == student | {"build_network_architecture"}
-    assert overridden(TransASPPTeacherTrainer, nnUNetTrainer) == common | {"build_network_architecture"}
+    assert overridden(TransASPPTeacherTrainer, nnUNetTrainer) == common | {"build_network_architecture", "do_split"}
     assert overridden(StageDataLoader, nnUNetDataLoader) == {"get_indices"}
 
 

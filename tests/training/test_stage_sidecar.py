@@ -76,7 +76,8 @@ def test_leak_planted_after_the_trainer_was_made(tiny: Any, short: Any) -> None:
 
 
 def test_all_labels_validate_on_the_labelled_cases(tiny: Any) -> None:
-    tiny.write_sidecar(fold="all", labelled_cases=["lab_0", "lab_1", "lab_2"], validation_cases=[])
+    labelled = ["lab_0", "lab_1", "lab_2"]
+    tiny.write_sidecar(fold="all", labelled_cases=[*labelled, "accepted_0"], validation_cases=labelled)
     training, validation = read_stage(STAGE).split("all")
-    assert training == ["lab_0", "lab_1", "lab_2", "pool_0", "pool_1"]
-    assert validation == ["lab_0", "lab_1", "lab_2"]
+    assert training == [*labelled, "accepted_0", "pool_0", "pool_1"]
+    assert validation == labelled

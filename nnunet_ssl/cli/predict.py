@@ -1,0 +1,89 @@
+"""`nnssl_predict`: labels of new cases as nnU-Net gives them, and how far they can be trusted."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnunet_ssl.cli.arguments import (
+    add_dataset_arguments,
+    add_device_argument,
+    fold_argument,
+    make_parser,
+    plans_flag,
+    use_device,
+)
+from nnunet_ssl.cli.command import EXIT_ERROR, command
+
+if TYPE_CHECKING:
+    from nnunet_ssl.prediction.prepared_model import PreparedModel
+
+NAME = "nnssl_predict"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `nnssl_predict`."""
+    made = make_parser(
+        NAME,
+        "Predict new cases: labels that are those of nnUNetv2_predict, maps of confidence and uncertainty, and a table with case score, "
+        "predicted Dice, review flag and volumes. The same command again continues.",
+        f"  {NAME} -d 137 -c 3d_fullres -f all -i /data/new -o /data/segmented",
+    )
+    add_dataset_arguments(made)
+    made.add_argument(
+        "-f", required=True, nargs="+", type=fold_argument, metavar="FOLD", help="fold(s) of the model: 'all', or one or more of 0, 1, ..."
+    )
+    made.add_argument(
+        "-tr",
+        default="TransASPPStudentTrainer",
+        metavar="TRAINER",
+        help="trainer of the model; any trained nnU-Net model will do (%(default)s)",
+    )
+    made.add_argument("-i", required=True, type=Path, metavar="FOLDER", help="folder of images named <case>_0000.nii.gz ...")
+    made.add_argument("-o", required=True, type=Path, metavar="FOLDER", help="where everything is written")
+    add_device_argument(made)
+    made.add_argument("--num-samples", type=int, metavar="K", help="stochastic samples per case and fold (default: as in the model's run)")
+    made.add_argument("--fast", action="store_true", help="one pass, with the uncertainty head in place of samples; never calibrated")
+    made.add_argument(
+        "--save_probabilities", "--save-probabilities", action="store_true", help="write one probability image per class, too"
+    )
+    return made
+
+
+@command(NAME)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Predict, print what the table says and the next command; exit code 2 if a case could not be predicted."""
+    arguments = parser().parse_args(argv)
+    from nnunet_ssl.nnunet_api.model_folder import find_model
+    from nnunet_ssl.prediction.predict import predict_folder
+    from nnunet_ssl.prediction.prepared_model import prepare_model
+
+    model = find_model(arguments.d, arguments.tr, arguments.p, arguments.c)
+    device = use_device(arguments.device)
+    prepared = prepare_model(model, arguments.f, device=device, num_samples=arguments.num_samples, is_fast=arguments.fast)
+    done = predict_folder(prepared, arguments.i, arguments.o, with_probabilities=arguments.save_probabilities)
+    review = [row["case"] for row in done.rows if row["review"] == "yes"]
+    print(f"predicted now: {done.predicted}; in {arguments.o} in all: {len(done.rows) - len(done.failed)}; failed: {len(done.failed)}")
+    print(f"table: {arguments.o / 'cases.csv'}")
+    if prepared.findings.limit is None:
+        print(f"no threshold for review: {prepared.findings.ranking}{_audit_line(prepared)}")
+    print(f"review: {', '.join(review) or 'no case is marked'}")
+    evaluate = f"nnUNetv2_evaluate_folder REFERENCE_FOLDER {arguments.o} -djfile {arguments.o / 'dataset.json'}"
+    print(f"next, where there are reference labels: {evaluate} -pfile {arguments.o / 'plans.json'}")
+    return EXIT_ERROR if done.failed else 0
+
+
+def _audit_line(prepared: PreparedModel) -> str:
+    """The command that gives a threshold for review, where there is one."""
+    if not prepared.findings.audit_helps:
+        return ""
+    model, origin = prepared.model, next((origin for origin in prepared.origins if not isinstance(origin, str)), None)
+    if origin is None and "Student" in model.trainer:
+        return "; nnssl_run --audit gives one, in the run that the student comes from"
+    dataset, fold, teacher = model.dataset, "all", f"-tr {model.trainer} -u FOLDER"
+    if origin is not None:
+        dataset, fold, trainer = origin.manifest.dataset, str(origin.manifest.fold), origin.manifest.teacher_trainer
+        teacher = f"-tr {trainer}"
+    return f"; run: nnssl_run -d {int(dataset[7:10])} -c {model.configuration} -f {fold}{plans_flag(model.plans)} {teacher} --audit"

@@ -1,0 +1,31 @@
+"""A case under a teacher's calibration map, or without one: probabilities and case scores, the same on held-out and on new cases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nnunet_ssl.confidence.calibration import calibrated
+from nnunet_ssl.confidence.calibration_map import CalibrationMap
+from nnunet_ssl.confidence.case_scores import Score, score_case
+from nnunet_ssl.confidence.evidence import BoolArray, Evidence
+from nnunet_ssl.confidence.voxel_confidence import calibrated_confidence, paper_confidence
+
+
+def evidence_under(calibration: CalibrationMap | None, evidence: Evidence) -> Evidence:
+    """The evidence with q for its mean; as it is without a map."""
+    return evidence if calibration is None else replace(evidence, mean=calibrated(evidence, calibration))
+
+
+def score_under(calibration: CalibrationMap | None, evidence: Evidence, nonzero_mask: BoolArray) -> dict[str, Score]:
+    """All case scores; without a map by the paper's confidence, and without `expected_dice`.
+
+    Args:
+        calibration: of the network that the evidence is of.
+        evidence: of the case, as predicted.
+        nonzero_mask: (*spatial) bool, where the image is not empty.
+    """
+    if calibration is None:
+        return score_case(evidence, paper_confidence(evidence), nonzero_mask)
+    under = evidence_under(calibration, evidence)
+    confidence = calibrated_confidence(under.mean, has_regions=under.has_regions)
+    return score_case(under, confidence, nonzero_mask, under.mean)

@@ -1,0 +1,81 @@
+"""A trained nnU-Net model, read without running code that its checkpoints might carry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor, nn
+
+from nnunet_ssl.errors import SetupError
+from nnunet_ssl.networks.sampling import has_uncertainty_head
+from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
+from nnunet_ssl.nnunet_api.external_trainers import find_trainer
+from nnunet_ssl.nnunet_api.setup import read_json
+
+UNCERTAINTY_TERM = "loss_uncertainty"
+"""Under this name our trainers log the loss of the uncertainty head; NaN in every epoch in which it does not learn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """A network with the weights of one or more folds, and what nnU-Net's predictor asks for besides."""
+
+    network: nn.Module
+    """With the weights of the first fold."""
+    plans_manager: Any
+    configuration_manager: Any
+    parameters: list[dict[str, Tensor]]
+    """One set of weights per fold."""
+    dataset_json: dict[str, Any]
+    trainer_name: str
+    mirroring_axes: tuple[int, ...] | None
+    head_is_trained: bool
+    """Whether the network has an uncertainty head that has learnt in every fold."""
+
+
+def load_trained_model(model_folder: Path, folds: list[int | str]) -> TrainedModel:
+    """Load a trained model's folds.
+
+    Args:
+        model_folder: `nnUNet_results/<dataset>/<trainer>__<plans>__<configuration>`.
+        folds: one or more folds.
+
+    Raises:
+        SetupError: if a fold or the trainer class is missing.
+        StateError: if a checkpoint is damaged or does not fit.
+    """
+    checkpoints = [load_checkpoint(model_folder / f"fold_{fold}" / "checkpoint_final.pth") for fold in folds]
+    plans_manager = PlansManager(read_json(model_folder / "plans.json"))
+    dataset_json = read_json(model_folder / "dataset.json")
+    configuration_manager = plans_manager.get_configuration(checkpoints[0]["init_args"]["configuration"])
+    trainer = find_trainer(checkpoints[0]["trainer_name"])
+    heads = plans_manager.get_label_manager(dataset_json).num_segmentation_heads
+    channels = determine_num_input_channels(plans_manager, configuration_manager, dataset_json)
+    network = trainer.build_network_architecture(plans_manager, configuration_manager, channels, heads, enable_deep_supervision=False)
+    parameters = [checkpoint["network_weights"] for checkpoint in checkpoints]
+    try:
+        network.load_state_dict(parameters[0])
+    except RuntimeError as error:
+        raise SetupError(
+            f"the weights in {model_folder} do not fit the network its plans describe: {str(error).splitlines()[-1]}"
+        ) from error
+    return TrainedModel(
+        network=network,
+        plans_manager=plans_manager,
+        configuration_manager=configuration_manager,
+        parameters=parameters,
+        dataset_json=dataset_json,
+        trainer_name=trainer.__name__,
+        mirroring_axes=checkpoints[0].get("inference_allowed_mirroring_axes"),
+        head_is_trained=has_uncertainty_head(network) and all(map(_head_has_learnt, checkpoints)),
+    )
+
+
+def _head_has_learnt(checkpoint: dict[str, Any]) -> bool:
+    losses = np.array(checkpoint.get("logging", {}).get(UNCERTAINTY_TERM, []), dtype=np.float64)
+    return bool(np.isfinite(losses).any())

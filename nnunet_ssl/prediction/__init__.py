@@ -1,0 +1,1 @@
+"""Predict new cases: labels as nnU-Net's, and how far they can be trusted."""

@@ -1,0 +1,154 @@
+"""What held-out cases of a model's run say about new cases: calibration, the score in force, predicted Dice, the limit for review."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_ssl.confidence.calibration_map import CalibrationMap
+from nnunet_ssl.confidence.case_scores import Score
+from nnunet_ssl.confidence.predicted_dice import DicePrediction, PredictedMean, fit_dice_prediction
+from nnunet_ssl.confidence.review import review_limit
+from nnunet_ssl.errors import StateError
+from nnunet_ssl.locations import AUDIT_FILE, PREDICTIONS, STUDY_FILE
+from nnunet_ssl.nnunet_api.setup import read_json
+from nnunet_ssl.prediction.origin import NO_RUN, Origin
+
+DEFAULT_SCORE = "pairwise_dice"
+SINGLE_PASS_SCORE = "foreground"
+"""Takes the place of `pairwise_dice` where there is one sample, which has no pair."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What is known beforehand about a model's predictions."""
+
+    maps: tuple[CalibrationMap, ...] | None
+    """One per predicted fold; None: not calibrated."""
+    is_borrowed: bool
+    """Whether maps and relation are the teachers', and a student is predicted with."""
+    calibration: str
+    """Where the maps come from, or why there are none, in a clause."""
+    score: str
+    """Name of the case score in force."""
+    relation: DicePrediction | None
+    """From the score to the Dice; None where held-out cases give none."""
+    limit: float | None
+    """Predicted Dice below which a case is reviewed; None: no threshold."""
+    ranking: str
+    """What the relation rests on, or why there is none, in a clause."""
+    audit_helps: bool = False
+    """Whether `nnssl_run --audit` would tell more."""
+
+    @property
+    def state(self) -> str:
+        """One word or two for the table: `calibrated`, `borrowed` or `not calibrated`."""
+        if self.maps is None:
+            return "not calibrated"
+        return "borrowed" if self.is_borrowed else "calibrated"
+
+    def predicted_dice(self, score: Score) -> PredictedMean | None:
+        """Predicted Dice of one case with the 95 % interval of a single case."""
+        return None if self.relation is None else self.relation.mean_of_pool([score.value])
+
+
+def no_findings(reason: str, score: str, *, audit_helps: bool = False) -> Findings:
+    """Nothing is known, for a reason; a case has its score all the same."""
+    return Findings(
+        maps=None,
+        is_borrowed=False,
+        calibration=reason,
+        score=score,
+        relation=None,
+        limit=None,
+        ranking=reason,
+        audit_helps=audit_helps,
+    )
+
+
+def findings_of(origins: Sequence[Origin | str], folds: Sequence[int | str], num_samples: int, default_score: str) -> Findings:
+    """What the runs of all predicted folds say together.
+
+    Maps and scores belong to a number of samples: with dropout, or with fewer views, the mean of the probabilities and the agreement of
+    the samples are others. With another number than the run's nothing of it applies.
+
+    Args:
+        origins: run of every fold, or why none is known.
+        folds: of the model.
+        num_samples: K asked for.
+        default_score: score to use where held-out cases do not say.
+
+    Raises:
+        StateError: if a study on disk is damaged.
+    """
+    known = [origin for origin in origins if not isinstance(origin, str)]
+    if unknown := [origin for origin in origins if isinstance(origin, str)]:
+        return no_findings(unknown[0], default_score, audit_helps=unknown[0] == NO_RUN)
+    for origin in known:
+        if origin.num_samples != num_samples:
+            return no_findings(f"{num_samples} samples are asked for, the run's held-out cases have {origin.num_samples}", default_score)
+    paths = [_study_path(origin) for origin in known]
+    looked_at = [path for path in paths if path is not None]
+    if len(looked_at) < len(paths):
+        helps = all(origin.manifest.teacher_trainer != PREDICTIONS for origin in known)
+        return no_findings("its run has not looked at held-out cases", default_score, audit_helps=helps)
+    studies = {path: study for path in looked_at if (study := _read_study(path)) is not None}
+    if any(path not in studies for path in looked_at):
+        return no_findings("its run has no held-out cases, for every teacher has seen every label", default_score)
+    of_folds = [studies[path] for path in looked_at]
+    try:
+        return _combine(of_folds, list(studies.values()), known, folds)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        names = ", ".join(map(str, studies))
+        raise StateError(f"{names} is no study of held-out cases ({error!r}); remove it and run nnssl_run --audit again.") from error
+
+
+def _study_path(origin: Origin) -> Path | None:
+    return next((path for name in (STUDY_FILE, AUDIT_FILE) if (path := origin.workspace / name).is_file()), None)
+
+
+def _read_study(path: Path) -> dict[str, Any] | None:
+    """The study in a file; None where the audit found nothing to study."""
+    content = read_json(path)
+    study: dict[str, Any] | None = content["study"] if path.name == AUDIT_FILE and "study" in content else content
+    return study
+
+
+def _combine(
+    of_folds: Sequence[Mapping[str, Any]],
+    studies: Sequence[Mapping[str, Any]],
+    origins: Sequence[Origin],
+    folds: Sequence[int | str],
+) -> Findings:
+    is_borrowed = any(origin.is_student for origin in origins)
+    maps = [_map_of(study, None if origin.is_student else fold) for study, origin, fold in zip(of_folds, origins, folds, strict=True)]
+    fitted = tuple(found for found in maps if found is not None)
+    is_calibrated = len(fitted) == len(maps)
+    cases = [case for study in studies for case in study["cases"]]
+    kinds = "/".join(sorted({found.kind for found in fitted}))
+    chosen = {str(study["ranking"]["chosen"]) for study in studies}
+    score = chosen.pop() if len(chosen) == 1 else DEFAULT_SCORE
+    verdicts = {str(study["ranking"]["proofs"][score]["verdict"]) for study in studies}
+    dice = [None if case["mean_dice"] is None else float(case["mean_dice"]) for case in cases]
+    relation = None if "refuted" in verdicts else fit_dice_prediction([case["scores"].get(score) for case in cases], dice)
+    if relation is not None:
+        ranking = f"{score} in {len(relation.scores)} held-out cases, as a ranking {'/'.join(sorted(verdicts))}"
+    else:
+        ranking = f"held-out cases refute {score}" if "refuted" in verdicts else f"{len(cases)} held-out cases are too few"
+    return Findings(
+        maps=fitted if is_calibrated else None,
+        is_borrowed=is_borrowed,
+        calibration=f"{kinds} map of {len(cases)} held-out cases" if is_calibrated else f"{len(cases)} held-out cases are too few",
+        score=score,
+        relation=relation,
+        limit=None if relation is None else review_limit(relation.dice),
+        ranking=ranking,
+    )
+
+
+def _map_of(study: Mapping[str, Any], fold: int | str | None) -> CalibrationMap | None:
+    """The map of a teacher's fold, its own where it has one; of a student (None) the common one, which it borrows."""
+    content = study["own_maps"].get(str(fold)) or study["calibration"]["map"]
+    return None if content is None else CalibrationMap.from_dict(content)

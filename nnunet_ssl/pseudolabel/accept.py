@@ -1,0 +1,81 @@
+"""Manual labels of pool cases, corrected or new, that count as labelled from the next stage on."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from tqdm import tqdm
+
+from nnunet_ssl.data.accepted_labels import FOLDER, accepted_files, find_labels, keep_label
+from nnunet_ssl.data.files import remove_leftovers
+from nnunet_ssl.data.manifest import AcceptedLabel
+from nnunet_ssl.errors import InputError, StateError
+from nnunet_ssl.nnunet_api.checkpoints import fingerprint
+from nnunet_ssl.nnunet_api.label_image import check_label
+from nnunet_ssl.nnunet_api.preprocessing import load_properties
+from nnunet_ssl.pseudolabel.run import Run
+
+logger = logging.getLogger(__name__)
+
+
+def accept(run: Run, folder: Path) -> list[str]:
+    """Take the labels of a folder; none is taken unless all are good. A later label of the same case takes the place of the earlier one.
+
+    Args:
+        run: the run.
+        folder: label images named like pool cases.
+
+    Returns:
+        Cases whose label is new, sorted; labels that were accepted before are left alone.
+
+    Raises:
+        InputError: if a label does not fit its image, the dataset or the pool, or leaves no case to be pseudo-labelled.
+        StateError: if no stage follows that could learn from a new label.
+    """
+    labels = find_labels(folder, run.setup, set(run.manifest.pool))
+    stage = run.next_stage
+    new = {case: path for case, path in labels.items() if run.accepted.get(case) != fingerprint(path)}
+    _keep_again(run, {case: path for case, path in labels.items() if case not in new})
+    if not new:
+        return []
+    if stage is None:
+        raise StateError(
+            f"the curriculum of {run.workspace} is complete: no stage follows that could learn from {next(iter(new.values()))}; add the "
+            f"label to {run.setup.dataset} and start over."
+        )
+    if not run.pool_without({*run.accepted, *new}):
+        raise InputError(f"{folder} leaves no case of the pool without a manual label; add the labels to {run.setup.dataset} instead.")
+    partial = {case: _is_partial(run, case, path) for case, path in tqdm(new.items(), desc="checking labels")}
+    remove_leftovers(run.workspace / FOLDER)
+    for case, path in tqdm(new.items(), desc="accepting labels"):
+        keep_label(case, path, run.setup, run.pool, run.workspace)
+    for case, path in new.items():
+        run.manifest.accepted[case] = AcceptedLabel(fingerprint(path), partial[case], stage)
+    run.manifest.save(run.workspace)
+    logger.info(
+        "accepted labels: %d new, %d of them partial; they count as manual from stage %d on", len(new), sum(partial.values()), stage
+    )
+    return list(new)
+
+
+def is_accepted(run: Run, folder: Path) -> bool:
+    """Whether every label of a folder is in force already, and kept."""
+    labels = find_labels(folder, run.setup, set(run.manifest.pool))
+    return all(run.accepted.get(case) == fingerprint(path) and _is_kept(run, case, path) for case, path in labels.items())
+
+
+def _keep_again(run: Run, labels: dict[str, Path]) -> None:
+    """Put back copies of labels in force that were lost from the workspace."""
+    for case, path in labels.items():
+        if not _is_kept(run, case, path):
+            keep_label(case, path, run.setup, run.pool, run.workspace)
+
+
+def _is_kept(run: Run, case: str, path: Path) -> bool:
+    files = accepted_files(run.workspace, case, fingerprint(path), run.setup.file_ending)
+    return all(file.is_file() for file in files.all())
+
+
+def _is_partial(run: Run, case: str, path: Path) -> bool:
+    return check_label(case, path, run.setup, load_properties(run.pool.folder, case))

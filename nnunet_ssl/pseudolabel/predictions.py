@@ -1,0 +1,119 @@
+"""Predictions from elsewhere as the teacher of a run: which they are, and what evidence they leave."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from nnunet_ssl.confidence.evidence import MAX_VARIANCE, Evidence
+from nnunet_ssl.data.files import remove_leftovers
+from nnunet_ssl.data.manifest import Manifest, PredictionsRecord
+from nnunet_ssl.data.pool import PoolIndex
+from nnunet_ssl.data.prediction_folders import check_predictions, content_fingerprint, find_predictions, stamp
+from nnunet_ssl.errors import StateError
+from nnunet_ssl.nnunet_api.geometry import to_network_grid
+from nnunet_ssl.nnunet_api.preprocessing import load_properties
+from nnunet_ssl.nnunet_api.probability_file import read_probabilities
+from nnunet_ssl.nnunet_api.setup import NnunetSetup
+from nnunet_ssl.pseudolabel.run import Run
+
+logger = logging.getLogger(__name__)
+
+
+def identify_predictions(
+    setup: NnunetSetup, pool: PoolIndex, manifest: Manifest | None, folders: Sequence[Path], start_trainer: str
+) -> tuple[PredictionsRecord, str]:
+    """Which predictions a run has, or begins with; those of a run that begins are all read and checked.
+
+    Args:
+        setup: the labelled dataset and its plans.
+        pool: whose cases they are.
+        manifest: of the run; None where it begins.
+        folders: one per sample; empty takes those of the manifest.
+        start_trainer: trainer of the model whose weights stage 1 of a run that begins may start from.
+
+    Returns:
+        The manifest's entry, with the folders as they are now, and the fingerprint of the files' content.
+
+    Raises:
+        ConfigError: if a folder is named twice.
+        InputError: if a file is missing, surplus or, where the run begins, unusable.
+        StateError: if the manifest does not say which predictions the run began with.
+    """
+    if manifest is None:
+        files = find_predictions(folders, pool.case_ids)
+        check_predictions(files, setup, pool)
+        return PredictionsRecord(_absolute(folders), stamp(files), start_trainer), content_fingerprint(files)
+    if manifest.predictions is None:
+        raise StateError("the manifest of a run from predictions names none; restore it, or remove it to start over.")
+    if not folders:
+        return manifest.predictions, manifest.teacher_fingerprint
+    files = find_predictions(folders, manifest.pool)
+    record = replace(manifest.predictions, folders=_absolute(folders), stamp=stamp(files))
+    return record, manifest.teacher_fingerprint if record.stamp == manifest.predictions.stamp else content_fingerprint(files)
+
+
+def _absolute(folders: Sequence[Path]) -> list[str]:
+    return [str(folder.absolute()) for folder in folders]
+
+
+def take_predictions(run: Run, cases: Sequence[str]) -> None:
+    """Make evidence of the predictions of cases that have none yet.
+
+    Args:
+        run: a run whose teacher is predictions.
+        cases: of the pool.
+
+    Raises:
+        InputError: if a file is missing, surplus or unusable.
+    """
+    (store,) = run.teacher_stores().values()
+    todo = [case for case in cases if not store.has(case)]
+    if run.manifest.predictions is None or not todo:
+        return
+    remove_leftovers(store.folder)
+    files = find_predictions([Path(folder) for folder in run.manifest.predictions.folders], run.manifest.pool)
+    for case in tqdm(todo, desc="evidence of the predictions"):
+        store.write(case, predicted_evidence(run.setup, run.pool, case, [of_folder[case] for of_folder in files]))
+    logger.info("evidence of the predictions: %d cases taken, %d were there", len(todo), len(cases) - len(todo))
+
+
+def predicted_evidence(setup: NnunetSetup, pool: PoolIndex, case: str, paths: Sequence[Path]) -> Evidence:
+    """Evidence of one case from its predictions, each of which is a sample.
+
+    Args:
+        setup: the labelled dataset and its plans.
+        pool: gives the geometry of the case.
+        case: case id.
+        paths: `.npz` files, K of them.
+
+    Returns:
+        Evidence on the network's grid; with one prediction the variance is 0 and the votes are its labels.
+    """
+    properties = load_properties(pool.folder, case)
+    shape = nnUNetDatasetBlosc2(str(pool.folder), [case]).load_case(case)[0].shape[1:]
+    mean, second, votes = (np.zeros((setup.heads, *shape), dtype=np.float32) for _ in range(3))
+    for path in paths:
+        probabilities = to_network_grid(read_probabilities(case, path, setup, properties), shape, setup, properties)
+        np.clip(probabilities, 0, 1, out=probabilities)
+        mean += probabilities
+        second += np.square(probabilities)
+        votes += _votes(probabilities, has_regions=setup.has_regions)
+    for total in (mean, second, votes):
+        total /= np.float32(len(paths))
+    variance = np.clip(second - np.square(mean), np.float32(0), np.float32(MAX_VARIANCE))
+    return Evidence(mean=mean, variance=variance, votes=votes, num_samples=len(paths), has_regions=setup.has_regions)
+
+
+def _votes(probabilities: NDArray[np.float32], *, has_regions: bool) -> NDArray[np.bool_]:
+    """(H, X, Y, Z): the class of each voxel, or the regions that it is in."""
+    if has_regions:
+        return probabilities > 0.5
+    return np.asarray(np.arange(len(probabilities))[:, None, None, None] == probabilities.argmax(axis=0))

@@ -1,0 +1,36 @@
+"""The steps of a run in which labels come from elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nnunet_ssl.pseudolabel.accept import accept, is_accepted
+from nnunet_ssl.pseudolabel.predictions import take_predictions
+from nnunet_ssl.run.run_request import RunRequest, Step
+
+
+def predictions_step(request: RunRequest, command: str) -> Step:
+    """In place of the teacher's training: begin the run with predictions and make evidence of them."""
+
+    def is_done() -> bool:
+        run = request.begun()
+        return run is not None and all(store.has(case) for store in run.teacher_stores().values() for case in run.pseudo_cases)
+
+    def work() -> None:
+        run = request.open()
+        take_predictions(run, run.pseudo_cases)
+
+    return Step("take the predictions", command, is_done, work, is_before_stages=True)
+
+
+def accept_step(request: RunRequest, folder: Path, command: str) -> Step:
+    """Accept the labels of a folder, before the next stage is written."""
+
+    def is_done() -> bool:
+        run = request.begun()
+        return run is not None and is_accepted(run, folder)
+
+    def work() -> None:
+        accept(request.open(), folder)
+
+    return Step("accept labels", f"{command} --accept {folder}", is_done, work, is_before_stages=True)

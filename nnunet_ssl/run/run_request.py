@@ -1,0 +1,92 @@
+"""What `nnssl_run` is asked to do, and one step of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_ssl.config import MethodConfig
+from nnunet_ssl.data.manifest import Manifest
+from nnunet_ssl.locations import PREDICTIONS, ModelLocation
+from nnunet_ssl.nnunet_api.setup import NnunetSetup
+from nnunet_ssl.pseudolabel.run import Run
+from nnunet_ssl.pseudolabel.start_run import check_teacher_folds, default_teacher_folds, open_run, teacher_location
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """What `nnssl_run` was asked to do."""
+
+    setup: NnunetSetup
+    fold: int | str
+    unlabelled: tuple[Path, ...]
+    """Folders of `-u`; empty where the pool is prepared already."""
+    teacher_trainer: str
+    """With `predictions`, of the model whose weights stage 1 may start from."""
+    teacher_folds: tuple[int | str, ...] | None
+    student_trainer: str | None
+    method: MethodConfig
+    device: str
+    skip_bad: bool
+    num_processes: int
+    first_id: int | None
+    predictions: tuple[Path, ...] = ()
+    """Folders of predictions that are the teacher."""
+    accept: Path | None = None
+    """Folder of manual labels to accept."""
+
+    @property
+    def teacher(self) -> ModelLocation:
+        return teacher_location(self.setup, self.teacher_trainer, self.predictions)
+
+    @property
+    def is_from_predictions(self) -> bool:
+        """Whether the teacher is predictions, given now or when the run began."""
+        return self.teacher.trainer == PREDICTIONS
+
+    @property
+    def folds(self) -> tuple[int | str, ...]:
+        """Folds of the teacher: as asked for, else those of the run that has begun, else the default ones.
+
+        Raises:
+            ConfigError: if a fold's run is to use another fold's teacher; said before that one is trained.
+            SetupError: if a fold is not in the splits, or there are too few cases for nnU-Net's own.
+        """
+        if self.is_from_predictions:
+            return (self.fold,)
+        begun = Manifest.load(self.teacher.workspace(self.fold))
+        known = begun.teacher_folds if begun else default_teacher_folds(self.setup, self.teacher, self.fold)
+        folds = self.teacher_folds or tuple(known)
+        check_teacher_folds(self.setup, self.fold, folds)
+        return folds
+
+    def open(self) -> Run:
+        """The run on disk, begun if need be; needs a prepared pool and a trained teacher."""
+        return open_run(
+            self.setup,
+            self.fold,
+            teacher_trainer=self.teacher_trainer,
+            predictions=self.predictions,
+            teacher_folds=self.teacher_folds,
+            student_trainer=self.student_trainer,
+            method=self.method,
+            first_id=self.first_id,
+        )
+
+    def begun(self) -> Run | None:
+        """The run if it has begun; a teacher or pool that is not there yet means that it has not."""
+        return self.open() if (self.teacher.workspace(self.fold) / "manifest.json").is_file() else None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: what it is called, and the work, which is skipped where the files say that it is done."""
+
+    name: str
+    command: str
+    """The command that does this step alone."""
+    is_done: Callable[[], bool]
+    work: Callable[[], None]
+    is_before_stages: bool = False
+    """Whether it makes what every stage needs: the pool and the teacher."""
