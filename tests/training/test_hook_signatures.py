@@ -52,10 +52,10 @@ def test_what_is_overridden() -> None:
     """The list of hooks, so that a new one is a decision."""
     common = {
         "__init__", "print_plans", "configure_optimizers", "on_epoch_start", "on_train_epoch_start", "train_step", "on_train_epoch_end",
-        "save_checkpoint", "_build_loss", "perform_actual_validation",
+        "save_checkpoint", "_build_loss", "perform_actual_validation", "initialize",
     }  # fmt: skip
     student = common | {
-        "initialize", "do_split", "get_tr_and_val_datasets", "get_dataloaders", "on_train_start", "on_validation_epoch_start",
+        "do_split", "get_tr_and_val_datasets", "get_dataloaders", "on_train_start", "on_validation_epoch_start",
         "on_validation_epoch_end", "load_checkpoint",
     }  # fmt: skip
     assert overridden(SemiSupervisedStudentTrainer, nnUNetTrainer) == student
