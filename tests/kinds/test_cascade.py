@@ -1,4 +1,4 @@
-"""The second stage of a cascade is refused by every command, in one line, before anything is written."""
+"""The second stage of a cascade is refused in one line, before anything is written."""
 
 from __future__ import annotations
 

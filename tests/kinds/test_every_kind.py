@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import pytest
 import SimpleITK as sitk
 import torch
 from dataset_kinds import KINDS, POOL, scene
-from kind_commands import STUDENT, KindRun
+from kind_commands import STUDENT, TEACHER, KindRun, kind_environment
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from numpy.typing import NDArray
+from tiny_setup import Project
 
+from nnunet_ssl.cli import report
 from nnunet_ssl.data.pool import load_pool
 from nnunet_ssl.locations import ModelLocation
 
@@ -127,3 +130,16 @@ def test_maps_of_a_stage_lie_on_its_labels(opened: Opened, name: str) -> None:
                 assert found.GetNumberOfComponentsPerPixel() == heads
                 assert values.shape[-len(shape) - (heads > 1) :][: len(shape)] == shape
                 assert 0 <= values.min() < values.max() <= most
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_report_is_written(finished: Callable[[str], KindRun], tmp_path: Path, name: str) -> None:
+    done = finished(name)
+    project = Project(done.project.raw, done.project.preprocessed, tmp_path / "results", done.project.unlabelled)
+    shutil.copytree(done.project.results, project.results)  # the report lies in the workspace
+    kind_run = KindRun(done.kind, project, done.plans)
+    with kind_environment(project):
+        assert "report.html" in kind_run.ours(report, "-f", done.kind.fold, "-tr", TEACHER)
+        page = (kind_run.open().workspace / "report" / "report.html").read_text()
+    for label in (name for name in done.kind.labels if name not in ("background", "ignore")):
+        assert label in page

@@ -27,7 +27,9 @@ def test_stages_without_data_are_left_out(nnunet_environment: Any, planned: Any,
         "cascade": {"data_identifier": "fine", "previous_stage": "lowres"},
         "finer_cascade": {"data_identifier": "finer", "previous_stage": "lowres"},
     }
-    plans = PlansManager({"dataset_name": DATASET, "configurations": configurations})
+    plans = PlansManager(
+        {"dataset_name": DATASET, "configurations": {name: {"architecture": {}, **content} for name, content in configurations.items()}}
+    )
     for identifier in there:
         (nnunet_environment.preprocessed / DATASET / identifier).mkdir(parents=True)
     configuration = plans.get_configuration("lowres")
