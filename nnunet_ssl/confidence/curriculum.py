@@ -29,18 +29,26 @@ class RankedCase:
     """The stratum it was interleaved by, for instance its set of predicted classes."""
     listed_for_review: bool
     """Whether somebody should look at the case, since it has no score."""
+    group: str | None = None
+    """Scanner, site or alike, by which it was interleaved, too; None where the pool has no groups."""
     is_dropped: bool = False
     """Whether the order `drop-most-confident` leaves the case out of every stage."""
 
 
 def rank_cases(
-    scores: Mapping[str, float | None], strata: Mapping[str, str], order: str = "ranked", seed: int = 0, dropped_share: float = 0.0
+    scores: Mapping[str, float | None],
+    strata: Mapping[str, str],
+    order: str = "ranked",
+    seed: int = 0,
+    dropped_share: float = 0.0,
+    *,
+    groups: Mapping[str, str] | None = None,
 ) -> list[RankedCase]:
     """Order the pool.
 
     Within a stratum the better score comes first (ties by case id). Strata are interleaved so that every prefix holds of each stratum
-    its exact share, rounded up or down: stage 1 must not be the easiest anatomy of one scanner. Cases without a score (None or not
-    finite) come last, by case id, in every order.
+    its exact share, rounded up or down: stage 1 must not be the easiest anatomy of one scanner. With groups that holds for the groups,
+    and for the strata within each group. Cases without a score (None or not finite) come last, by case id, in every order.
 
     Args:
         scores: score of every case of the pool.
@@ -50,23 +58,26 @@ def rank_cases(
             which little is left to learn, come last and are marked as dropped.
         seed: of the random order.
         dropped_share: share of the scored cases that `drop-most-confident` drops, rounded down.
+        groups: group of every case (scanner, site); None: there are none.
 
     Returns:
         All cases, first in the curriculum first. The same input gives the same order, however the mappings are sorted.
 
     Raises:
         ConfigError: on an unknown order.
-        StateError: if a case has no stratum.
+        StateError: if a case has no stratum or, with groups, no group.
     """
     if order not in get_args(Order):
         raise ConfigError(f"curriculum order is {order!r}; expected one of {', '.join(get_args(Order))}.")
     if missing := sorted(set(scores) - set(strata)):
         raise StateError(f"case '{missing[0]}' has a score but no stratum ({len(missing)} such cases).")
+    if groups is not None and (missing := sorted(set(scores) - set(groups))):
+        raise StateError(f"case '{missing[0]}' has a score but no group ({len(missing)} such cases).")
     finite = {case: float(s) for case, s in scores.items() if s is not None and math.isfinite(s)}
     cases = sorted(finite, key=lambda case: (-finite[case], case))
     if order == "random":
         cases = [str(case) for case in np.random.default_rng(seed).permutation(sorted(finite))]
-    cases = _interleave(cases, strata)
+    cases = _interleave(cases, strata, groups)
     if order == "reverse":
         cases.reverse()
     num_dropped = _share_of(dropped_share, len(cases)) if order == "drop-most-confident" else 0
@@ -79,6 +90,7 @@ def rank_cases(
             rank=rank,
             stratum=strata[case],
             listed_for_review=case not in finite,
+            group=None if groups is None else groups[case],
             is_dropped=case in dropped,
         )
         for rank, case in enumerate(cases, start=1)
@@ -148,24 +160,29 @@ def _share_of(share: float, num_cases: int) -> int:
     return math.floor(share * num_cases + 1e-6)
 
 
-def _interleave(cases: Sequence[str], strata: Mapping[str, str]) -> list[str]:
-    """Merge the strata of an ordered list so that at each place m every stratum is less than one case off its share m n_s / N.
-
-    Tijdeman's solution of the chairman assignment problem (1980): of the strata that are due, take the one that would be overdue first.
-    All numbers are times N (2 S - 2), hence exact.
-    """
+def _interleave(cases: Sequence[str], strata: Mapping[str, str], groups: Mapping[str, str] | None) -> list[str]:
+    """Merge the strata of an ordered list, within each group, then the groups."""
     position = {case: i for i, case in enumerate(cases)}
-    queues: dict[str, list[str]] = defaultdict(list)
+    queues: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for case in cases:
-        queues[strata[case]].append(case)
+        queues["" if groups is None else groups[case]][strata[case]].append(case)
+    return _merge([_merge(list(of_group.values()), position) for of_group in queues.values()], position)
+
+
+def _merge(queues: Sequence[Sequence[str]], position: Mapping[str, int]) -> list[str]:
+    """Merge lists so that at each place m every list s, of n_s cases, is less than one case off its share m n_s / N.
+
+    Tijdeman's solution of the chairman assignment problem (1980): of the lists that are due, take the one that would be overdue first.
+    All numbers are times N (2 S - 2), hence exact. Of equals the one whose next case has the earlier position is taken.
+    """
     if len(queues) < 2:
-        return list(cases)
-    total, scale = len(cases), 2 * len(queues) - 2
-    taken = dict.fromkeys(queues, 0)
+        return [case for queue in queues for case in queue]
+    total, scale = sum(map(len, queues)), 2 * len(queues) - 2
+    taken = [0] * len(queues)
     merged: list[str] = []
     for place in range(1, total + 1):
-        lag = {s: scale * (place * len(queue) - taken[s] * total) for s, queue in queues.items()}
-        due = [s for s in queues if lag[s] >= total]
+        lag = [scale * (place * len(queue) - done * total) for queue, done in zip(queues, taken, strict=True)]
+        due = [s for s in range(len(queues)) if lag[s] >= total]
         chosen = min(due, key=lambda s: (Fraction(total * (scale - 1) - lag[s], len(queues[s])), position[queues[s][taken[s]]]))
         merged.append(queues[chosen][taken[chosen]])
         taken[chosen] += 1

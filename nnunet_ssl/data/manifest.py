@@ -10,7 +10,7 @@ from nnunet_ssl.data.files import write_json
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.nnunet_api.setup import read_json
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,10 @@ class Manifest:
     """Where the teacher's predictions come from; None where the teacher is a model."""
     accepted: dict[str, AcceptedLabel] = field(default_factory=dict)
     """Accepted labels in force, by pool case."""
+    groups: dict[str, str] = field(default_factory=dict)
+    """Group (scanner, site) of every case of the prepared pool, and of labelled cases that have one; empty where there are none."""
+    left_out_groups: list[str] = field(default_factory=list)
+    """Groups whose pool cases take no part, since theirs are the fold's validation cases; sorted."""
     schema: int = SCHEMA
 
     def save(self, workspace: Path) -> None:
@@ -135,12 +139,26 @@ class Manifest:
             content["predictions"] = None if content["predictions"] is None else PredictionsRecord(**content["predictions"])
         except (AttributeError, TypeError) as error:
             raise StateError(f"{path} has a damaged entry on labels ({error}); restore it or remove {workspace} to start over.") from error
+        if not _are_names(content["left_out_groups"]) or not _are_named(content["groups"]):
+            raise StateError(f"{path} has a damaged entry on groups; restore it or remove {workspace} to start over.")
         return cls(**content)
 
 
 def _migrated(content: dict[str, Any]) -> dict[str, Any]:
-    """A manifest of schema 1, which knew neither predictions from elsewhere nor accepted labels, in the present form."""
-    return {**content, "predictions": None, "accepted": {}, "schema": SCHEMA} if content.get("schema") == 1 else content
+    """A manifest of an older schema in the present form: 1 knew neither predictions from elsewhere nor accepted labels, 2 no groups."""
+    if content.get("schema") == 1:
+        content = {**content, "predictions": None, "accepted": {}, "schema": 2}
+    if content.get("schema") == 2:
+        content = {**content, "groups": {}, "left_out_groups": [], "schema": 3}
+    return content
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _are_named(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(group, str) for group in value.values())
 
 
 def _pair(value: Any) -> tuple[float, float] | None:

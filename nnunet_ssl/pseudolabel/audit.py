@@ -123,7 +123,7 @@ def _rank(run: Run, study: HeldOutStudy | None) -> tuple[list[ScoredCase], list[
     scored = score_pool(labels, run.pseudo_cases, run.method.student.fixed_tau)
     score = possible_score(run, "pairwise_dice") if study is None else study.ranking.chosen
     method = run.method.with_settings({"evidence.case_score": score, "curriculum.order": "ranked"})
-    return scored, rank_pool(scored, method.evidence, method.curriculum)
+    return scored, rank_pool(scored, method.evidence, method.curriculum, run.manifest.groups)
 
 
 def _class_dice(study: HeldOutStudy) -> dict[str, tuple[float, int]]:

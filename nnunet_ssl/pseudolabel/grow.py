@@ -55,7 +55,7 @@ def grow(run: Run, *, device: torch.device, rescore: bool = False) -> StageRecor
     source, change = choose_source(run, stage, now.study)
     labels = labels_of(run, source, now.study)
     scored = score_pool(labels, cases, now.method.student.fixed_tau)
-    ranking = rank_pool(scored, now.method.evidence, now.method.curriculum)
+    ranking = rank_pool(scored, now.method.evidence, now.method.curriculum, run.manifest.groups)
     fraction = stage_fraction(run, stage, change)
     chosen = [ranked.case for ranked in select(ranking, fraction)]
     _warn_of_missing_classes(run, chosen, scored)

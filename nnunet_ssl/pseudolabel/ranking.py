@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from nnunet_ssl.config import CASE_SCORES, CurriculumConfig, EvidenceConfig
 from nnunet_ssl.data.files import write_csv
 from nnunet_ssl.pseudolabel.pool_labels import CaseLabels, PoolLabels, confident_voxels
 
-COLUMNS = ("rank", "case", "score", "stage", "review", "stratum", *CASE_SCORES, "foreground_voxels", "confident_share")
+COLUMNS = ("rank", "case", "score", "stage", "review", "stratum", "group", *CASE_SCORES, "foreground_voxels", "confident_share")
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,14 @@ def score_pool(labels: PoolLabels, cases: Sequence[str], tau: float | tuple[floa
     ]
 
 
-def rank_pool(scored: Sequence[ScoredCase], evidence: EvidenceConfig, curriculum: CurriculumConfig) -> list[RankedCase]:
-    """The pool in the order in which it enters, interleaved over strata."""
+def rank_pool(
+    scored: Sequence[ScoredCase], evidence: EvidenceConfig, curriculum: CurriculumConfig, groups: Mapping[str, str] | None = None
+) -> list[RankedCase]:
+    """The pool in the order in which it enters, interleaved over groups, where there are any, and sets of predicted classes."""
     scores = {s.case: s.scores[evidence.case_score] for s in scored}
     order = "ranked" if curriculum.order == "all-at-once" else curriculum.order
     strata = {s.case: s.stratum for s in scored}
-    return rank_cases(scores, strata, order=order, seed=curriculum.seed, dropped_share=curriculum.dropped_share)
+    return rank_cases(scores, strata, order=order, seed=curriculum.seed, dropped_share=curriculum.dropped_share, groups=groups or None)
 
 
 def write_ranking(path: Path, ranking: Sequence[RankedCase], scored: Sequence[ScoredCase], entered: dict[str, int]) -> None:
@@ -86,6 +88,7 @@ def write_ranking(path: Path, ranking: Sequence[RankedCase], scored: Sequence[Sc
                 "stage": entered.get(ranked.case),
                 "review": "yes" if ranked.listed_for_review else "",
                 "stratum": ranked.stratum,
+                "group": ranked.group,
                 **{name: _rounded(value) for name, value in case.scores.items()},
                 "foreground_voxels": case.foreground_voxels,
                 "confident_share": _rounded(case.confident_share),

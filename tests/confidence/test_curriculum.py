@@ -75,9 +75,40 @@ def test_every_prefix_holds_each_stratum_in_proportion(sizes: list[int], order: 
             assert abs(counts[str(s)] - place * size / len(cases)) < 1
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=3), min_size=2, max_size=4), st.integers(0, 5))
+def test_every_prefix_holds_each_group_in_proportion_and_in_it_each_stratum(sizes: list[list[int]], seed: int) -> None:
+    names = [f"{g}{s}-{i}" for g, strata in enumerate(sizes) for s, size in enumerate(strata) for i in range(size)]
+    scores: dict[str, float | None] = {case: 1 / (1 + 10 * int(case[0]) + int(case[3:])) for case in names}
+    strata, groups = {case: case[1] for case in names}, {case: case[0] for case in names}
+    for order in ("ranked", "random", "reverse"):
+        cases = [r.case for r in rank_cases(scores, strata, order, seed, groups=groups)]
+        assert sorted(cases) == sorted(names)
+        for g, of_group in enumerate(sizes):
+            inside = [case for case in cases if case[0] == str(g)]
+            for place in range(1, len(cases) + 1):
+                assert abs(sum(case[0] == str(g) for case in cases[:place]) - place * len(inside) / len(cases)) < 1
+            for place in range(1, len(inside) + 1):
+                for s, size in enumerate(of_group):
+                    assert abs(sum(case[1] == str(s) for case in inside[:place]) - place * size / len(inside)) < 1
+
+
+def test_a_group_of_bad_cases_enters_in_proportion() -> None:
+    # all of the south is worse than all of the north, and has the same predicted classes
+    scores: dict[str, float | None] = {**{f"n{i}": 0.9 - i / 100 for i in range(6)}, **{f"s{i}": 0.3 - i / 100 for i in range(3)}}
+    strata, groups = dict.fromkeys(scores, "rim+core"), {case: "north" if case[0] == "n" else "south" for case in scores}
+    assert [r.case for r in rank_cases(scores, strata)][:6] == [f"n{i}" for i in range(6)]
+    ranking = rank_cases(scores, strata, groups=groups)
+    assert [r.case for r in ranking] == ["n0", "s0", "n1", "n2", "s1", "n3", "n4", "s2", "n5"]
+    assert {r.group for r in select(ranking, 1 / 3)} == {"north", "south"}
+    assert [r.group for r in rank_cases(scores, strata)] == [None] * 9
+
+
 def test_a_case_without_stratum_is_named() -> None:
-    with pytest.raises(StateError, match="'a'"):
+    with pytest.raises(StateError, match="'a' has a score but no stratum"):
         rank_cases({"a": 0.5}, {})
+    with pytest.raises(StateError, match="'a' has a score but no group"):
+        rank_cases({"a": 0.5}, {"a": "rim"}, groups={"b": "north"})
 
 
 @pytest.mark.parametrize(

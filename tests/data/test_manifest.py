@@ -94,8 +94,8 @@ def test_no_run_yet(tmp_path: Path) -> None:
 
 def test_another_schema(tmp_path: Path) -> None:
     manifest().save(tmp_path)
-    damage(tmp_path, schema=3)
-    with pytest.raises(StateError, match="has schema 3, this version reads 2; update nnunet-ssl"):
+    damage(tmp_path, schema=4)
+    with pytest.raises(StateError, match="has schema 4, this version reads 3; update nnunet-ssl"):
         Manifest.load(tmp_path)
 
 
@@ -104,11 +104,35 @@ def test_schema_1_is_read_as_a_run_without_labels_from_elsewhere(tmp_path: Path)
     stages = json.loads((tmp_path / "manifest.json").read_text())["stages"]
     for stage in stages:
         del stage["accepted"]
-    damage(tmp_path, schema=1, predictions=None, accepted=None, stages=stages)
+    damage(tmp_path, schema=1, predictions=None, accepted=None, stages=stages, groups=None, left_out_groups=None)
     loaded = Manifest.load(tmp_path)
     assert loaded == manifest()
     assert loaded is not None
-    assert (loaded.schema, loaded.predictions, loaded.accepted, loaded.stages[0].accepted) == (2, None, {}, {})
+    assert (loaded.schema, loaded.predictions, loaded.accepted, loaded.stages[0].accepted) == (3, None, {}, {})
+
+
+def test_schema_2_is_read_as_a_run_without_groups(tmp_path: Path) -> None:
+    saved = manifest(accepted={"b": AcceptedLabel("4567", True, 2)})
+    saved.save(tmp_path)
+    damage(tmp_path, schema=2, groups=None, left_out_groups=None)
+    loaded = Manifest.load(tmp_path)
+    assert loaded == saved
+    assert loaded is not None
+    assert (loaded.schema, loaded.groups, loaded.left_out_groups) == (3, {}, [])
+
+
+def test_groups_are_kept(tmp_path: Path) -> None:
+    saved = manifest(groups={"a": "north", "b": "south", "lab_0": "west"}, left_out_groups=["west"])
+    saved.save(tmp_path)
+    assert Manifest.load(tmp_path) == saved
+
+
+@pytest.mark.parametrize("changes", [{"groups": ["a"]}, {"groups": {"a": 1}}, {"left_out_groups": "north"}, {"left_out_groups": [1]}])
+def test_damaged_groups(tmp_path: Path, changes: dict[str, Any]) -> None:
+    manifest().save(tmp_path)
+    damage(tmp_path, **changes)
+    with pytest.raises(StateError, match=r"manifest\.json has a damaged entry on groups; restore it or remove"):
+        Manifest.load(tmp_path)
 
 
 def test_labels_from_elsewhere_are_kept(tmp_path: Path) -> None:

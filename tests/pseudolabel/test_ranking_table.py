@@ -100,3 +100,13 @@ def test_table(tmp_path: Path) -> None:
     assert [r["score"] for r in rows] == ["0.800000", "0.200000", ""]
     assert [r["review"] for r in rows] == ["", "", "yes"]
     assert rows[1]["mean"] == "0.900000"
+    assert [r["group"] for r in rows] == ["", "", ""]
+
+
+def test_table_shows_the_group(tmp_path: Path) -> None:
+    groups = {"a": "north", "b": "south", "c": "south"}
+    ranking = rank_pool(CASES, EvidenceConfig(), CurriculumConfig(), groups)
+    write_ranking(tmp_path / "ranking.csv", ranking, CASES, {})
+    with (tmp_path / "ranking.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["case"], r["group"], r["stratum"]) for r in rows] == [("b", "south", "rim"), ("a", "north", "rim"), ("c", "south", "rim")]
