@@ -17,6 +17,7 @@ from nnunet_ssl.config import CpuPrecision, MethodConfig, OptimizerName
 from nnunet_ssl.data.files import replacing
 from nnunet_ssl.networks import StochasticSampler, unwrap
 from nnunet_ssl.nnunet_api.trained_model import UNCERTAINTY_TERM
+from nnunet_ssl.training.cpu_layout import lay_channels_last
 from nnunet_ssl.training.cpu_precision import computes_in_bfloat16, use_bfloat16
 from nnunet_ssl.training.distributed import broadcast_parameters, leave_head_out
 from nnunet_ssl.training.epoch_terms import EpochTerms
@@ -94,7 +95,10 @@ class PhasedTrainer(nnUNetTrainer):
 
     def initialize(self) -> None:
         super().initialize()
-        if self.cpu_precision == "bfloat16" and self.device.type == "cpu":
+        if self.device.type != "cpu":
+            return
+        lay_channels_last(unwrap(self.network))
+        if self.cpu_precision == "bfloat16":
             if computes_in_bfloat16():
                 use_bfloat16(unwrap(self.network))
             else:
