@@ -17,14 +17,15 @@ TRAINERS = PROJECT / "trainers"
 _BASE = {"errors", "config", "locations"}
 _PURE = {"networks", "losses", "confidence"}
 _METHOD = {"training", "pseudolabel", "prediction", "report"}
-_UP_TO_DATA = _BASE | _PURE | {"nnunet_api", "data"}
+_UP_TO_DATA = _BASE | _PURE | {"machines", "nnunet_api", "data"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "config": {"errors"},
     "locations": {"errors"},
     **dict.fromkeys(_PURE, _BASE),
     "nnunet_api": _BASE | _PURE,
-    "data": _BASE | _PURE | {"nnunet_api"},
+    "machines": {"errors"},
+    "data": _BASE | _PURE | {"machines", "nnunet_api"},
     **dict.fromkeys(_METHOD, _UP_TO_DATA),
     "run": _UP_TO_DATA | _METHOD,
     "demo": _UP_TO_DATA | _METHOD | {"run"},

@@ -6,10 +6,13 @@ import argparse
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnunet_ssl.config import CASE_SCORES, CONFIDENCES, ORDERS, SCHEDULES, STUDENT_INITS, TARGET_KINDS, UNLEARNING_MODES
 from nnunet_ssl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from nnunet_ssl.machines.part import Part
 
 
 def make_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
@@ -80,6 +83,38 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="folder of corrected labels, named like pool cases: they count as manual from the next stage on",
     )
+
+
+def add_part_arguments(parser: argparse.ArgumentParser, what: str) -> None:
+    """`--num_parts --part_id`, in nnU-Net's spelling or ours: one machine's share of the cases.
+
+    Args:
+        parser: of the command.
+        what: what a part does before it stops.
+    """
+    parser.add_argument(
+        "-num_parts",
+        "--num_parts",
+        type=int,
+        metavar="N",
+        help=f"several machines share the cases: {what} of one of N parts, and stop. Afterwards the same command without parts goes on",
+    )
+    parser.add_argument("-part_id", "--part_id", type=int, metavar="I", help="which part, from 0 to N - 1")
+
+
+def part_of(arguments: argparse.Namespace) -> Part | None:
+    """The part that is asked for; None for the ordinary command.
+
+    Raises:
+        ConfigError: if one of the two flags is missing, or the part does not exist.
+    """
+    from nnunet_ssl.machines.part import Part
+
+    if arguments.num_parts is None and arguments.part_id is None:
+        return None
+    if arguments.num_parts is None or arguments.part_id is None:
+        raise ConfigError("--num_parts and --part_id go together: how many parts there are, and which one this is.")
+    return Part(num_parts=arguments.num_parts, part_id=arguments.part_id)
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:

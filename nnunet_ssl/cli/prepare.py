@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_ssl.cli.arguments import add_dataset_arguments, make_parser, plans_flag
+from nnunet_ssl.cli.arguments import add_dataset_arguments, add_part_arguments, make_parser, part_of, plans_flag
 from nnunet_ssl.cli.command import command
 
 NAME = "nnssl_prepare"
@@ -26,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--skip-bad", action="store_true", help="leave bad cases out and list them, instead of stopping")
     made.add_argument("-np", type=int, default=2, metavar="N", help="worker processes (default: %(default)s)")
+    add_part_arguments(made, "preprocess those")
     return made
 
 
@@ -35,12 +36,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().parse_args(argv)
     from nnunet_ssl.data.gpu_estimate import describe_size
     from nnunet_ssl.data.overlay import lay_preset
-    from nnunet_ssl.data.pool import prepare_pool
+    from nnunet_ssl.data.pool import prepare_part, prepare_pool
     from nnunet_ssl.errors import ConfigError
     from nnunet_ssl.nnunet_api.setup import load_setup
 
     if not arguments.u and not arguments.preset:
         raise ConfigError("nothing to do: give the folder of unlabelled images with -u, or an overlay with --preset.")
+    part = part_of(arguments)
+    if part is not None and not arguments.u:
+        raise ConfigError("--num_parts shares out the unlabelled images: give their folder with -u.")
     setup = load_setup(arguments.d, arguments.c, arguments.p)
     plans = arguments.p
     if arguments.preset:
@@ -52,6 +56,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     number = int(setup.dataset[7:10])
     if not arguments.u:
         print(f"next: {NAME} -d {number} -c {arguments.c}{plans_flag(plans)} -u FOLDER")
+        return
+    if part is not None:
+        done = prepare_part(setup, arguments.u, part, skip_bad=arguments.skip_bad, num_processes=arguments.np)
+        for case, reason in done.skipped.items():
+            print(f"skipped {case}: {reason}")
+        print(f"{part}: {len(done.ready)} of {done.num_cases} unlabelled cases are ready in {done.folder}, {len(done.new)} of them new")
+        print("next, when every part is done: the same command without --num_parts and --part_id")
         return
     pool = prepare_pool(setup, arguments.u, skip_bad=arguments.skip_bad, num_processes=arguments.np)
     for case, reason in pool.skipped.items():

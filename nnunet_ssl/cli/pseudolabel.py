@@ -11,15 +11,18 @@ from nnunet_ssl.cli.arguments import (
     add_device_argument,
     add_label_arguments,
     add_method_arguments,
+    add_part_arguments,
     add_run_arguments,
     make_parser,
     method_assignments,
+    part_of,
     plans_flag,
     use_device,
 )
 from nnunet_ssl.cli.command import command
 
 if TYPE_CHECKING:
+    from nnunet_ssl.machines.part import Part
     from nnunet_ssl.pseudolabel.run import Run
 
 NAME = "nnssl_pseudolabel"
@@ -41,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--stage", type=int, metavar="T", help="write stage T, which was written before, again: its files are lost or damaged"
     )
+    add_part_arguments(made, "gather the evidence")
     add_method_arguments(made)
     return made
 
@@ -49,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the next stage and print the next command."""
     arguments = parser().parse_args(argv)
-    assignments = method_assignments(arguments)
+    assignments, part = method_assignments(arguments), _part(arguments)
     import torch
 
     from nnunet_ssl.nnunet_api.setup import load_setup
@@ -70,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         method=settings_in_force(setup, arguments.tr, arguments.f, arguments.from_predictions).with_settings(assignments),
         first_id=arguments.first_id,
     )
+    if part is not None:
+        _gather_part(run, part, arguments.device)
+        return
     if arguments.accept is not None:
         new = accept(run, arguments.accept)
         print(f"accepted labels: {len(new)} new, {len(run.accepted)} in all")
@@ -94,6 +101,36 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"  and {len(record.accepted)} with accepted labels, as labelled cases")
     print(f"ranking: {run.workspace / f'ranking_{record.stage}.csv'}")
     print(f"next: {_train_line(run, record.stage)}")
+
+
+def _part(arguments: argparse.Namespace) -> Part | None:
+    """The part that is asked for.
+
+    Raises:
+        ConfigError: if more is asked for than its evidence.
+    """
+    from nnunet_ssl.errors import ConfigError
+
+    part = part_of(arguments)
+    others = {"--accept": arguments.accept, "--stage": arguments.stage, "--rescore": arguments.rescore or None}
+    if part is not None and (given := [flag for flag, value in others.items() if value is not None]):
+        raise ConfigError(f"--num_parts gathers evidence and does no more; {given[0]} is for the command without it.")
+    return part
+
+
+def _gather_part(run: Run, part: Part, device: str) -> None:
+    """Gather the evidence of a part and say what is missing."""
+    import torch
+
+    from nnunet_ssl.pseudolabel.gather_part import gather_part
+
+    found = gather_part(run, part, device=torch.device(use_device(device)))
+    if found is None:
+        print(f"{part}: no evidence is asked for now; see the command without --num_parts and --part_id")
+        return
+    print(f"{part}: evidence of {found.num_cases} of {len(run.pseudo_cases)} pool cases is there for stage {found.stage}")
+    print(f"missing in other parts: {len(found.missing)} cases")
+    print("next, when every part is done: the same command without --num_parts and --part_id")
 
 
 def _train_line(run: Run, stage: int) -> str:

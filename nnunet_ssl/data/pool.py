@@ -6,7 +6,6 @@ import json
 import logging
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,10 @@ from tqdm import tqdm
 
 from nnunet_ssl.data.files import remove_leftovers, temporary_folder, write_json
 from nnunet_ssl.data.image_files import channels_by_case, complete_cases, file_stamp
+from nnunet_ssl.data.pool_progress import PoolProgress
 from nnunet_ssl.errors import InputError, NnsslError, SetupError, StateError
 from nnunet_ssl.locations import pool_folder, pool_index
+from nnunet_ssl.machines.part import Part
 from nnunet_ssl.nnunet_api.preprocessing import PARTS, preprocess_case, use_one_thread
 from nnunet_ssl.nnunet_api.setup import NnunetSetup, read_json
 
@@ -39,6 +40,22 @@ class PoolIndex:
     @property
     def case_ids(self) -> list[str]:
         return sorted(self.images)
+
+
+@dataclass(frozen=True)
+class PoolPart:
+    """What one part of a pool's preparation has done."""
+
+    folder: Path
+    """Preprocessed files, as in `PoolIndex`."""
+    ready: list[str]
+    """Cases of the part that are preprocessed."""
+    new: list[str]
+    """Those that were preprocessed now."""
+    skipped: Mapping[str, str]
+    """Cases of the part left out with `--skip-bad`, and why."""
+    num_cases: int
+    """Cases in all parts together."""
 
 
 def find_images(folder: Path, file_ending: str, num_files: int) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
@@ -81,20 +98,8 @@ def prepare_pool(
     images, skipped = _collect(setup, folders, skip_bad)
     folder, index_file = _places(setup)
     stamps = {case: file_stamp(files) for case, files in images.items()}
-    remove_leftovers(folder.parent)
-    folder.mkdir(parents=True, exist_ok=True)
-    known, progress = _known_stamps(index_file), _progress_file(index_file)
-    todo = [c for c in images if not (_is_whole(folder, c) and known.get(c) == stamps[c])]
-    with temporary_folder(folder.parent) as temporary:
-        jobs = [(c, list(images[c]), setup.plans, setup.configuration, json.dumps(setup.dataset_json), folder, temporary) for c in todo]
-        for case, problem in _run(jobs, num_processes, progress_bar):
-            if problem is None:
-                with progress.open("a") as file:
-                    file.write(json.dumps([case, stamps[case]]) + "\n")
-                continue
-            if not skip_bad:
-                raise InputError(f"{problem} (or leave bad cases out with --skip-bad)")
-            skipped[case] = problem
+    new, bad = _preprocess(setup, images, stamps, skip_bad, num_processes, progress_bar)
+    skipped.update(bad)
     good = {case: files for case, files in images.items() if case not in skipped}
     if not good:
         raise InputError(f"no usable case is left in {', '.join(map(str, folders))}; the pool would be empty.")
@@ -108,9 +113,62 @@ def prepare_pool(
     }
     if content != _index_content(index_file):
         write_json(index_file, content)
-    progress.unlink(missing_ok=True)
-    logger.info("pool: %d cases in %s (%d new), %d skipped", len(good), folder, len(set(todo) & set(good)), len(skipped))
+    _progress(setup).forget({*images, *_progress(setup).stamps()})
+    logger.info("pool: %d cases in %s (%d new), %d skipped", len(good), folder, len(new), len(skipped))
     return PoolIndex(folder, {c: good[c] for c in sorted(good)}, dict(sorted(skipped.items())))
+
+
+def prepare_part(
+    setup: NnunetSetup, folders: Sequence[Path], part: Part, *, skip_bad: bool, num_processes: int, progress_bar: bool = True
+) -> PoolPart:
+    """Check and preprocess one part of the pool; other processes may do other parts, or this one, at the same time.
+
+    The pool's index is not written: that is left to `prepare_pool`, which finds what the parts have done and does what is missing.
+
+    Args:
+        setup: the labelled dataset and its plans.
+        folders: the whole pool's, the same for every part.
+        part: which of the pool's cases.
+        skip_bad: leave bad cases out and list them, instead of stopping.
+        num_processes: worker processes.
+        progress_bar: show one.
+
+    Raises:
+        InputError: as `prepare_pool`.
+    """
+    images, _ = _collect(setup, folders, skip_bad)
+    mine = {case: images[case] for case in part.share(list(images))}
+    stamps = {case: file_stamp(files) for case, files in mine.items()}
+    new, bad = _preprocess(setup, mine, stamps, skip_bad, num_processes, progress_bar)
+    return PoolPart(_places(setup)[0], [case for case in mine if case not in bad], new, bad, len(images))
+
+
+def _preprocess(
+    setup: NnunetSetup,
+    images: Mapping[str, tuple[str, ...]],
+    stamps: Mapping[str, Any],
+    skip_bad: bool,
+    num_processes: int,
+    progress_bar: bool,
+) -> tuple[list[str], dict[str, str]]:
+    """Preprocess the cases that are not done or have changed; returns those done now, and bad ones with the reason."""
+    folder, index_file = _places(setup)
+    remove_leftovers(folder.parent)
+    folder.mkdir(parents=True, exist_ok=True)
+    progress, new, bad = _progress(setup), list[str](), dict[str, str]()
+    known = {**_indexed_stamps(index_file), **progress.stamps()}
+    todo = [c for c in images if not (_is_whole(folder, c) and known.get(c) == stamps[c])]
+    with temporary_folder(folder.parent) as temporary:
+        jobs = [(c, list(images[c]), setup.plans, setup.configuration, json.dumps(setup.dataset_json), folder, temporary) for c in todo]
+        for case, problem in _run(jobs, num_processes, progress_bar):
+            if problem is None:
+                progress.add(case, stamps[case])
+                new.append(case)
+            elif skip_bad:
+                bad[case] = problem
+            else:
+                raise InputError(f"{problem} (or leave bad cases out with --skip-bad)")
+    return new, bad
 
 
 def pool_is_current(setup: NnunetSetup, folders: Sequence[Path]) -> bool:
@@ -177,20 +235,15 @@ def _index_content(index_file: Path) -> dict[str, Any] | None:
     return content if content.get("schema") == SCHEMA else None
 
 
-def _progress_file(index_file: Path) -> Path:
-    """Cases that a preparation has finished, one line each; it is gone once the index is written."""
-    return index_file.with_suffix(".progress")
+def _progress(setup: NnunetSetup) -> PoolProgress:
+    """What preparations have finished since the index was written; it is gone once the next one is."""
+    return PoolProgress(_places(setup)[1].with_suffix(".progress"))
 
 
-def _known_stamps(index_file: Path) -> dict[str, Any]:
-    """What the images of preprocessed cases looked like, from the index and from a preparation that was cut off."""
-    index, progress = _index_content(index_file), _progress_file(index_file)
-    stamps = {case: entry["stamp"] for case, entry in index["cases"].items()} if index else {}
-    for line in progress.read_text().splitlines() if progress.is_file() else ():
-        with suppress(ValueError):  # a line that was cut off
-            case, stamp = json.loads(line)
-            stamps[case] = stamp
-    return stamps
+def _indexed_stamps(index_file: Path) -> dict[str, Any]:
+    """What the images of the index's cases looked like."""
+    index = _index_content(index_file)
+    return {case: entry["stamp"] for case, entry in index["cases"].items()} if index else {}
 
 
 def _places(setup: NnunetSetup) -> tuple[Path, Path]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from filelock import FileLock
 
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
 from nnunet_ssl.locations import preprocessed_root, raw_root, results_root
@@ -10,6 +13,16 @@ from nnunet_ssl.nnunet_api.setup import read_json
 
 FIRST_ID = 601
 LAST_ID = 999
+LOCK_FILE = ".nnssl_ids.lock"
+"""In nnUNet_results: whoever holds it may allot ids. The operating system frees it when its holder dies."""
+
+
+@contextmanager
+def allotting() -> Iterator[None]:
+    """Let one process at a time, on any machine, find free ids and write the manifest that takes them."""
+    results_root().mkdir(parents=True, exist_ok=True)
+    with FileLock(results_root() / LOCK_FILE):
+        yield
 
 
 def allot_ids(count: int, first_id: int | None, own: Sequence[int] = ()) -> list[int]:

@@ -10,6 +10,7 @@ import torch
 
 from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.locations import ModelLocation
+from nnunet_ssl.machines.part import WHOLE, Part
 from nnunet_ssl.nnunet_api.evidence_predictor import EvidencePredictor
 from nnunet_ssl.pseudolabel.predictions import take_predictions
 from nnunet_ssl.pseudolabel.run import Run
@@ -35,11 +36,18 @@ def gather_teacher_evidence(run: Run, device: torch.device, cases: Sequence[str]
         _gather(run, run.teacher, fold, cases, run.pool.folder, store, device, label)
 
 
-def gather_held_out_evidence(run: Run, device: torch.device) -> None:
-    """Sweep each fold's validation cases with the teacher of that fold, which has not seen them; labels are not read here."""
+def gather_held_out_evidence(run: Run, device: torch.device, part: Part = WHOLE) -> None:
+    """Sweep each fold's validation cases with the teacher of that fold, which has not seen them; labels are not read here.
+
+    Args:
+        run: the run.
+        device: where networks predict.
+        part: which of the held-out cases of all folds together.
+    """
+    mine = set(part.share(sorted(case for cases in run.held_out_cases.values() for case in cases)))
     for fold, store in run.held_out_stores().items():
-        label = f"teacher, fold {fold}, on held-out cases"
-        _gather(run, run.teacher, fold, run.held_out_cases[fold], run.setup.data_folder, store, device, label)
+        label, cases = f"teacher, fold {fold}, on held-out cases", [case for case in run.held_out_cases[fold] if case in mine]
+        _gather(run, run.teacher, fold, cases, run.setup.data_folder, store, device, label)
 
 
 def gather_student_evidence(run: Run, stage: int, device: torch.device, cases: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from nnunet_ssl.data.manifest import StageRecord
 from nnunet_ssl.data.stage_dataset import StageSidecar, stage_is_whole, write_stage
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import results_root
+from nnunet_ssl.machines.part import WHOLE, Part
 from nnunet_ssl.pseudolabel.gather import gather_held_out_evidence, gather_student_evidence, gather_teacher_evidence
 from nnunet_ssl.pseudolabel.held_out_study import uses_held_out
 from nnunet_ssl.pseudolabel.in_force import SettingsInForce, in_force
@@ -50,7 +51,7 @@ def grow(run: Run, *, device: torch.device, rescore: bool = False) -> StageRecor
         run.student_store(stage - 1)  # an error if that student is not trained, also where its evidence is not asked for
     cases = run.pseudo_cases
     if not rescore:
-        gather_all_evidence(run, device, cases, student_stage=stage - 1 if stage > 1 and run.method.agreement.weight > 0 else None)
+        gather_all_evidence(run, device, cases, student_stage=labelling_student(run, stage))
     now = in_force(run)
     source, change = choose_source(run, stage, now.study)
     labels = labels_of(run, source, now.study)
@@ -71,7 +72,12 @@ def grow(run: Run, *, device: torch.device, rescore: bool = False) -> StageRecor
     return record
 
 
-def gather_all_evidence(run: Run, device: torch.device, cases: Sequence[str], *, student_stage: int | None) -> None:
+def labelling_student(run: Run, stage: int) -> int | None:
+    """The stage whose student takes part in the labels of a stage; None: the teacher alone."""
+    return stage - 1 if stage > 1 and run.method.agreement.weight > 0 else None
+
+
+def gather_all_evidence(run: Run, device: torch.device, cases: Sequence[str], *, student_stage: int | None, part: Part = WHOLE) -> None:
     """Sweep what the labels of a stage need: cases of the pool, held-out cases where they decide, and the pool's again with a student.
 
     Args:
@@ -79,10 +85,12 @@ def gather_all_evidence(run: Run, device: torch.device, cases: Sequence[str], *,
         device: where networks predict.
         cases: those of the pool that need pseudo-labels.
         student_stage: stage whose student takes part; None: the teacher alone.
+        part: which of all these cases.
     """
+    cases = part.share(cases)
     gather_teacher_evidence(run, device, cases)
     if uses_held_out(run.method, run.fold):
-        gather_held_out_evidence(run, device)
+        gather_held_out_evidence(run, device, part)
     if student_stage is not None:
         gather_student_evidence(run, student_stage, device, cases)
 

@@ -14,7 +14,7 @@ from nnunet_ssl.locations import PREDICTIONS, ModelLocation
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint_of_samples
 from nnunet_ssl.nnunet_api.external_trainers import find_trainer
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
-from nnunet_ssl.pseudolabel.dataset_ids import allot_ids
+from nnunet_ssl.pseudolabel.dataset_ids import allot_ids, allotting
 from nnunet_ssl.pseudolabel.predictions import identify_predictions
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.pseudolabel.student_start import default_student
@@ -70,7 +70,7 @@ def open_run(
         check_teacher_folds(setup, fold, folds)
         teacher_print = _teacher_fingerprint(teacher, folds, settings)
     if manifest is None:
-        manifest = Manifest(
+        begun = Manifest(
             dataset=setup.dataset,
             configuration=setup.configuration,
             plans=setup.plans_name,
@@ -80,18 +80,27 @@ def open_run(
             teacher_fingerprint=teacher_print,
             student_trainer=student,
             pool=pool.case_ids,
-            dataset_ids=allot_ids(settings.curriculum.num_stages, first_id),
+            dataset_ids=[],
             method=settings.to_dict(),
             predictions=taken,
         )
-        manifest.save(workspace)
-        return Run(setup, pool, manifest, teacher)
+        manifest = _begin(begun, workspace, settings.curriculum.num_stages, first_id)
     _check_same_run(manifest, pool.case_ids, teacher_print, student, settings, str(workspace))
     # changed settings are saved with the next stage that is written by them, so that a mere look changes nothing
     manifest.method, manifest.predictions = settings.to_dict(), taken
     if settings.curriculum.num_stages > len(manifest.dataset_ids):  # only while no stage is written
         manifest.dataset_ids = allot_ids(settings.curriculum.num_stages, first_id, own=manifest.dataset_ids)
     return Run(setup, pool, manifest, teacher)
+
+
+def _begin(manifest: Manifest, workspace: Path, num_stages: int, first_id: int | None) -> Manifest:
+    """Allot ids and save the manifest, or find the one that another process has saved meanwhile."""
+    with allotting():
+        if (other := Manifest.load(workspace)) is not None:
+            return other
+        manifest.dataset_ids = allot_ids(num_stages, first_id)
+        manifest.save(workspace)
+    return manifest
 
 
 def teacher_location(setup: NnunetSetup, teacher_trainer: str, predictions: Sequence[Path] = ()) -> ModelLocation:

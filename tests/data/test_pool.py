@@ -214,11 +214,14 @@ def test_interrupted_preparation_continues(fresh_project: Project, monkeypatch: 
     assert leftovers(fresh_project) == []
     with pytest.raises(SetupError, match="no pool is prepared"):
         load_pool(fresh_project.setup())
-    before = mtimes(*pool_folders(fresh_project))
+    data, progress = pool_folders(fresh_project)
+    assert sorted(f.stem for f in progress.iterdir()) == seen
+    before = mtimes(data)
     assert len(before) >= 9
     monkeypatch.setattr(pool_module, "_work", work)
     assert fresh_project.prepare_pool().case_ids == POOL
-    after = mtimes(*pool_folders(fresh_project))
+    after = mtimes(data)
+    assert not progress.exists()
     of_done = [f for f in before if Path(f).name.startswith(tuple(seen))]
     assert {f: after[f] for f in of_done} == {f: before[f] for f in of_done}
 

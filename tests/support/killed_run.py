@@ -58,6 +58,10 @@ def arm(point: str) -> None:
 
     if point == "pool":
         die_at(pool, "preprocess_case", call=4)
+    elif point == "second pool case":
+        die_at(pool, "preprocess_case", call=2)
+    elif point == "second sweep":
+        die_at(EvidencePredictor, "sweep", call=2)
     elif point == "evidence":
         die_at(EvidencePredictor, "sweep", call=3)
     elif point == "evidence file":

@@ -1,0 +1,1 @@
+"""Cases shared out over processes and machines."""
