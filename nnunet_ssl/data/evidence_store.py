@@ -21,6 +21,7 @@ from nnunet_ssl.confidence.quantise import (
 )
 from nnunet_ssl.data.files import replacing
 from nnunet_ssl.errors import SetupError, StateError
+from nnunet_ssl.nnunet_api.array_file import open_array
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint
 
 SCHEMA = 1
@@ -113,7 +114,7 @@ class EvidenceStore:
         """
         path, meta = self.path(case), self._checked_meta(case)
         try:
-            values: NDArray[np.uint16] = blosc2.open(str(path), mode="r")[:]
+            values: NDArray[np.uint16] = open_array(path)[:]
         except (RuntimeError, OSError, ValueError) as error:
             raise _damaged(path, error) from error
         h = int(meta["heads"])
@@ -140,7 +141,7 @@ class EvidenceStore:
 
     @staticmethod
     def _meta(path: Path) -> dict[str, Any]:
-        array = blosc2.open(str(path), mode="r")  # kept: the metadata lives as long as the array
+        array = open_array(path)  # kept: the metadata lives as long as the array
         return dict(array.schunk.vlmeta["nnssl"])
 
 

@@ -190,6 +190,7 @@ class _StageWriter:
         """A pool case that is labelled now: image and manual label as of a case of D."""
         label = f"{case}{self.ending}"
         kept = accepted_files(results_root() / self.sidecar.workspace, case, label_fingerprint, self.ending)
+        load_properties(kept.properties.parent, case)  # nnU-Net's loader would run code that the file might carry
         link_label(kept, AcceptedFiles(self.raw / "labelsTr" / label, self.data / f"{case}{PARTS[1]}", self.data / f"{case}{PARTS[2]}"))
         link(self.raw / "labelsTr" / label, self.pre / "gt_segmentations" / label)
         link(self.pool.folder / f"{case}{PARTS[0]}", self.data / f"{case}{PARTS[0]}")

@@ -5,8 +5,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import pickle
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +23,20 @@ try:
 except ImportError:  # NumPy 1
     from numpy.core import multiarray  # type: ignore[no-redef]
 
-# nnU-Net stores NumPy scalars (losses, timestamps) and the device beside the weights; nothing else is needed to read its checkpoints
+# nnU-Net stores NumPy scalars (losses, timestamps) and the device beside the weights; nothing else is needed to read its checkpoints.
+# The functions have one name in what NumPy 1 has pickled and another in what NumPy 2 has.
 _ALLOWED: list[Any] = [
     np.dtype,
     np.ndarray,
-    multiarray.scalar,
-    multiarray._reconstruct,
     *(type(np.dtype(kind)) for kind in ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")),
+    *(
+        (function, f"{module}.{function.__name__}")
+        for module in ("numpy.core.multiarray", "numpy._core.multiarray")
+        for function in (multiarray.scalar, multiarray._reconstruct)
+    ),
 ]
+_FORCE, _FORCE_NOT = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+"""PyTorch's own variables; the first wins over a call that asks for `weights_only=False`."""
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -43,14 +52,35 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(_ALLOWED):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = str(error).splitlines()[0]
-        raise StateError(f"{path} holds objects other than weights and numbers and was not opened ({found}).") from error
+        raise StateError(f"{path} holds objects other than weights and numbers and was not opened ({_found(error)}).") from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:  # PyTorch's readers raise any of them on arbitrary bytes
         reason = (str(error) or type(error).__name__).splitlines()[0]  # an empty file raises an error without text
         raise StateError(f"{path} is damaged ({reason}); train again or restore it.") from error
     if not isinstance(checkpoint, dict) or "network_weights" not in checkpoint:
         raise StateError(f"{path} is not a checkpoint of nnU-Net (it has no 'network_weights').")
     return checkpoint
+
+
+def _found(error: pickle.UnpicklingError) -> str:
+    """What a checkpoint holds besides, by name; PyTorch says it in the middle of advice on how to open the file all the same."""
+    text = str(error)
+    if match := re.search(r"GLOBAL (\S+)", text):
+        return match[1]
+    match = re.search(r"WeightsUnpickler error: (.+)", text)
+    return match[1].strip() if match else "an unknown instruction"
+
+
+@contextmanager
+def weights_only() -> Iterator[None]:
+    """While it is open, nnU-Net's own functions open checkpoints as `load_checkpoint` does, whatever they ask PyTorch for."""
+    before = {name: os.environ.pop(name, None) for name in (_FORCE, _FORCE_NOT)}
+    os.environ[_FORCE] = "1"
+    try:
+        with torch.serialization.safe_globals(_ALLOWED):
+            yield
+    finally:
+        del os.environ[_FORCE]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 def fingerprint(path: Path) -> str:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from batchgenerators.utilities.file_and_folder_operations import load_pickle
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_ssl.errors import InputError
+from nnunet_ssl.errors import InputError, StateError
 from nnunet_ssl.nnunet_api.grid import same_grid
+from nnunet_ssl.nnunet_api.plain_pickle import read_plain_pickle
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
 PARTS = (".b2nd", "_seg.b2nd", ".pkl")
@@ -144,8 +144,18 @@ def _preprocess(
 
 
 def load_properties(folder: Path, case: str) -> dict[str, object]:
-    """The properties nnU-Net's preprocessor stored for a case."""
-    return dict(load_pickle(str(folder / f"{case}.pkl")))
+    """The properties nnU-Net's preprocessor stored for a case.
+
+    Raises:
+        StateError: if the file is missing, damaged or holds anything but containers, numbers and arrays (it is not executed).
+    """
+    path = folder / f"{case}.pkl"
+    try:
+        return dict(read_plain_pickle(path))
+    except Exception as error:  # a damaged pickle raises anything
+        raise StateError(
+            f"{path}, preprocessed for case '{case}', cannot be read ({error}) and was not opened; preprocess the case again."
+        ) from error
 
 
 def use_one_thread() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.nnunet_api.geometry import image_shape
 from nnunet_ssl.nnunet_api.grid import same_grid
+from nnunet_ssl.nnunet_api.plain_pickle import read_plain_pickle
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
 KEY = "probabilities"
@@ -19,13 +19,6 @@ _OUTSIDE = 1e-3
 """How far a probability may leave [0, 1]."""
 _SUM = 1e-2
 """How far probabilities may miss a sum of 1: half precision leaves such gaps."""
-
-_ALLOWED = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    *((module, name) for module in ("numpy.core.multiarray", "numpy._core.multiarray") for name in ("_reconstruct", "scalar")),
-    ("_codecs", "encode"),
-}
 
 
 def read_probabilities(case: str, path: Path, setup: NnunetSetup, properties: dict[str, Any]) -> NDArray[np.float32]:
@@ -87,19 +80,9 @@ def _lies_on_the_image(case: str, path: Path, properties: dict[str, Any]) -> boo
     if not path.is_file():
         return True
     try:
-        with path.open("rb") as file:
-            return same_grid(_PlainUnpickler(file).load(), properties)
+        return same_grid(read_plain_pickle(path), properties)
     except Exception as error:  # a damaged pickle raises anything
         raise InputError(
             f"case '{case}': {path} is not what nnUNetv2_predict leaves ({error}) and was not opened; predict the case again, or remove "
             "that file: then the shape alone is compared."
         ) from error
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Builds containers, numbers and arrays alone: a pickle from elsewhere may carry code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it holds {module}.{name}")
-        return super().find_class(module, name)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp
 from tqdm import tqdm
+
+from nnunet_ssl.nnunet_api.preprocessed_case import open_image, open_segmentation
 
 LEVEL = 0.05
 """Of all tests together (Bonferroni)."""
@@ -49,11 +50,9 @@ def image_features(folder: Path, cases: Sequence[str], *, label: str) -> dict[st
         Per feature, the values of the cases in their order.
     """
     features: dict[str, list[float]] = {}
-    dataset = nnUNetDatasetBlosc2(str(folder), list(cases))
     for case in tqdm(cases, desc=f"features of {label}"):
-        image, seg, _, _ = dataset.load_case(case)
-        inside = np.asarray(seg[:][0]) >= 0
-        for channel, values in enumerate(np.asarray(image[:], dtype=np.float32)):
+        inside = np.asarray(open_segmentation(folder, case)[0]) >= 0
+        for channel, values in enumerate(np.asarray(open_image(folder, case)[:], dtype=np.float32)):
             for name, value in _channel_features(values, inside).items():
                 features.setdefault(f"{name}, channel {channel}", []).append(value)
     return features

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from numpy.typing import NDArray
 
+from nnunet_ssl.nnunet_api.preprocessed_case import open_segmentation
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
 
@@ -24,8 +24,7 @@ class ManualLabel(NamedTuple):
 
 def manual_label(setup: NnunetSetup, case: str) -> ManualLabel:
     """Read a labelled case's preprocessed segmentation; never one of the pool, which has none."""
-    dataset = nnUNetDatasetBlosc2(str(setup.data_folder), [case])
-    labels = np.asarray(dataset.load_case(case)[1][:][0]).astype(np.int16)
+    labels = np.asarray(open_segmentation(setup.data_folder, case)[0]).astype(np.int16)
     nonzero = labels >= 0
     manager = setup.label_manager
     valid = nonzero & (labels != manager.ignore_label) if manager.has_ignore_label else nonzero

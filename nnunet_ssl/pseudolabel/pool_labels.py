@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from numpy.typing import NDArray
 
 from nnunet_ssl.confidence.agreement import agreement_confidence
@@ -20,6 +19,7 @@ from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.data.pool import PoolIndex
 from nnunet_ssl.data.stage_dataset import PseudoCase
 from nnunet_ssl.nnunet_api.geometry import background_probabilities, to_image_grid
+from nnunet_ssl.nnunet_api.preprocessed_case import open_segmentation
 from nnunet_ssl.nnunet_api.preprocessing import load_properties
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
@@ -134,9 +134,7 @@ class PoolLabels:
         return gate_at(self.gate, evidence.predicted_labels(), confidence)
 
     def _nonzero(self, case: str) -> NDArray[np.bool_]:
-        dataset = nnUNetDatasetBlosc2(str(self.pool.folder), [case])
-        _, seg, _, _ = dataset.load_case(case)
-        return np.asarray(seg[:][0]) >= 0
+        return np.asarray(open_segmentation(self.pool.folder, case)[0]) >= 0
 
 
 def confident_channels(confidence: NDArray[np.float32], predicted: NDArray[Any], tau: float | tuple[float, ...]) -> NDArray[np.bool_]:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -19,6 +18,7 @@ from nnunet_ssl.data.pool import PoolIndex
 from nnunet_ssl.data.prediction_folders import check_predictions, content_fingerprint, find_predictions, stamp
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.nnunet_api.geometry import to_network_grid
+from nnunet_ssl.nnunet_api.preprocessed_case import open_image
 from nnunet_ssl.nnunet_api.preprocessing import load_properties
 from nnunet_ssl.nnunet_api.probability_file import read_probabilities
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
@@ -98,7 +98,7 @@ def predicted_evidence(setup: NnunetSetup, pool: PoolIndex, case: str, paths: Se
         Evidence on the network's grid; with one prediction the variance is 0 and the votes are its labels.
     """
     properties = load_properties(pool.folder, case)
-    shape = nnUNetDatasetBlosc2(str(pool.folder), [case]).load_case(case)[0].shape[1:]
+    shape = open_image(pool.folder, case).shape[1:]
     mean, second, votes = (np.zeros((setup.heads, *shape), dtype=np.float32) for _ in range(3))
     for path in paths:
         probabilities = to_network_grid(read_probabilities(case, path, setup, properties), shape, setup, properties)

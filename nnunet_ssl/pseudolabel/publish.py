@@ -7,6 +7,7 @@ from pathlib import Path
 from nnunet_ssl.data.files import link, write_json
 from nnunet_ssl.errors import SetupError, StateError
 from nnunet_ssl.locations import PUBLISHED_MARKER, ModelLocation, fold_name, results_root
+from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
 from nnunet_ssl.nnunet_api.setup import read_json
 from nnunet_ssl.pseudolabel.run import Run
 
@@ -29,7 +30,7 @@ def publish(run: Run) -> ModelLocation:
 
     Raises:
         SetupError: if the last student is not trained.
-        StateError: if a model that is not ours stands at that place.
+        StateError: if a model that is not ours stands at that place, or the last student's checkpoint is damaged or carries code.
     """
     if not run.is_complete:
         written = len(run.manifest.stages)
@@ -38,6 +39,7 @@ def publish(run: Run) -> ModelLocation:
     student, target = run.student(last), published_model(run)
     if not run.is_trained(last):
         raise SetupError(f"the student of the last stage ({last}) is not trained; it cannot be published yet.")
+    load_checkpoint(student.checkpoint(run.fold))  # nnU-Net's commands, which use it from now on, would run code that it might carry
     source, fold = student.fold_folder(run.fold), target.fold_folder(run.fold)
     if fold.exists() and not (fold / PUBLISHED_MARKER).is_file():
         raise StateError(f"{fold} holds a model that nnunet-ssl did not publish; move it away first.")

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from tqdm import tqdm
 
 from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.data.files import remove_leftovers
 from nnunet_ssl.nnunet_api.evidence_predictor import EvidencePredictor
+from nnunet_ssl.nnunet_api.preprocessed_case import open_image
 from nnunet_ssl.nnunet_api.swept_evidence import to_evidence
 
 logger = logging.getLogger(__name__)
@@ -34,9 +34,8 @@ def gather_evidence(predictor: EvidencePredictor, folder: Path, cases: Sequence[
     """
     remove_leftovers(store.folder)
     todo = [case for case in cases if not store.has(case)]
-    dataset = nnUNetDatasetBlosc2(str(folder), list(todo))
     for case in tqdm(todo, desc=f"evidence of the {label}", disable=not todo):
-        image, _, _, _ = dataset.load_case(case)
+        image = open_image(folder, case)
         swept = predictor.sweep(torch.from_numpy(image[:]), seed=zlib.crc32(case.encode()))
         evidence = to_evidence(
             swept, heads=predictor.heads, num_samples=predictor.num_samples, has_regions=predictor.label_manager.has_regions

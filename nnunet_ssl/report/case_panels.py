@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +19,7 @@ from nnunet_ssl.data.pool import load_pool
 from nnunet_ssl.data.stage_dataset import CODE_IGNORED, read_sidecar
 from nnunet_ssl.errors import NnsslError, StateError
 from nnunet_ssl.locations import preprocessed_root, targets_folder
+from nnunet_ssl.nnunet_api.array_file import open_array
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.report.collect import RunFacts, student_of
 
@@ -165,8 +165,7 @@ def _load(path: Path, key: Any = slice(None)) -> NDArray[Any]:
     if not path.is_file():
         raise StateError(f"{path} is no longer there.")
     try:
-        array = blosc2.open(str(path), mode="r")
-        return np.asarray(array[key])
+        return np.asarray(open_array(path)[key])
     except (RuntimeError, OSError, ValueError) as error:
         raise StateError(f"{path} is damaged ({error}).") from error
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import ModelLocation
+from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
 from nnunet_ssl.nnunet_api.external_trainers import environment_with_trainers
 
 logger = logging.getLogger(__name__)
@@ -52,19 +53,25 @@ def train(model: ModelLocation, fold: int | str, *, device: str, log: Path, epoc
         epochs: for the progress bar; None where unknown.
 
     Raises:
-        StateError: if the process fails; the message shows its last line and names the log.
+        StateError: if the checkpoint to continue from is damaged or carries code, or if the process fails; the message shows its last line
+            and names the log.
     """
-    folder = model.fold_folder(fold)
     arguments = [model.dataset, model.configuration, str(fold), "-tr", model.trainer, "-p", model.plans, "-device", device]
-    if model.checkpoint(fold).is_file():
-        arguments.append("--val")
-    elif any((folder / name).is_file() for name in ("checkpoint_latest.pth", "checkpoint_best.pth")):
-        arguments.append("--c")
+    if (checkpoint := checkpoint_to_open(model, fold)) is not None:
+        load_checkpoint(checkpoint)  # refused here where it carries code: a trainer of nnU-Net's own would run it
+        arguments.append("--val" if checkpoint == model.checkpoint(fold) else "--c")
     log.parent.mkdir(parents=True, exist_ok=True)
     logger.info("%s  (log: %s)", training_command(model, fold), log)
     last = _stream([sys.executable, "-u", "-c", _ENTRY, *arguments], log, f"training {model.dataset}", epochs, training_environment(device))
     if last is not None:
         raise StateError(f"{training_command(model, fold)} failed: {last} (whole output: {log})")
+
+
+def checkpoint_to_open(model: ModelLocation, fold: int | str) -> Path | None:
+    """The checkpoint that a training validates or continues from, by nnU-Net's own order; None where it starts anew."""
+    final = model.checkpoint(fold)
+    places = (final, *(final.with_name(name) for name in ("checkpoint_latest.pth", "checkpoint_best.pth")))
+    return next((path for path in places if path.is_file()), None)
 
 
 def training_environment(device: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from torch import nn
 from nnunet_ssl.config import CpuPrecision, MethodConfig, OptimizerName
 from nnunet_ssl.data.files import replacing
 from nnunet_ssl.networks import StochasticSampler, unwrap
+from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint, weights_only
 from nnunet_ssl.nnunet_api.trained_model import UNCERTAINTY_TERM
 from nnunet_ssl.training.cpu_layout import lay_channels_last
 from nnunet_ssl.training.cpu_precision import computes_in_bfloat16, use_bfloat16
@@ -150,9 +151,14 @@ class PhasedTrainer(nnUNetTrainer):
             with self._evaluated_weights():
                 super().save_checkpoint(str(temporary))
             if entry := self._checkpoint_entry():
-                # written a moment ago by this process; safe to open in full
-                checkpoint = torch.load(temporary, map_location="cpu", weights_only=False)
-                torch.save({**checkpoint, CHECKPOINT_ENTRY: entry}, temporary)
+                torch.save({**load_checkpoint(temporary), CHECKPOINT_ENTRY: entry}, temporary)
+
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        # nnU-Net would run code that the file might carry: ours is read first, and says what is wrong with the file
+        entry = load_checkpoint(Path(str(filename_or_checkpoint))).get(CHECKPOINT_ENTRY)
+        with weights_only():
+            super().load_checkpoint(filename_or_checkpoint)
+        self._restore(entry)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         if missing := leave_out_missing_next_stages(self.plans_manager, self.configuration_manager):
@@ -177,6 +183,9 @@ class PhasedTrainer(nnUNetTrainer):
     def _checkpoint_entry(self) -> dict[str, Any]:
         """What else a checkpoint must hold to continue from it."""
         return {}
+
+    def _restore(self, entry: dict[str, Any] | None) -> None:
+        """Continue from what `_checkpoint_entry` left in a checkpoint, None in one of nnU-Net's own; its weights are loaded."""
 
     def _distillation_datasets(self) -> list[Any]:
         """nnU-Net datasets whose images the uncertainty head learns from."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import blosc2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from nnunet_ssl.errors import WRITE_AGAIN, StateError
+from nnunet_ssl.nnunet_api.array_file import open_array
 from nnunet_ssl.training.extra_channels import ExtraLayout
 
 
@@ -99,9 +98,7 @@ class StageDataset:
         path = self._targets_folder / f"{identifier}.b2nd"
         if not path.is_file():
             raise StateError(f"the targets of pool case '{identifier}' are missing ({path}); {WRITE_AGAIN}")
-        # as nnU-Net does: memory mapping is unreliable on Windows
-        mapping = {} if os.name == "nt" else {"mmap_mode": "r"}
-        targets = blosc2.open(urlpath=str(path), mode="r", dparams={"nthreads": 1}, **mapping)
+        targets = open_array(path, is_mapped=True)
         expected = (self._layout.num_channels, *shape[1:])
         if targets.shape != expected:
             raise StateError(f"targets of pool case '{identifier}' have shape {targets.shape}, expected {expected}; {WRITE_AGAIN}")

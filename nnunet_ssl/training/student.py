@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -15,12 +14,11 @@ from torch import nn
 
 from nnunet_ssl.locations import targets_folder
 from nnunet_ssl.networks import unwrap
-from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
 from nnunet_ssl.training.cutmix import CutMix
 from nnunet_ssl.training.epoch_terms import to_host
 from nnunet_ssl.training.extra_channels import ExtraLayout
 from nnunet_ssl.training.moving_average import MovingAverage, default_decay
-from nnunet_ssl.training.phased_trainer import CHECKPOINT_ENTRY, PhasedTrainer
+from nnunet_ssl.training.phased_trainer import PhasedTrainer
 from nnunet_ssl.training.phases import DISTILLATION, FINE_TUNING, SEMI_SUPERVISED, Phase
 from nnunet_ssl.training.stage import read_stage
 from nnunet_ssl.training.stage_dataset import StageDataset
@@ -151,7 +149,6 @@ class SemiSupervisedStudent(PhasedTrainer):
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         self._continues = True
         super().load_checkpoint(filename_or_checkpoint)
-        self._restore(load_checkpoint(Path(str(filename_or_checkpoint))).get(CHECKPOINT_ENTRY))
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         with self._evaluated_weights():
@@ -181,7 +178,6 @@ class SemiSupervisedStudent(PhasedTrainer):
         return {**dict.fromkeys(TERMS, 1), CLASS_TERM: self.label_manager.num_segmentation_heads}
 
     def _restore(self, entry: dict[str, Any] | None) -> None:
-        """Continue from what `_checkpoint_entry` left in a checkpoint, None in one of nnU-Net's own; its weights are loaded."""
         if self.average is None:
             return
         if entry is None:

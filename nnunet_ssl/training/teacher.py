@@ -8,6 +8,7 @@ import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from torch import nn
 
+from nnunet_ssl.nnunet_api.preprocessing import load_properties
 from nnunet_ssl.nnunet_api.setup import too_few_for_folds
 from nnunet_ssl.training.phased_trainer import PhasedTrainer
 from nnunet_ssl.training.phases import SUPERVISED, Phase
@@ -56,6 +57,8 @@ class TransASPPTeacherTrainer(TransASPPNetwork, PhasedTrainer):
         # a cascade's images need the previous stage's segmentation, which the pool does not have
         pool = None if self.is_cascaded else self._pool()
         if pool is not None:
+            for case in pool.case_ids:
+                load_properties(pool.folder, case)  # nnU-Net's loader would run code that the file might carry
             datasets.append(infer_dataset_class(str(pool.folder))(str(pool.folder), list(pool.case_ids)))
         self.print_to_log_file(f"Distillation images: {', '.join(str(len(d.identifiers)) for d in datasets)} (training cases, pool)")
         return datasets

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import tqdm as tqdm_module
 from tiny_setup import Project
 
@@ -33,7 +34,7 @@ def run(log: Path, entry: str, monkeypatch: pytest.MonkeyPatch, epochs: int | No
 
 def touch(name: str) -> None:
     MODEL.fold_folder(0).mkdir(parents=True, exist_ok=True)
-    (MODEL.fold_folder(0) / name).touch()
+    torch.save({"network_weights": {}}, MODEL.fold_folder(0) / name)
 
 
 # ---- the command

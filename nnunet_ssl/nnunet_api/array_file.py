@@ -1,0 +1,40 @@
+"""blosc2 files, nnU-Net's and ours, opened as arrays and as nothing else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import blosc2
+
+_ACTIVE: Any = getattr(blosc2, "UnsafeDeserializationError", ())
+"""Raised by versions that do not evaluate what they open."""
+
+
+def open_array(path: Path, *, is_mapped: bool = False) -> Any:
+    """Open an array without reading its values.
+
+    blosc2 can keep expressions, functions and references to other files in an array's place. It does not evaluate them unless asked to
+    (since its version 4.14.1); here they are refused.
+
+    Args:
+        path: the file.
+        is_mapped: map it into memory, as nnU-Net does, which is faster for crops.
+
+    Returns:
+        A `blosc2.NDArray`.
+
+    Raises:
+        ValueError: if the file holds something else.
+        RuntimeError, OSError: if it is damaged or missing.
+    """
+    # mapping is unreliable on Windows
+    mapping = {"mmap_mode": "r"} if is_mapped and os.name != "nt" else {}
+    try:
+        found = blosc2.open(str(path), mode="r", dparams={"nthreads": 1}, **mapping)
+    except _ACTIVE as error:
+        raise ValueError("it holds an expression, a function or a reference, not an array") from error
+    if not isinstance(found, blosc2.NDArray):
+        raise ValueError(f"it holds a {type(found).__name__}, not an array")
+    return found
