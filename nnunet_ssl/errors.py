@@ -21,5 +21,9 @@ class StateError(NnsslError):
     """What lies on disk does not fit what is asked for, for instance a manifest of another pool."""
 
 
+class NotYetError(NnsslError):
+    """Something that must come first is not done yet; the commands exit with code 3."""
+
+
 WRITE_AGAIN = "write the stage again with nnssl_pseudolabel --stage."
 """End of a message about a stage dataset whose files are lost, damaged or edited."""

@@ -10,10 +10,12 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from nnunet_ssl.errors import NnsslError
+from nnunet_ssl.errors import NnsslError, NotYetError
 
 EXIT_ERROR = 2
 """Exit code of an expected error; argparse uses the same for wrong arguments."""
+EXIT_NOT_YET = 3
+"""Exit code where something that must come first is not done yet, so that a scheduler can tell this from an error."""
 EXIT_INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells report it (128 + SIGINT)."""
 
@@ -64,8 +66,8 @@ def run_command(name: str, body: Callable[[], int | None]) -> int:
         body: what the command does; returns an exit code, None meaning 0.
 
     Returns:
-        The exit code: the body's own, 2 after an `NnsslError`, 130 after an interrupt. Any other exception passes through with its
-        traceback, because it is a defect.
+        The exit code: the body's own, 2 after an `NnsslError` (3 after a `NotYetError`), 130 after an interrupt. Any other exception
+        passes through with its traceback, because it is a defect.
     """
     # before PyTorch is loaded: threads that spin while they wait slow a CPU down several times as soon as anything else runs on it
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -76,7 +78,7 @@ def run_command(name: str, body: Callable[[], int | None]) -> int:
             return body() or 0
         except NnsslError as error:
             print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
-            return EXIT_ERROR
+            return EXIT_NOT_YET if isinstance(error, NotYetError) else EXIT_ERROR
         except KeyboardInterrupt:
             print(f"{name}: interrupted; the same command again continues where that is possible.", file=sys.stderr)
             return EXIT_INTERRUPTED

@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--audit", action="store_true", help="train the teacher, say how far its labels can be trusted on cases it has not seen, and stop"
     )
+    made.add_argument("--only", metavar="STEP", help="do this one step, if those before it are done, and stop; --dry-run prints the names")
     made.add_argument("--dry-run", action="store_true", help="print the steps and the disk space they need, and stop")
     made.add_argument("--status", action="store_true", help="print what is done and the table so far, and stop")
     add_method_arguments(made)
@@ -71,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.dry_run:
             _print_estimate(requests)
         return
+    if arguments.only is not None:
+        _execute_only(arguments, requests[0])
+        return
     use_device(arguments.device)
     for request in requests:
         _print_fold(request, requests)
@@ -90,7 +94,8 @@ def _check_folds(arguments: argparse.Namespace) -> None:
     """Refuse folds that cannot stand beside each other.
 
     Raises:
-        ConfigError: if a fold stands there twice, `all` beside a fold, or predictions are the teacher of several.
+        ConfigError: if a fold stands there twice, `all` beside a fold, or predictions are the teacher of several; or where one step is
+            asked for, which is one fold's.
     """
     from nnunet_ssl.errors import ConfigError
     from nnunet_ssl.locations import PREDICTIONS
@@ -99,6 +104,10 @@ def _check_folds(arguments: argparse.Namespace) -> None:
     given = " ".join(map(str, folds))
     if len(folds) > 1 and (arguments.from_predictions or arguments.tr == PREDICTIONS):
         raise ConfigError(f"-f {given}: predictions are the teacher of one fold at a time, since every fold holds out other cases.")
+    if len(folds) > 1 and arguments.only is not None:
+        raise ConfigError(f"-f {given}: --only is a step of one fold at a time.")
+    if arguments.only is not None and (arguments.audit or arguments.status or arguments.dry_run):
+        raise ConfigError("--only does one step; leave out --audit, --status and --dry-run.")
     if len(set(folds)) < len(folds):
         raise ConfigError(f"-f {given}: a fold is given twice.")
     if len(folds) > 1 and "all" in folds:
@@ -155,6 +164,20 @@ def _audit(request: RunRequest, steps: Sequence[Step]) -> None:
     print("\n".join(audit_lines(audit(run, device=torch.device(request.device)), run)))
 
 
+def _execute_only(arguments: argparse.Namespace, request: RunRequest) -> None:
+    """One step, and the name of the next."""
+    from nnunet_ssl.run.one_step import execute_only, find_step, next_step
+    from nnunet_ssl.run.pipeline import pipeline
+
+    steps = pipeline(request)
+    step = find_step(steps, arguments.only)
+    execute_only(steps, step, request.setup, lambda: use_device(arguments.device) if step.uses_device else None)
+    if (following := next_step(steps)) is not None:
+        print(f"next: the same command with --only {following.key}")
+    else:
+        _print_next(arguments, [request])
+
+
 def _print_fold(request: RunRequest, requests: Sequence[RunRequest]) -> None:
     """A heading, where there are several runs."""
     if len(requests) > 1:
@@ -162,8 +185,9 @@ def _print_fold(request: RunRequest, requests: Sequence[RunRequest]) -> None:
 
 
 def _print_steps(steps: Sequence[Step]) -> None:
+    width = max(len(step.key) for step in steps)
     for number, step in enumerate(steps, start=1):
-        print(f"{number:3d}. [{'done' if step.is_done() else ' to do'}] {step.name}: {step.command}")
+        print(f"{number:3d}. [{'done' if step.is_done() else ' to do'}] {step.key:{width}}  {step.name}: {step.command}")
 
 
 def _print_table(request: RunRequest) -> None:

@@ -20,7 +20,7 @@ def predictions_step(request: RunRequest, command: str) -> Step:
         run = request.open()
         take_predictions(run, run.pseudo_cases)
 
-    return Step("take the predictions", command, is_done, work, is_before_stages=True)
+    return Step("take the predictions", command, is_done, work, is_before_stages=True, key="predictions")
 
 
 def accept_step(request: RunRequest, folder: Path, command: str) -> Step:
@@ -33,4 +33,4 @@ def accept_step(request: RunRequest, folder: Path, command: str) -> Step:
     def work() -> None:
         accept(request.open(), folder)
 
-    return Step("accept labels", f"{command} --accept {folder}", is_done, work, is_before_stages=True)
+    return Step("accept labels", f"{command} --accept {folder}", is_done, work, is_before_stages=True, key="accept")

@@ -15,6 +15,7 @@ from nnunet_ssl.pseudolabel.publish import publish, published_model
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.pseudolabel.student_start import default_student
 from nnunet_ssl.run.label_steps import accept_step, predictions_step
+from nnunet_ssl.run.one_step import TEACHER
 from nnunet_ssl.run.run_request import RunRequest, Step
 from nnunet_ssl.run.training_process import is_trained, train, training_command
 
@@ -62,6 +63,7 @@ def pipeline(request: RunRequest) -> list[Step]:
                 lambda: pool_is_current(request.setup, request.unlabelled),
                 _prepare(request),
                 is_before_stages=True,
+                key="pool",
             )
         )
     if request.is_from_predictions:
@@ -71,16 +73,20 @@ def pipeline(request: RunRequest) -> list[Step]:
     if request.accept is not None:
         steps.append(accept_step(request, request.accept, grow_line))
     for stage in range(1, settings.curriculum.num_stages + 1):
-        steps.append(Step(f"write stage {stage}", grow_line, _written(request, stage), _grow(request)))
+        steps.append(
+            Step(f"write stage {stage}", grow_line, _written(request, stage), _grow(request), key=f"stage-{stage}", uses_device=True)
+        )
         steps.append(
             Step(
                 f"train student {stage}",
                 f"nnUNetv2_train STAGE_ID {configuration} {request.fold} -tr {student}{plans}",
                 _student_done(request, stage),
                 _train_student(request, stage, logs),
+                key=f"student-{stage}",
+                uses_device=True,
             )
         )
-    steps.append(Step("publish the last student", grow_line, _published(request), lambda: _publish(request)))
+    steps.append(Step("publish the last student", grow_line, _published(request), lambda: _publish(request), key="publish"))
     return steps
 
 
@@ -108,6 +114,8 @@ def _teacher_step(request: RunRequest, fold: int | str, logs: Path) -> Step:
         _teacher_done(request, fold),
         _train_teacher(request, fold, logs),
         is_before_stages=True,
+        key=TEACHER if len(request.folds) == 1 else f"{TEACHER}-{fold}",
+        uses_device=True,
     )
 
 

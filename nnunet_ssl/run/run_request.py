@@ -90,3 +90,7 @@ class Step:
     work: Callable[[], None]
     is_before_stages: bool = False
     """Whether it makes what every stage needs: the pool and the teacher."""
+    key: str = ""
+    """What `nnssl_run --only` calls it."""
+    uses_device: bool = False
+    """Whether a network may have to run."""

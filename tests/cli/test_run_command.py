@@ -67,7 +67,7 @@ def test_run_again_and_status(fresh_project: Project, capsys: Any, trainings: li
 def test_dry_run_says_what_is_needed(fresh_project: Project, capsys: Any) -> None:
     out = call(capsys, fresh_project, "--dry-run")
     lines = out.splitlines()
-    assert lines[0].startswith(f"  1. [ to do] prepare the pool: nnssl_prepare -d 137 -c 3d_fullres -p {PLANS} -u ")
+    assert lines[0].startswith(f"  1. [ to do] pool       prepare the pool: nnssl_prepare -d 137 -c 3d_fullres -p {PLANS} -u ")
     assert lines[-1].startswith("disk for 6 pool cases: about ")
     assert "besides the checkpoints" in lines[-1]
     # without -u the pool has to be there

@@ -134,7 +134,8 @@ def test_whole_run(project: Project, tmp_path: Path, capsys: Any, monkeypatch: p
     flags = ["--from-predictions", str(folder), "--accept", str(labels), "--set", "evidence.num_samples=1"]
     out = call(run.main, capsys, *flags, "--dry-run")
     line = f"nnssl_pseudolabel -d 137 -c 3d_fullres -f 0 -p {PLANS} -tr {OUR_TEACHER} --from-predictions {folder}"
-    assert f"  1. [ to do] take the predictions: {line}\n  2. [ to do] accept labels: {line} --accept {labels}\n" in out
+    assert f"  1. [ to do] predictions  take the predictions: {line}\n" in out
+    assert f"  2. [ to do] accept       accept labels: {line} --accept {labels}\n" in out
     assert not (project.results / DATASET).exists()
     out = call(run.main, capsys, *flags)
     assert trained == ["Dataset601_Tiny_f0s1", "Dataset602_Tiny_f0s2"]
