@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
+import importlib.util
 import re
 import shlex
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -115,6 +118,24 @@ def parser_of() -> Callable[[str], argparse.ArgumentParser]:
         return caught_parser(nnunet[command].load())
 
     return find
+
+
+@pytest.fixture(scope="session")
+def load_example(project: Path) -> Callable[[str], ModuleType]:
+    """Gives the module of a script of `docs/examples`, by its path as a page shows it."""
+
+    @functools.cache
+    def load(path: str) -> ModuleType:
+        assert (project / path).is_file(), f"there is no script {path}"
+        specification = importlib.util.spec_from_file_location(Path(path).stem, project / path)
+        assert specification is not None
+        assert specification.loader is not None
+        module = importlib.util.module_from_spec(specification)
+        sys.modules[module.__name__] = module  # dataclasses look their module up there
+        specification.loader.exec_module(module)
+        return module
+
+    return load
 
 
 def _identify(value: object) -> str:

@@ -40,7 +40,9 @@ def check_export(text: str) -> None:
         assert match["value"] == '"$(nnssl_trainers)"'
 
 
-def test_shown_command_can_be_typed(bash_line: Any, parser_of: Callable[[str], argparse.ArgumentParser], project: Path) -> None:
+def test_shown_command_can_be_typed(
+    bash_line: Any, parser_of: Callable[[str], argparse.ArgumentParser], load_example: Callable[[str], Any], project: Path
+) -> None:
     program, *arguments = bash_line.words
     if program == "make":
         check_make(bash_line.words, project)
@@ -48,6 +50,8 @@ def test_shown_command_can_be_typed(bash_line: Any, parser_of: Callable[[str], a
         check_export(bash_line.text)
     elif program == "pip":
         assert arguments == ["install", "."]
+    elif program == "python":
+        parse(load_example(arguments[0]).parser(), arguments[1:])
     else:
         parsed = parse(parser_of(program), [PLACEHOLDERS.get(a, a) for a in arguments])
         for name in ("tr", "student_tr"):

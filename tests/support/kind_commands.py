@@ -32,6 +32,7 @@ _STOCK = {
     "nnUNetv2_preprocess": (_PLANNING, "preprocess_entry"),
     "nnUNetv2_train": ("nnunetv2.run.run_training", "run_training_entry"),
     "nnUNetv2_predict": ("nnunetv2.inference.predict_from_raw_data", "predict_entry_point"),
+    "nnUNetv2_evaluate_folder": ("nnunetv2.evaluation.evaluate_predictions", "evaluate_folder_entry_point"),
 }
 """Module and function behind each command of nnU-Net."""
 
