@@ -14,7 +14,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 PACKAGE = PROJECT / "nnunet_ssl"
 TRAINERS = PROJECT / "trainers"
 
-_BASE = {"errors", "config", "locations"}
+_BASE = {"errors", "config", "locations", "disk"}
 _PURE = {"networks", "losses", "confidence"}
 _METHOD = {"training", "pseudolabel", "prediction", "report"}
 _UP_TO_DATA = _BASE | _PURE | {"machines", "nnunet_api", "data"}
@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "config": {"errors"},
     "locations": {"errors"},
+    "disk": {"errors"},
     **dict.fromkeys(_PURE, _BASE),
     "nnunet_api": _BASE | _PURE,
     "machines": {"errors"},
@@ -43,7 +44,15 @@ FILE_CALLS = {
 }
 
 COMMANDS = ("plan", "prepare", "pseudolabel", "run", "report", "predict", "demo", "trainers")
-TORCH_FREE = ("nnunet_ssl", "nnunet_ssl.errors", "nnunet_ssl.config", "nnunet_ssl.locations", "nnunet_ssl.cli", "nnunet_ssl.cli.command")
+TORCH_FREE = (
+    "nnunet_ssl",
+    "nnunet_ssl.errors",
+    "nnunet_ssl.config",
+    "nnunet_ssl.locations",
+    "nnunet_ssl.disk",
+    "nnunet_ssl.cli",
+    "nnunet_ssl.cli.command",
+)
 
 
 def module_name(path: Path) -> str:

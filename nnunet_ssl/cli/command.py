@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from nnunet_ssl.disk import meaning
 from nnunet_ssl.errors import NnsslError, NotYetError
 
 EXIT_ERROR = 2
@@ -66,8 +67,8 @@ def run_command(name: str, body: Callable[[], int | None]) -> int:
         body: what the command does; returns an exit code, None meaning 0.
 
     Returns:
-        The exit code: the body's own, 2 after an `NnsslError` (3 after a `NotYetError`), 130 after an interrupt. Any other exception
-        passes through with its traceback, because it is a defect.
+        The exit code: the body's own, 2 after an `NnsslError` (3 after a `NotYetError`) or where a file system refuses (no space, no
+        permission), 130 after an interrupt. Any other exception passes through with its traceback, because it is a defect.
     """
     # before PyTorch is loaded: threads that spin while they wait slow a CPU down several times as soon as anything else runs on it
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -77,11 +78,19 @@ def run_command(name: str, body: Callable[[], int | None]) -> int:
         try:
             return body() or 0
         except NnsslError as error:
-            print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
-            return EXIT_NOT_YET if isinstance(error, NotYetError) else EXIT_ERROR
+            return _report(name, str(error), EXIT_NOT_YET if isinstance(error, NotYetError) else EXIT_ERROR)
+        except OSError as error:
+            if (line := meaning(error)) is None:
+                raise
+            return _report(name, line)
         except KeyboardInterrupt:
             print(f"{name}: interrupted; the same command again continues where that is possible.", file=sys.stderr)
             return EXIT_INTERRUPTED
+
+
+def _report(name: str, message: str, code: int = EXIT_ERROR) -> int:
+    print(f"{name}: error: {' '.join(message.split())}", file=sys.stderr)
+    return code
 
 
 def command(name: str) -> Callable[[Callable[[Sequence[str] | None], int | None]], Callable[..., int]]:

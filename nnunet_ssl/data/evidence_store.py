@@ -20,6 +20,7 @@ from nnunet_ssl.confidence.quantise import (
     variance_to_uint16,
 )
 from nnunet_ssl.data.files import replacing
+from nnunet_ssl.data.whole_array import write_array
 from nnunet_ssl.errors import SetupError, StateError
 from nnunet_ssl.nnunet_api.array_file import open_array
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint
@@ -102,9 +103,7 @@ class EvidenceStore:
             "has_regions": evidence.has_regions,
         }
         with replacing(self.path(case)) as temporary:
-            array = blosc2.asarray(np.concatenate(parts), urlpath=str(temporary), mode="w", cparams=_COMPRESSION)
-            array.schunk.vlmeta["nnssl"] = meta
-            del array
+            write_array(temporary, np.concatenate(parts), compression=_COMPRESSION, metadata=meta)
 
     def read(self, case: str) -> Evidence:
         """Load one case.

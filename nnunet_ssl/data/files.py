@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from nnunet_ssl.disk import flush_to_disk, naming
+
 TEMPORARY_PREFIX = ".nnssl_tmp_"
 """Never `Dataset...`: nnU-Net would take a temporary folder of that name for a dataset. Host and process follow, then anything."""
 
@@ -24,12 +26,18 @@ _LONGEST_USE_SECONDS = 24 * 3600
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder that takes the place of `path` when the block succeeds, and vanishes when it does not."""
+    """Yield a temporary path in the same folder that takes the place of `path` when the block succeeds, and vanishes when it does not.
+
+    Raises:
+        OSError: with the name of `path`, if the file system has no room for it, or for other reasons does not take it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{_own_prefix()}{path.name}"
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with naming(path, temporary=temporary):
+            yield temporary
+            flush_to_disk(temporary)
+            os.replace(temporary, path)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
@@ -107,10 +115,11 @@ def link(source: Path, destination: Path) -> None:
     if destination.exists():
         return
     source = source.resolve(strict=True)
-    for make in (os.link, os.symlink, shutil.copyfile):
+    for make in (os.link, os.symlink):
         try:
             make(source, destination)
         except OSError:
             continue
         return
-    shutil.copyfile(source, destination)
+    with replacing(destination) as temporary:
+        shutil.copyfile(source, temporary)

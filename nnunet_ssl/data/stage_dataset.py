@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -13,7 +14,6 @@ from typing import Any
 
 import blosc2
 import numpy as np
-from batchgenerators.utilities.file_and_folder_operations import write_pickle
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from numpy.typing import NDArray
 
@@ -22,6 +22,7 @@ from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.accepted_labels import AcceptedFiles, accepted_files, link_label
 from nnunet_ssl.data.files import link, remove_leftovers, temporary_folder, write_json
 from nnunet_ssl.data.pool import PoolIndex
+from nnunet_ssl.data.whole_array import write_array, write_bytes
 from nnunet_ssl.errors import SetupError, StateError
 from nnunet_ssl.locations import STAGE_SIDECAR, preprocessed_root, raw_root, results_root, targets_folder
 from nnunet_ssl.nnunet_api.geometry import map_ending, sample_class_locations, write_label, write_map
@@ -32,6 +33,7 @@ CODE_POOL = 2
 """Code channel of a target file: a pool voxel the student learns from."""
 CODE_IGNORED = 3
 """Code channel of a target file: a pool voxel without validity (disagreement, or a doubtful label that must not be unlearned)."""
+_COMPRESSION = {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,7 @@ class _StageWriter:
         self._save(seg, self.data / f"{case}_seg.b2nd")
         confident = np.where(pseudo.confident[None] & pseudo.valid[None], seg, np.int16(-2))
         properties["class_locations"] = sample_class_locations(confident, self.setup, taught=pseudo.valid[None])
-        write_pickle(properties, str(self.data / f"{case}.pkl"))
+        write_bytes(self.data / f"{case}.pkl", pickle.dumps(properties))
         code = np.where(pseudo.valid, np.int16(CODE_POOL), np.int16(CODE_IGNORED))[None]
         channels = [code, share_to_int16(pseudo.confidence)]
         if self.sidecar.num_probability_channels and pseudo.probabilities is not None:
@@ -217,8 +219,7 @@ class _StageWriter:
     def _save(self, array: NDArray[np.int16], path: Path) -> None:
         patch = tuple(self.setup.configuration_manager.patch_size)
         blocks, chunks = comp_blosc2_params(array.shape, patch, array.itemsize)
-        parameters = {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
-        blosc2.asarray(np.ascontiguousarray(array), urlpath=str(path), chunks=chunks, blocks=blocks, cparams=parameters)
+        write_array(path, array, compression=_COMPRESSION, chunks=chunks, blocks=blocks)
 
     def write_heads(self) -> None:
         """JSON files that make the folders a dataset; the sidecar is among the last."""

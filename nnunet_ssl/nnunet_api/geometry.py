@@ -13,6 +13,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from numpy.typing import NDArray
 
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
+from nnunet_ssl.nnunet_api.whole_image import written_whole
 
 FloatArray = NDArray[np.float32]
 _NIFTI_COMPRESSION = 1
@@ -90,8 +91,13 @@ def voxel_volume_ml(properties: dict[str, Any]) -> float | None:
 
 
 def write_label(labels: NDArray[Any], path: Path, setup: NnunetSetup, properties: dict[str, Any]) -> None:
-    """Write a label map (X', Y', Z') with the plans' own writer."""
-    setup.plans_manager.image_reader_writer_class().write_seg(labels, str(path), properties)
+    """Write a label map (X', Y', Z') with the plans' own writer.
+
+    Raises:
+        OSError: if the file system has no room for it.
+    """
+    with written_whole(path):
+        setup.plans_manager.image_reader_writer_class().write_seg(labels, str(path), properties)
 
 
 def map_ending(setup: NnunetSetup) -> str:
@@ -103,8 +109,15 @@ def write_map(values: FloatArray, path: Path, properties: dict[str, Any]) -> Non
     """Write a float map (X', Y', Z'), or (R, X', Y', Z') for regions, in the case's geometry (nnU-Net's writers only store integers).
 
     Values are rounded to three decimals: nobody reads more, and the files shrink to a fifth.
+
+    Raises:
+        OSError: if the file system has no room for it.
     """
-    values = np.round(values, 3).astype(np.float32)
+    with written_whole(path):
+        _write_map(np.round(values, 3).astype(np.float32), path, properties)
+
+
+def _write_map(values: FloatArray, path: Path, properties: dict[str, Any]) -> None:
     if "nibabel_stuff" in properties:
         _write_nibabel(values, path, properties["nibabel_stuff"])
         return

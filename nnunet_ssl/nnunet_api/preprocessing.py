@@ -13,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_ssl.disk import flush_to_disk, not_whole
 from nnunet_ssl.errors import InputError, StateError
 from nnunet_ssl.nnunet_api.grid import same_grid
 from nnunet_ssl.nnunet_api.plain_pickle import read_plain_pickle
@@ -140,7 +141,11 @@ def _preprocess(
     try:
         preprocessor.run_case_save(str(folder / case), images, label, manager, configuration_manager, dataset_json)
     except Exception as error:
+        if (folder / f"{case}{PARTS[0]}").exists():  # nnU-Net writes last: the case is good, and the disk is not
+            raise not_whole(folder / f"{case}{PARTS[0]}", str(error)) from error
         raise InputError(f"case '{case}': nnU-Net cannot preprocess {images[0]} ({error}); repair or remove it.") from error
+    for part in PARTS:
+        flush_to_disk(folder / f"{case}{part}")
 
 
 def load_properties(folder: Path, case: str) -> dict[str, object]:

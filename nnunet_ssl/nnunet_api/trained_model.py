@@ -15,6 +15,7 @@ from nnunet_ssl.errors import SetupError
 from nnunet_ssl.networks.sampling import has_uncertainty_head
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
 from nnunet_ssl.nnunet_api.external_trainers import find_trainer
+from nnunet_ssl.nnunet_api.finite_weights import require_finite_weights
 from nnunet_ssl.nnunet_api.setup import read_json
 
 UNCERTAINTY_TERM = "loss_uncertainty"
@@ -47,7 +48,7 @@ def load_trained_model(model_folder: Path, folds: list[int | str]) -> TrainedMod
 
     Raises:
         SetupError: if a fold or the trainer class is missing.
-        StateError: if a checkpoint is damaged or does not fit.
+        StateError: if a checkpoint is damaged or does not fit, or has weights that are NaN or infinite.
     """
     checkpoints = [load_checkpoint(model_folder / f"fold_{fold}" / "checkpoint_final.pth") for fold in folds]
     plans_manager = PlansManager(read_json(model_folder / "plans.json"))
@@ -58,6 +59,8 @@ def load_trained_model(model_folder: Path, folds: list[int | str]) -> TrainedMod
     channels = determine_num_input_channels(plans_manager, configuration_manager, dataset_json)
     network = trainer.build_network_architecture(plans_manager, configuration_manager, channels, heads, enable_deep_supervision=False)
     parameters = [checkpoint["network_weights"] for checkpoint in checkpoints]
+    for fold, weights in zip(folds, parameters, strict=True):
+        require_finite_weights(weights, model_folder / f"fold_{fold}" / "checkpoint_final.pth")
     try:
         network.load_state_dict(parameters[0])
     except RuntimeError as error:

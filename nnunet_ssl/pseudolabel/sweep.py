@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.data.files import remove_leftovers
+from nnunet_ssl.errors import StateError
 from nnunet_ssl.nnunet_api.evidence_predictor import EvidencePredictor
 from nnunet_ssl.nnunet_api.preprocessed_case import open_image
 from nnunet_ssl.nnunet_api.swept_evidence import to_evidence
@@ -31,12 +32,20 @@ def gather_evidence(predictor: EvidencePredictor, folder: Path, cases: Sequence[
 
     Returns:
         How many cases were swept now.
+
+    Raises:
+        StateError: if a prediction is NaN or infinite.
     """
     remove_leftovers(store.folder)
     todo = [case for case in cases if not store.has(case)]
     for case in tqdm(todo, desc=f"evidence of the {label}", disable=not todo):
         image = open_image(folder, case)
         swept = predictor.sweep(torch.from_numpy(image[:]), seed=zlib.crc32(case.encode()))
+        if not bool(swept.isfinite().all()):
+            raise StateError(
+                f"the {label} predicts NaN or infinite probabilities for case '{case}'; look at the image {folder / case}.b2nd, and "
+                "whether the training of that model has diverged (its loss in progress.png)."
+            )
         evidence = to_evidence(
             swept, heads=predictor.heads, num_samples=predictor.num_samples, has_regions=predictor.label_manager.has_regions
         )

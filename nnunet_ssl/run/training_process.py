@@ -8,6 +8,8 @@ import os
 import re
 import subprocess
 import sys
+from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -20,6 +22,9 @@ from nnunet_ssl.nnunet_api.external_trainers import environment_with_trainers
 logger = logging.getLogger(__name__)
 
 _ENTRY = "from nnunetv2.run.run_training import run_training_entry; run_training_entry()"
+_FULL_DISK = re.compile("No space left on device|Disk quota exceeded")
+_LINES_KEPT = 50
+"""Of the output's end: what worker processes print when they are ended may follow the line that says why a training stopped."""
 _EPOCH = re.compile(r"^(?:\S+ \S+: )?Epoch (\d+)\s*$")
 
 
@@ -64,7 +69,8 @@ def train(model: ModelLocation, fold: int | str, *, device: str, log: Path, epoc
     logger.info("%s  (log: %s)", training_command(model, fold), log)
     last = _stream([sys.executable, "-u", "-c", _ENTRY, *arguments], log, f"training {model.dataset}", epochs, training_environment(device))
     if last is not None:
-        raise StateError(f"{training_command(model, fold)} failed: {last} (whole output: {log})")
+        hint = "; make space there and give the same command again: it continues" if _FULL_DISK.search(last) else ""
+        raise StateError(f"{training_command(model, fold)} failed: {last} (whole output: {log}){hint}")
 
 
 def checkpoint_to_open(model: ModelLocation, fold: int | str) -> Path | None:
@@ -88,15 +94,15 @@ def training_environment(device: str) -> dict[str, str]:
 
 
 def _stream(command: list[str], log: Path, label: str, epochs: int | None, environment: dict[str, str]) -> str | None:
-    """Run a command; None if it succeeds, else the last line it printed or what ended it."""
-    last = ""
+    """Run a command; None if it succeeds, else the last line it printed or what ended it. A log that cannot grow does not stop it."""
+    lines: deque[str] = deque(maxlen=_LINES_KEPT)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment)
     try:
-        with log.open("a") as file, tqdm(total=epochs, desc=label, unit="epoch") as bar:
+        with log.open("ab", buffering=0) as file, tqdm(total=epochs, desc=label, unit="epoch") as bar:
             for line in process.stdout or ():
-                file.write(line)
-                file.flush()
-                last = line.strip() or last
+                with suppress(OSError):
+                    file.write(line.encode(errors="replace"))
+                lines.append(line.strip())
                 if match := _EPOCH.match(line.strip()):
                     bar.update(int(match[1]) - bar.n)
             if process.wait() == 0:
@@ -108,6 +114,8 @@ def _stream(command: list[str], log: Path, label: str, epochs: int | None, envir
             process.wait()
         if process.stdout is not None:
             process.stdout.close()
+    printed = [line for line in reversed(lines) if line]
+    last = next((line for line in printed if _FULL_DISK.search(line)), printed[0] if printed else "")
     if process.returncode < 0:
         return f"ended by signal {-process.returncode} (9: often for lack of memory); its last line: {last or 'none'}"
     return last or f"exit code {process.returncode}"

@@ -22,12 +22,14 @@ from nnunet_ssl.training.cpu_layout import lay_channels_last
 from nnunet_ssl.training.cpu_precision import computes_in_bfloat16, use_bfloat16
 from nnunet_ssl.training.distributed import broadcast_parameters, leave_head_out
 from nnunet_ssl.training.epoch_terms import EpochTerms
+from nnunet_ssl.training.finite_steps import FiniteSteps, require_finite
 from nnunet_ssl.training.next_stage import leave_out_missing_next_stages
 from nnunet_ssl.training.optimizer import adamw
 from nnunet_ssl.training.phases import DISTILLATION, Phase, PhasedPolyLRScheduler, PhaseSchedule
 from nnunet_ssl.training.plain_patches import plain_patch_loader
 from nnunet_ssl.training.supervised_loss import weigh_lone_scale
 from nnunet_ssl.training.uncertainty_phase import UncertaintyDistillation
+from nnunet_ssl.training.whole_checkpoint import written_whole
 
 CHECKPOINT_ENTRY = "nnssl"
 """Key of what a checkpoint of ours holds beside nnU-Net's entries; nnU-Net ignores it."""
@@ -68,6 +70,7 @@ class PhasedTrainer(nnUNetTrainer):
         self.method = MethodConfig.from_dict(self.configuration_manager.configuration.get("nnssl"))
         self.schedule = PhaseSchedule([Phase("", self.num_epochs, self.initial_lr)])
         self.terms = EpochTerms({})
+        self.finite_steps = FiniteSteps()
         self._started_phase: int | None = None
         self._distillation: UncertaintyDistillation | None = None
 
@@ -118,6 +121,8 @@ class PhasedTrainer(nnUNetTrainer):
             optimizer = adamw(self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay)
         if self.is_ddp:
             leave_head_out(self.network)
+        if self.grad_scaler is None:
+            self.finite_steps.guard(optimizer)
         return optimizer, PhasedPolyLRScheduler(optimizer, self.schedule)
 
     def on_epoch_start(self) -> None:
@@ -133,11 +138,20 @@ class PhasedTrainer(nnUNetTrainer):
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         if self._distillation is not None:
-            return self.terms.complete(self._distil(batch))
-        return self.terms.complete({**super().train_step(batch), **self._measured_terms()})
+            outputs = self._distil(batch)
+            loss, measured = outputs[UNCERTAINTY_TERM], {}
+        else:
+            outputs, measured = super().train_step(batch), self._measured_terms()
+            loss = outputs["loss"]
+        self.finite_steps.after_step(loss, measured, epoch=self.current_epoch, cases=[str(key) for key in batch.get("keys", ())])
+        return self.terms.complete({**outputs, **measured})
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         super().on_train_epoch_end(train_outputs)
+        self.finite_steps.check_scale(self.grad_scaler, epoch=self.current_epoch)
+        if skipped := self.finite_steps.skipped:
+            self.print_to_log_file(f"{skipped} of {len(train_outputs)} steps had no finite loss and gradient and changed nothing")
+        self.finite_steps.skipped = 0
         for name, value in self.terms.epoch_means(train_outputs).items():
             self.logger.log(name, value, self.current_epoch)
             if not np.all(np.isnan(value)):
@@ -147,8 +161,10 @@ class PhasedTrainer(nnUNetTrainer):
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
-        with replacing(Path(filename)) as temporary:
+        with replacing(Path(filename)) as temporary, written_whole(temporary):
+            require_finite(unwrap(self.network).state_dict(), filename, epoch=self.current_epoch)
             with self._evaluated_weights():
+                require_finite(unwrap(self.network).state_dict(), filename, epoch=self.current_epoch)
                 super().save_checkpoint(str(temporary))
             if entry := self._checkpoint_entry():
                 torch.save({**load_checkpoint(temporary), CHECKPOINT_ENTRY: entry}, temporary)

@@ -8,6 +8,7 @@ from torch import nn
 
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
+from nnunet_ssl.nnunet_api.finite_weights import require_finite_weights
 
 
 def load_all_weights(network: nn.Module, path: Path) -> None:
@@ -19,7 +20,7 @@ def load_all_weights(network: nn.Module, path: Path) -> None:
 
     Raises:
         SetupError: if the file is missing.
-        StateError: if it is damaged, or its weights are not exactly those of the network.
+        StateError: if it is damaged, its weights are not exactly those of the network, or are NaN.
     """
     weights = load_checkpoint(path)["network_weights"]
     current = network.state_dict()
@@ -31,6 +32,7 @@ def load_all_weights(network: nn.Module, path: Path) -> None:
         if weights[name].shape != value.shape:
             shapes = f"{tuple(weights[name].shape)} instead of {tuple(value.shape)}"
             raise StateError(f"{path} does not fit the student's network: '{name}' has shape {shapes}; {_HINT}")
+    require_finite_weights(weights, path)
     network.load_state_dict(weights)
 
 

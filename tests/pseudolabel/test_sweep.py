@@ -15,6 +15,7 @@ from torch import Tensor
 from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.data.files import TEMPORARY_PREFIX
 from nnunet_ssl.data.pool import load_pool
+from nnunet_ssl.errors import StateError
 from nnunet_ssl.nnunet_api.evidence_predictor import EvidencePredictor
 from nnunet_ssl.nnunet_api.swept_evidence import to_evidence
 from nnunet_ssl.pseudolabel.grow import gather_teacher_evidence
@@ -116,3 +117,20 @@ def test_nothing_is_loaded_when_nothing_is_to_be_done(taught_project: Project, m
     gather(taught_project, teacher_store(run), Sweeper())
     monkeypatch.setattr(EvidencePredictor, "load_model", lambda *_: pytest.fail("the model was loaded"))
     gather_teacher_evidence(run, CPU)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_predictions_that_are_no_numbers_are_refused_by_name(project: Project, tmp_path: Path, value: float) -> None:
+    class Diverged(Sweeper):
+        def sweep(self, image: Tensor, *, seed: int) -> Tensor:
+            found = super().sweep(image, seed=seed).clone()
+            if len(self.seeds) == 2:
+                found[1, 0, 0, 0] = value
+            return found
+
+    store = EvidenceStore(tmp_path / "e", source="s")
+    with pytest.raises(
+        StateError, match=r"the teacher predicts NaN or infinite probabilities for case 'pool_1'; look at the image .*pool_1"
+    ):
+        gather(project, store, Diverged())
+    assert [case for case in POOL if store.has(case)] == ["pool_0"]

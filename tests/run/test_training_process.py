@@ -172,3 +172,20 @@ def test_final_mode_has_no_figure(project: Project) -> None:
     (folder / "validation" / "summary.json").write_text(json.dumps({"foreground_mean": {"Dice": 0.99}}))
     assert is_trained(MODEL, "all")
     assert validation_dice(MODEL, "all") is None
+
+
+def test_full_disk_is_named_and_says_what_to_do(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = "print('OSError: [Errno 28] No space left on device: /r/checkpoint_latest.pth'); print('a worker ended'); raise SystemExit(1)"
+    with pytest.raises(StateError) as raised:
+        run(log, entry, monkeypatch)
+    line = "failed: OSError: [Errno 28] No space left on device: /r/checkpoint_latest.pth (whole output: "
+    assert line in str(raised.value)
+    assert str(raised.value).endswith("make space there and give the same command again: it continues")
+
+
+def test_a_log_that_cannot_grow_does_not_end_a_training(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log.parent.mkdir()
+    log.symlink_to("/dev/full")
+    run(log, "print('Epoch 0'); print('x' * 100_000); print('Epoch 1')", monkeypatch)
+    with pytest.raises(StateError, match="failed: ValueError: no memory"):
+        run(log, "raise ValueError('no memory')", monkeypatch)
