@@ -14,7 +14,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 PACKAGE = PROJECT / "nnunet_ssl"
 TRAINERS = PROJECT / "trainers"
 
-_BASE = {"errors", "config", "locations", "disk"}
+_BASE = {"errors", "config", "locations", "disk", "names", "schemas"}
 _PURE = {"networks", "losses", "confidence"}
 _METHOD = {"training", "pseudolabel", "prediction", "report"}
 _UP_TO_DATA = _BASE | _PURE | {"machines", "nnunet_api", "data"}
@@ -23,6 +23,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"errors"},
     "locations": {"errors"},
     "disk": {"errors"},
+    "names": {"errors"},
+    "schemas": {"errors"},
     **dict.fromkeys(_PURE, _BASE),
     "nnunet_api": _BASE | _PURE,
     "machines": {"errors"},

@@ -24,6 +24,7 @@ from nnunet_ssl.data.whole_array import write_array
 from nnunet_ssl.errors import SetupError, StateError
 from nnunet_ssl.nnunet_api.array_file import open_array
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint
+from nnunet_ssl.schemas import schema_of
 
 SCHEMA = 1
 _COMPRESSION = {"codec": blosc2.Codec.ZSTD, "clevel": 3, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
@@ -134,7 +135,8 @@ class EvidenceStore:
             meta = self._meta(path)
         except (RuntimeError, KeyError, OSError, ValueError) as error:
             raise _damaged(path, error) from error
-        if meta["schema"] != SCHEMA or meta["source"] != self.source:
+        schema_of(meta, SCHEMA, path)
+        if meta["source"] != self.source:
             raise StateError(f"{path} comes from another model or version; delete {self.folder} and run nnssl_pseudolabel again.")
         return meta
 

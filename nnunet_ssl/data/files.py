@@ -20,6 +20,9 @@ from nnunet_ssl.disk import flush_to_disk, naming
 TEMPORARY_PREFIX = ".nnssl_tmp_"
 """Never `Dataset...`: nnU-Net would take a temporary folder of that name for a dataset. Host and process follow, then anything."""
 
+_ACTIVE = ("=", "+", "-", "@", "\t", "\r", "'")
+"""What begins a formula in a spreadsheet, and the apostrophe that says that nothing does."""
+
 _LONGEST_USE_SECONDS = 24 * 3600
 """Nothing temporary is worked on for longer; the rest of a process that was killed on another host goes after this time."""
 
@@ -33,6 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{_own_prefix()}{path.name}"
+    temporary.unlink(missing_ok=True)  # writing would follow a link that somebody has put there
     try:
         with naming(path, temporary=temporary):
             yield temporary
@@ -97,11 +101,28 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a table whole or not at all; None becomes an empty cell."""
+    """Write a table whole or not at all; None becomes an empty cell, and no text one that a spreadsheet would take for a formula."""
+    cells = [{c: "" if row.get(c) is None else _inert(row[c]) for c in columns} for row in rows]
     with replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows([{c: "" if row.get(c) is None else row[c] for c in columns} for row in rows])
+        writer.writerows(cells)
+
+
+def _inert(value: Any) -> Any:
+    """Case ids are names of files, which anybody may have chosen; an apostrophe before a text is what spreadsheets hide."""
+    if not isinstance(value, str) or not value.startswith(_ACTIVE):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
+def cell_text(cell: str) -> str:
+    """The text that `write_csv` has written into a cell."""
+    return cell.removeprefix("'")
 
 
 def link(source: Path, destination: Path) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 
 from nnunet_ssl.data.files import write_json
 from nnunet_ssl.errors import StateError
+from nnunet_ssl.names import check_names
 from nnunet_ssl.nnunet_api.setup import read_json
+from nnunet_ssl.schemas import schema_of
 
 SCHEMA = 3
 
@@ -121,13 +123,14 @@ class Manifest:
 
         Raises:
             StateError: if it is damaged or of a newer schema.
+            InputError: if a name in it is no plain file name.
         """
         path = workspace / "manifest.json"
         if not path.is_file():
             return None
-        content = _migrated(read_json(path))
-        if content.get("schema") != SCHEMA:
-            raise StateError(f"{path} has schema {content.get('schema')!r}, this version reads {SCHEMA}; update nnunet-ssl.")
+        content = read_json(path)
+        schema_of(content, SCHEMA, path)
+        content = _migrated(content)
         if problem := sorted(set(content) ^ {f.name for f in fields(cls)}):
             raise StateError(f"{path} lacks or has in surplus the entry '{problem[0]}'; restore it or remove {workspace} to start over.")
         try:
@@ -141,7 +144,25 @@ class Manifest:
             raise StateError(f"{path} has a damaged entry on labels ({error}); restore it or remove {workspace} to start over.") from error
         if not _are_names(content["left_out_groups"]) or not _are_named(content["groups"]):
             raise StateError(f"{path} has a damaged entry on groups; restore it or remove {workspace} to start over.")
-        return cls(**content)
+        manifest = cls(**content)
+        _check_names(manifest, path)
+        return manifest
+
+
+def _check_names(manifest: Manifest, path: Path) -> None:
+    """Everything that becomes part of a file's name."""
+    stages = manifest.stages
+    check_names([manifest.dataset, *(stage.dataset for stage in stages)], "dataset name", path)
+    check_names([manifest.plans, manifest.configuration], "plans or configuration name", path)
+    trainers = [manifest.teacher_trainer, manifest.student_trainer]
+    check_names(trainers if manifest.predictions is None else [*trainers, manifest.predictions.start_trainer], "trainer name", path)
+    check_names(map(str, [manifest.fold, *manifest.teacher_folds]), "fold", path)
+    staged = [case for stage in stages for case in (*stage.cases, *stage.accepted)]
+    check_names([*manifest.pool, *manifest.accepted, *staged], "case id", path)
+    accepted = [label.fingerprint for label in manifest.accepted.values()]
+    check_names([*accepted, *(print_ for stage in stages for print_ in stage.accepted.values())], "fingerprint", path)
+    if strange := [number for number in manifest.dataset_ids if type(number) is not int]:
+        raise StateError(f"{path} has the dataset id {strange[0]!r}, which is no whole number; restore it.")
 
 
 def _migrated(content: dict[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,10 @@ from nnunet_ssl.data.pool_progress import PoolProgress
 from nnunet_ssl.errors import InputError, NnsslError, SetupError, StateError
 from nnunet_ssl.locations import pool_folder, pool_index
 from nnunet_ssl.machines.part import Part
+from nnunet_ssl.names import check_names
 from nnunet_ssl.nnunet_api.preprocessing import PARTS, preprocess_case, use_one_thread
 from nnunet_ssl.nnunet_api.setup import NnunetSetup, read_json
+from nnunet_ssl.schemas import schema_of
 
 logger = logging.getLogger(__name__)
 
@@ -218,8 +220,8 @@ def find_pool(plans_manager: Any, configuration_manager: Any) -> PoolIndex | Non
 
 def _read_index(folder: Path, index_file: Path) -> PoolIndex:
     content = read_json(index_file)
-    if content.get("schema") != SCHEMA:
-        raise StateError(f"{index_file} has schema {content.get('schema')!r}, this version reads {SCHEMA}; run nnssl_prepare again.")
+    schema_of(content, SCHEMA, index_file)
+    check_names(content["cases"], "case id", index_file)
     images = {case: tuple(entry["images"]) for case, entry in sorted(content["cases"].items())}
     return PoolIndex(folder, images, content["skipped"])
 

@@ -141,7 +141,9 @@ def write_stage(
     check_stage_place(name, sidecar.workspace)
     for root in (raw_root(), preprocessed_root()):
         remove_leftovers(root)
-        if (root / name).exists():
+        if (root / name).is_symlink():
+            (root / name).unlink()  # what it points to is not ours to remove
+        elif (root / name).exists():
             shutil.rmtree(root / name)
     with temporary_folder(raw_root()) as raw_tmp, temporary_folder(preprocessed_root()) as pre_tmp:
         raw, pre = raw_tmp / "stage", pre_tmp / "stage"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nnunet_ssl.errors import SetupError
 from nnunet_ssl.locations import ModelLocation, results_root
-from nnunet_ssl.nnunet_api.setup import NnunetSetup, read_json
+from nnunet_ssl.nnunet_api.setup import NnunetSetup, check_written_names, read_json
 
 
 def find_model(dataset: str, trainer: str, plans: str, configuration: str) -> ModelLocation:
@@ -39,6 +39,7 @@ def model_setup(model: ModelLocation) -> NnunetSetup:
     """
     plans, dataset_json = read_json(model.folder / "plans.json"), read_json(model.folder / "dataset.json")
     setup = NnunetSetup(model.dataset, model.plans, model.configuration, plans, dataset_json)
+    check_written_names(setup, model.folder / "plans.json", model.folder / "dataset.json")
     if setup.configuration_manager.previous_stage_name is not None:
         raise SetupError(
             f"'{model.configuration}' is the second stage of a cascade, which nnunet-ssl does not support; use 3d_lowres or 3d_fullres."

@@ -17,8 +17,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_ssl.config import MethodConfig
-from nnunet_ssl.errors import InputError, SetupError
+from nnunet_ssl.errors import ConfigError, InputError, SetupError
 from nnunet_ssl.locations import preprocessed_root, raw_root, results_root
+from nnunet_ssl.names import check_names
 
 SHAPES_DATA = (
     "data_identifier",
@@ -72,6 +73,16 @@ def resolve_dataset(name_or_id: str) -> str:
     return candidates[0]
 
 
+def check_written_names(setup: NnunetSetup, plans_file: Path, dataset_file: Path) -> None:
+    """See that what becomes part of the names of our files leads nowhere else.
+
+    Raises:
+        InputError: if the file ending or the data identifier is no plain name.
+    """
+    check_names([setup.dataset_json.get("file_ending")], "file_ending", dataset_file)
+    check_names([setup.configuration_manager.data_identifier], "data_identifier", plans_file)
+
+
 @dataclass(frozen=True)
 class LabelledCase:
     """A case of the labelled dataset D: where its image channels and its manual label are."""
@@ -120,8 +131,16 @@ class NnunetSetup:
 
     @cached_property
     def method(self) -> MethodConfig:
-        """The `nnssl` section of the configuration, or the defaults."""
-        return MethodConfig.from_dict(self.configuration_manager.configuration.get("nnssl"))
+        """The `nnssl` section of the configuration, or the defaults.
+
+        Raises:
+            ConfigError: if it is damaged or of a newer schema.
+        """
+        section = self.configuration_manager.configuration.get("nnssl")
+        try:
+            return MethodConfig.from_dict(section)
+        except ConfigError as error:
+            raise ConfigError(f"{self.preprocessed_folder / self.plans_name}.json, {self.configuration}: {error}") from error
 
     @property
     def file_ending(self) -> str:
@@ -166,6 +185,7 @@ class NnunetSetup:
             raise SetupError(f"{self.raw_folder} is missing: stage datasets link its labels and name its images; put the raw dataset back.")
         if "dataset" not in self.dataset_json:
             return self._listed_cases()
+        check_names(self.dataset_json["dataset"], "case id", self.raw_folder / "dataset.json")
         listed = get_filenames_of_train_images_and_targets(str(self.raw_folder), json.loads(json.dumps(self.dataset_json)))
         return {case: LabelledCase(case, tuple(listed[case]["images"]), str(listed[case]["label"])) for case in sorted(map(str, listed))}
 
@@ -204,9 +224,12 @@ class NnunetSetup:
         path = self.preprocessed_folder / "splits_final.json"
         if path.is_file():
             try:
-                return list(json.loads(path.read_text()))
+                given: list[dict[str, list[str]]] = list(json.loads(path.read_text()))
             except ValueError as error:
                 raise InputError(f"{path} cannot be read as JSON: {error}.") from error
+            for split in given:
+                check_names([*split["train"], *split["val"]], "case id", path)
+            return given
         cases = list(self.labelled_cases)
         if len(cases) < 5:
             raise too_few_for_folds(self.dataset, len(cases))
@@ -262,6 +285,7 @@ def load_setup(dataset: str, configuration: str, plans_name: str) -> NnunetSetup
         known = ", ".join(plans.get("configurations", {}))
         raise SetupError(f"{plans_file} has no configuration '{configuration}'; it has: {known}.")
     setup = NnunetSetup(name, plans_name, configuration, plans, dataset_json)
+    check_written_names(setup, plans_file, folder / "dataset.json")
     if setup.configuration_manager.previous_stage_name is not None:
         raise SetupError(
             f"'{configuration}' is the second stage of a cascade, which nnunet-ssl does not support; use 3d_lowres or 3d_fullres."

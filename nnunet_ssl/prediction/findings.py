@@ -15,6 +15,7 @@ from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import AUDIT_FILE, PREDICTIONS, STUDY_FILE
 from nnunet_ssl.nnunet_api.setup import read_json
 from nnunet_ssl.prediction.origin import NO_RUN, Origin
+from nnunet_ssl.schemas import STUDY, schema_of
 
 DEFAULT_SCORE = "pairwise_dice"
 SINGLE_PASS_SCORE = "foreground"
@@ -112,6 +113,7 @@ def _study_path(origin: Origin) -> Path | None:
 def _read_study(path: Path) -> dict[str, Any] | None:
     """The study in a file; None where the audit found nothing to study."""
     content = read_json(path)
+    schema_of(content, STUDY, path, first_has_none=True)
     study: dict[str, Any] | None = content["study"] if path.name == AUDIT_FILE and "study" in content else content
     return study
 

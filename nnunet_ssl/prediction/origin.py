@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_ssl.config import MethodConfig
+from nnunet_ssl.config import SCHEMA, MethodConfig
 from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.data.stage_dataset import read_sidecar
 from nnunet_ssl.errors import NnsslError, SetupError
-from nnunet_ssl.locations import AUDIT_FILE, PUBLISHED_MARKER, STUDY_FILE, ModelLocation, raw_root, results_root
+from nnunet_ssl.locations import AUDIT_FILE, PUBLISHED_MARKER, STAGE_SIDECAR, STUDY_FILE, ModelLocation, raw_root, results_root
+from nnunet_ssl.names import check_relative_path
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint_of_samples
 from nnunet_ssl.nnunet_api.setup import read_json
+from nnunet_ssl.schemas import PUBLISHED, schema_of
 
 NO_RUN = "the model belongs to no run of nnssl_run, or its run has another teacher by now"
 
@@ -45,9 +47,9 @@ def find_origin(model: ModelLocation, fold: int | str) -> Origin | str:
     """
     try:
         if (marker := model.fold_folder(fold) / PUBLISHED_MARKER).is_file():
-            return _of_student(read_json(marker), str(marker))
+            return _of_student(read_json(marker), marker, PUBLISHED)
         if (sidecar := _sidecar(model.dataset)) is not None:
-            return _of_student(sidecar, f"the provenance of {model.dataset}")
+            return _of_student(sidecar, raw_root() / model.dataset / STAGE_SIDECAR, SCHEMA)
         return _of_teacher(model, fold)
     except NnsslError as error:
         return str(error).rstrip(".")
@@ -60,10 +62,12 @@ def _sidecar(dataset: str) -> dict[str, Any] | None:
         return None
 
 
-def _of_student(content: dict[str, Any], source: str) -> Origin | str:
+def _of_student(content: dict[str, Any], source: Path, newest: int) -> Origin | str:
+    schema_of(content, newest, source, first_has_none=True)
     if "workspace" not in content or "teacher_fingerprint" not in content:
         return f"{source} does not name its run; publish the student again with nnssl_pseudolabel"
-    workspace = results_root() / str(content["workspace"])
+    check_relative_path(content["workspace"], "workspace", source)
+    workspace = results_root() / content["workspace"]
     manifest = Manifest.load(workspace)
     if manifest is None:
         return f"the workspace of its run, {workspace}, is gone"

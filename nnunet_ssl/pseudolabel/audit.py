@@ -22,6 +22,7 @@ from nnunet_ssl.pseudolabel.label_source import LabelSource, labels_of
 from nnunet_ssl.pseudolabel.manual_labels import manual_label
 from nnunet_ssl.pseudolabel.ranking import ScoredCase, rank_pool, score_pool
 from nnunet_ssl.pseudolabel.run import Run
+from nnunet_ssl.schemas import STUDY
 
 NUM_TO_LABEL = 10
 """Cases named as the ones to label first."""
@@ -53,7 +54,7 @@ class Audit:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, for `audit.json`."""
-        content = asdict(replace(self, study=None))
+        content = {"schema": STUDY, **asdict(replace(self, study=None))}
         content["study"] = None if self.study is None else self.study.to_dict()
         return content
 

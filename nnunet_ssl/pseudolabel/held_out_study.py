@@ -22,6 +22,7 @@ from nnunet_ssl.confidence.thresholds import UnlearningGate, blind_classes, clas
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.pseudolabel.manual_labels import ManualLabel, manual_label
 from nnunet_ssl.pseudolabel.run import Run
+from nnunet_ssl.schemas import STUDY
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class HeldOutStudy:
         calibration = {k: v for k, v in asdict(replace(self.calibration, map=None)).items() if k != "map"}
         calibration["map"] = None if self.calibration.map is None else self.calibration.map.to_dict()
         return {
+            "schema": STUDY,
             "cases": [{**asdict(case), "mean_dice": case.mean_dice} for case in self.cases],
             "calibration": calibration,
             "own_maps": {str(fold): self.maps[fold].to_dict() for fold in self.own_maps} if self.maps is not None else {},

@@ -10,6 +10,7 @@ from nnunet_ssl.locations import PUBLISHED_MARKER, ModelLocation, fold_name, res
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
 from nnunet_ssl.nnunet_api.setup import read_json
 from nnunet_ssl.pseudolabel.run import Run
+from nnunet_ssl.schemas import PUBLISHED
 
 
 def published_model(run: Run) -> ModelLocation:
@@ -45,6 +46,7 @@ def publish(run: Run) -> ModelLocation:
         raise StateError(f"{fold} holds a model that nnunet-ssl did not publish; move it away first.")
     # the marker comes first, so that a publication that was cut off is known as ours
     marker = {
+        "schema": PUBLISHED,
         "student": f"{student.dataset}/{student.name}/{fold_name(run.fold)}",
         "workspace": run.workspace.relative_to(results_root()).as_posix(),
         "teacher_fingerprint": run.manifest.teacher_fingerprint,

@@ -12,6 +12,7 @@ import numpy as np
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import STUDY_FILE
 from nnunet_ssl.nnunet_api.setup import read_json
+from nnunet_ssl.schemas import STUDY, schema_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +57,10 @@ def read_held_out(workspace: Path) -> HeldOutFacts | None:
     path = workspace / STUDY_FILE
     if not path.is_file():
         return None
+    content = read_json(path)
+    schema_of(content, STUDY, path, first_has_none=True)
     try:
-        return _facts(read_json(path))
+        return _facts(content)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise StateError(f"{path} is no study of held-out cases ({error!r}); remove it and run nnssl_pseudolabel again.") from error
 

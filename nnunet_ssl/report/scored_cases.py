@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_ssl.config import CASE_SCORES
+from nnunet_ssl.data.files import cell_text
 from nnunet_ssl.errors import StateError
 
 
@@ -50,11 +51,11 @@ def read_ranking(path: Path) -> tuple[ScoredCase, ...]:
 def _scored_case(row: Mapping[str, str]) -> ScoredCase:
     return ScoredCase(
         rank=int(row["rank"]),
-        case=row["case"],
+        case=cell_text(row["case"]),
         score=_number(row["score"]),
         stage=int(row["stage"]) if row["stage"] else None,
         listed_for_review=row["review"] == "yes",
-        stratum=row["stratum"],
+        stratum=cell_text(row["stratum"]),
         scores={name: _number(row[name]) for name in CASE_SCORES if name in row},
         foreground_voxels=int(row["foreground_voxels"]),
         confident_share=_number(row["confident_share"]),

@@ -66,6 +66,8 @@ def train(model: ModelLocation, fold: int | str, *, device: str, log: Path, epoc
         load_checkpoint(checkpoint)  # refused here where it carries code: a trainer of nnU-Net's own would run it
         arguments.append("--val" if checkpoint == model.checkpoint(fold) else "--c")
     log.parent.mkdir(parents=True, exist_ok=True)
+    if log.is_symlink():
+        log.unlink()  # what it points to is not to be written
     logger.info("%s  (log: %s)", training_command(model, fold), log)
     last = _stream([sys.executable, "-u", "-c", _ENTRY, *arguments], log, f"training {model.dataset}", epochs, training_environment(device))
     if last is not None:

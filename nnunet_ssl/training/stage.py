@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args
 from nnunet_ssl.config import SCHEMA
 from nnunet_ssl.errors import WRITE_AGAIN, StateError
 from nnunet_ssl.locations import STAGE_SIDECAR, preprocessed_root, results_root
+from nnunet_ssl.names import check_names, check_relative_path
+from nnunet_ssl.schemas import schema_of
 
 StageInit = Literal["teacher", "previous", "scratch"]
 
@@ -85,6 +87,7 @@ def read_stage(dataset: str) -> Stage:
 
     Raises:
         StateError: if there is none, or it is damaged or of a newer version.
+        InputError: if a name or path in it leads out of its folder.
     """
     path = preprocessed_root() / dataset / STAGE_SIDECAR
     if not path.is_file():
@@ -94,12 +97,13 @@ def read_stage(dataset: str) -> Stage:
         )
     try:
         content = json.loads(path.read_text())
-        newer = content.get("schema", 0) > SCHEMA
-        stage = None if newer else _from_content(dataset, content)
+        schema_of(content, SCHEMA, path)
+        stage = _from_content(dataset, content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StateError(f"{path} is damaged ({error!r}); {WRITE_AGAIN}") from error
-    if stage is None:
-        raise StateError(f"{path} has schema {content['schema']}, this version reads up to {SCHEMA}; update nnunet-ssl.")
+    check_names([*stage.labelled_cases, *stage.validation_cases, *stage.pool_cases], "case id", path)
+    if stage.init_checkpoint is not None:
+        check_relative_path(stage.init_checkpoint, "init_checkpoint", path)
     return stage
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import socket
 import subprocess
 import sys
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nnunet_ssl.data.files import TEMPORARY_PREFIX, link, remove_leftovers, replacing, temporary_folder, write_csv, write_json
+from nnunet_ssl.data.files import TEMPORARY_PREFIX, cell_text, link, remove_leftovers, replacing, temporary_folder, write_csv, write_json
 
 
 def names(folder: Path) -> list[str]:
@@ -185,3 +187,15 @@ def test_missing_source_is_an_error_and_no_dangling_link(tmp_path: Path) -> None
     with pytest.raises(FileNotFoundError, match="gone"):
         link(tmp_path / "gone", tmp_path / "b")
     assert names(tmp_path) == []
+
+
+def test_no_cell_is_a_formula(tmp_path: Path) -> None:
+    texts = ['=HYPERLINK("http://x")', "+1+1", "-1+1", "@SUM(A1)", "\t=1", "'=1", "plain", "a=b"]
+    numbers = ["-0.500000", "+1", -2, -0.5]
+    write_csv(tmp_path / "a.csv", ["text", "number"], [{"text": t, "number": n} for t, n in zip_longest(texts, numbers)])
+    with (tmp_path / "a.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert not [row for row in rows if row["text"][0] in "=+-@\t\r"]
+    assert [cell_text(row["text"]) for row in rows] == texts
+    assert [row["number"] for row in rows] == [*map(str, numbers), "", "", "", ""]
+    assert rows[-2]["text"] == "plain"

@@ -95,7 +95,7 @@ def test_no_run_yet(tmp_path: Path) -> None:
 def test_another_schema(tmp_path: Path) -> None:
     manifest().save(tmp_path)
     damage(tmp_path, schema=4)
-    with pytest.raises(StateError, match="has schema 4, this version reads 3; update nnunet-ssl"):
+    with pytest.raises(StateError, match="has schema 4, this version reads up to 3; update nnunet-ssl"):
         Manifest.load(tmp_path)
 
 

@@ -306,7 +306,7 @@ def test_damaged_or_newer_index(fresh_project: Project) -> None:
     (index,) = [f for f in pool_folders(fresh_project) if f.is_file()]
     content = json.loads(index.read_text())
     index.write_text(json.dumps({**content, "schema": 2}))
-    with pytest.raises(StateError, match="has schema 2, this version reads 1"):
+    with pytest.raises(StateError, match="has schema 2, this version reads up to 1; update"):
         load_pool(fresh_project.setup())
     index.write_text("{")
     with pytest.raises(InputError, match="cannot be read as JSON"):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import tqdm as tqdm_module
+from payload import arm_checkpoint
 from tiny_setup import Project
 
 from nnunet_ssl.errors import StateError
@@ -67,6 +68,24 @@ def test_training_continues_where_it_stopped(log: Path, monkeypatch: pytest.Monk
     arguments, trainers = json.loads(log.read_text())
     assert arguments == [MODEL.dataset, "3d_fullres", "0", "-tr", "T", "-p", "P", "-device", "cpu", *flags]
     assert trainers == str(trainers_folder())
+
+
+def test_log_is_not_written_through_a_link(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log.parent.mkdir(parents=True)
+    (tmp_path / "outside").write_text("mine")
+    log.symlink_to(tmp_path / "outside")
+    run(log, SHOW, monkeypatch)
+    assert (tmp_path / "outside").read_text() == "mine"
+    assert "3d_fullres" in log.read_text()
+
+
+def test_checkpoint_that_carries_code_is_refused_before_nnunet_starts(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch("checkpoint_best.pth")
+    arm_checkpoint(MODEL.fold_folder(0) / "checkpoint_best.pth", tmp_path / "boom")
+    with pytest.raises(StateError, match=r"checkpoint_best\.pth holds objects other than weights and numbers"):
+        run(log, SHOW, monkeypatch)
+    assert not log.exists()
+    assert not (tmp_path / "boom").exists()
 
 
 def test_nnunet_understands_the_arguments(monkeypatch: pytest.MonkeyPatch, log: Path) -> None:

@@ -40,7 +40,7 @@ def test_damaged_or_newer(tiny: Any) -> None:
         ("{", "damaged"),
         ("[]", "damaged"),
         (json.dumps({"schema": SCHEMA + 1}), "update nnunet-ssl"),
-        ("{}", "stage"),
+        ("{}", "has schema None"),
     ):
         path.write_text(content)
         with pytest.raises(StateError, match=message):
