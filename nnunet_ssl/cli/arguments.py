@@ -117,6 +117,25 @@ def part_of(arguments: argparse.Namespace) -> Part | None:
     return Part(num_parts=arguments.num_parts, part_id=arguments.part_id)
 
 
+def add_groups_argument(parser: argparse.ArgumentParser) -> None:
+    """`--groups`."""
+    parser.add_argument(
+        "--groups",
+        metavar="CSV",
+        help="table with the columns case,group (scanner, site): of every pool case, and of labelled cases if you like; 'folders': every "
+        "folder of -u is a group; 'none': there are none. Kept with the pool",
+    )
+
+
+def add_leave_group_out_argument(parser: argparse.ArgumentParser) -> None:
+    """`--leave-group-out`."""
+    parser.add_argument(
+        "--leave-group-out",
+        action="store_true",
+        help="the fold's validation cases are whole groups: pool cases of these groups stay out, so that nothing has seen them",
+    )
+
+
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
     """`-device`."""
     parser.add_argument("-device", default="cuda", choices=("cuda", "cpu", "mps"), help="where networks run (default: %(default)s)")

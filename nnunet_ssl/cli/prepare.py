@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from nnunet_ssl.cli.arguments import add_dataset_arguments, add_part_arguments, make_parser, part_of, plans_flag
+from nnunet_ssl.cli.arguments import add_dataset_arguments, add_groups_argument, add_part_arguments, make_parser, part_of, plans_flag
 from nnunet_ssl.cli.command import command
+
+if TYPE_CHECKING:
+    from nnunet_ssl.data.pool import PoolIndex
+    from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
 NAME = "nnssl_prepare"
 
@@ -26,6 +31,12 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--skip-bad", action="store_true", help="leave bad cases out and list them, instead of stopping")
     made.add_argument("-np", type=int, default=2, metavar="N", help="worker processes (default: %(default)s)")
+    add_groups_argument(made)
+    made.add_argument(
+        "--group-folds",
+        action="store_true",
+        help="write splits_final.json, where there is none, with one fold per group of labelled cases that holds out the whole group",
+    )
     add_part_arguments(made, "preprocess those")
     return made
 
@@ -35,16 +46,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prepare the pool and print the next command."""
     arguments = parser().parse_args(argv)
     from nnunet_ssl.data.gpu_estimate import describe_size
+    from nnunet_ssl.data.groups import check_asked
     from nnunet_ssl.data.overlay import lay_preset
-    from nnunet_ssl.data.pool import prepare_part, prepare_pool
+    from nnunet_ssl.data.pool import load_pool, prepare_part, prepare_pool
     from nnunet_ssl.errors import ConfigError
     from nnunet_ssl.nnunet_api.setup import load_setup
 
-    if not arguments.u and not arguments.preset:
+    asks_for_groups = arguments.groups is not None or arguments.group_folds
+    if not arguments.u and not arguments.preset and not asks_for_groups:
         raise ConfigError("nothing to do: give the folder of unlabelled images with -u, or an overlay with --preset.")
+    check_asked(arguments.groups)
     part = part_of(arguments)
     if part is not None and not arguments.u:
         raise ConfigError("--num_parts shares out the unlabelled images: give their folder with -u.")
+    if part is not None and asks_for_groups:
+        raise ConfigError("--num_parts prepares a part of the pool; give --groups and --group-folds with the last call, which has no part.")
     setup = load_setup(arguments.d, arguments.c, arguments.p)
     plans = arguments.p
     if arguments.preset:
@@ -54,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if size := describe_size(setup):
             print(size)
     number = int(setup.dataset[7:10])
-    if not arguments.u:
+    if not arguments.u and not asks_for_groups:
         print(f"next: {NAME} -d {number} -c {arguments.c}{plans_flag(plans)} -u FOLDER")
         return
     if part is not None:
@@ -64,9 +80,28 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{part}: {len(done.ready)} of {done.num_cases} unlabelled cases are ready in {done.folder}, {len(done.new)} of them new")
         print("next, when every part is done: the same command without --num_parts and --part_id")
         return
-    pool = prepare_pool(setup, arguments.u, skip_bad=arguments.skip_bad, num_processes=arguments.np)
-    for case, reason in pool.skipped.items():
-        print(f"skipped {case}: {reason}")
+    if arguments.u:
+        pool = prepare_pool(setup, arguments.u, skip_bad=arguments.skip_bad, num_processes=arguments.np)
+        for case, reason in pool.skipped.items():
+            print(f"skipped {case}: {reason}")
+    else:
+        pool = load_pool(setup)
     print(f"{len(pool.images)} unlabelled cases are ready in {pool.folder}")
+    _use_groups(setup, pool, arguments.groups, write_folds=arguments.group_folds)
     print(f"next: nnUNetv2_train {number} {arguments.c} FOLD -tr TransASPPTeacherTrainer{plans_flag(plans)}")
     print(f"  or: nnssl_run -d {number} -c {arguments.c} -f FOLD{plans_flag(plans)}")
+
+
+def _use_groups(setup: NnunetSetup, pool: PoolIndex, asked: str | None, *, write_folds: bool) -> None:
+    """Keep groups that are asked for, say which there are, and write folds by them."""
+    from nnunet_ssl.data.group_folds import write_group_folds
+    from nnunet_ssl.data.groups import asked_groups, describe_groups, keep_groups, kept_groups
+
+    if asked is not None:
+        keep_groups(pool, asked_groups(asked, setup, pool))
+    if groups := kept_groups(pool.folder):
+        print(f"groups of the pool: {describe_groups(groups, pool.case_ids)}")
+        print(f"groups of labelled cases: {describe_groups(groups, list(setup.labelled_cases)) or 'none'}")
+    if write_folds:
+        for number, (group, fold) in enumerate(write_group_folds(setup, groups).items()):
+            print(f"fold {number} holds out {group}: {len(fold['train'])} training cases, {len(fold['val'])} validation cases")

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from nnunet_ssl.cli.arguments import (
     add_dataset_arguments,
     add_device_argument,
+    add_groups_argument,
     add_label_arguments,
+    add_leave_group_out_argument,
     add_method_arguments,
     add_part_arguments,
     add_run_arguments,
@@ -39,6 +41,8 @@ def parser() -> argparse.ArgumentParser:
     add_dataset_arguments(made)
     add_run_arguments(made)
     add_label_arguments(made)
+    add_groups_argument(made)
+    add_leave_group_out_argument(made)
     add_device_argument(made)
     made.add_argument("--rescore", action="store_true", help="rank from stored evidence, predict nothing")
     made.add_argument(
@@ -56,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     assignments, part = method_assignments(arguments), _part(arguments)
     import torch
 
+    from nnunet_ssl.data.groups import check_asked, keep_groups
+    from nnunet_ssl.data.pool import load_pool
     from nnunet_ssl.nnunet_api.setup import load_setup
     from nnunet_ssl.pseudolabel.accept import accept
     from nnunet_ssl.pseudolabel.grow import grow
@@ -63,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from nnunet_ssl.pseudolabel.rewrite_stage import rewrite_stage
     from nnunet_ssl.pseudolabel.start_run import open_run, settings_in_force
 
+    check_asked(arguments.groups)
     setup = load_setup(arguments.d, arguments.c, arguments.p)
     run = open_run(
         setup,
@@ -73,7 +80,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         student_trainer=arguments.student_tr,
         method=settings_in_force(setup, arguments.tr, arguments.f, arguments.from_predictions).with_settings(assignments),
         first_id=arguments.first_id,
+        groups=arguments.groups,
+        leave_group_out=arguments.leave_group_out,
     )
+    if arguments.groups is not None:
+        keep_groups(load_pool(setup), run.manifest.groups)
     if part is not None:
         _gather_part(run, part, arguments.device)
         return

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from nnunet_ssl.cli.arguments import (
     add_dataset_arguments,
     add_device_argument,
+    add_groups_argument,
     add_label_arguments,
+    add_leave_group_out_argument,
     add_method_arguments,
     add_run_arguments,
     make_parser,
@@ -37,6 +39,8 @@ def parser() -> argparse.ArgumentParser:
     add_dataset_arguments(made)
     add_run_arguments(made, several_folds=True)
     add_label_arguments(made)
+    add_groups_argument(made)
+    add_leave_group_out_argument(made)
     add_device_argument(made)
     made.add_argument(
         "-u", nargs="+", type=Path, default=(), metavar="FOLDER", help="folder(s) of unlabelled images (not needed once prepared)"
@@ -116,11 +120,13 @@ def _check_folds(arguments: argparse.Namespace) -> None:
 
 def _requests(arguments: argparse.Namespace, assignments: dict[str, object]) -> list[RunRequest]:
     """One run for every fold asked for."""
+    from nnunet_ssl.data.groups import check_asked
     from nnunet_ssl.data.overlay import laid_before, lay_preset, overlaid
     from nnunet_ssl.nnunet_api.setup import load_setup
     from nnunet_ssl.pseudolabel.start_run import settings_in_force
     from nnunet_ssl.run.run_request import RunRequest
 
+    check_asked(arguments.groups)
     setup = load_setup(arguments.d, arguments.c, arguments.p)
     if arguments.preset:
         only_looks = arguments.status or arguments.dry_run
@@ -145,6 +151,8 @@ def _requests(arguments: argparse.Namespace, assignments: dict[str, object]) -> 
                 first_id=first_id,
                 predictions=tuple(arguments.from_predictions),
                 accept=arguments.accept,
+                groups=arguments.groups,
+                leave_group_out=arguments.leave_group_out,
             )
         )
         first_id = None if first_id is None else first_id + method.curriculum.num_stages

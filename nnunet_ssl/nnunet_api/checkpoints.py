@@ -23,6 +23,13 @@ try:
 except ImportError:  # NumPy 1
     from numpy.core import multiarray  # type: ignore[no-redef]
 
+CHECKPOINT_ENTRY = "nnssl"
+"""Key of what a checkpoint of our trainers holds beside nnU-Net's entries; nnU-Net ignores it."""
+POOL_IMAGES = "pool_images"
+"""In that entry of a teacher: cases of the pool whose images its uncertainty head has learned from."""
+UNCERTAINTY_TERM = "loss_uncertainty"
+"""Under this name our trainers log the loss of the uncertainty head; NaN in every epoch in which it does not learn."""
+
 # nnU-Net stores NumPy scalars (losses, timestamps) and the device beside the weights; nothing else is needed to read its checkpoints.
 # The functions have one name in what NumPy 1 has pickled and another in what NumPy 2 has.
 _ALLOWED: list[Any] = [
@@ -81,6 +88,15 @@ def weights_only() -> Iterator[None]:
     finally:
         del os.environ[_FORCE]
         os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+def pool_images_seen(checkpoint: dict[str, Any]) -> list[str] | None:
+    """Cases of the pool that a model has learned from; None where it is one of ours and its checkpoint does not say."""
+    entry = checkpoint.get(CHECKPOINT_ENTRY, {})
+    if POOL_IMAGES in entry:
+        return sorted(entry[POOL_IMAGES])
+    is_ours = bool(entry) or UNCERTAINTY_TERM in checkpoint.get("logging", {})
+    return None if is_ours else []
 
 
 def fingerprint(path: Path) -> str:

@@ -13,13 +13,10 @@ from torch import Tensor, nn
 
 from nnunet_ssl.errors import SetupError
 from nnunet_ssl.networks.sampling import has_uncertainty_head
-from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
+from nnunet_ssl.nnunet_api.checkpoints import UNCERTAINTY_TERM, load_checkpoint
 from nnunet_ssl.nnunet_api.external_trainers import find_trainer
 from nnunet_ssl.nnunet_api.finite_weights import require_finite_weights
 from nnunet_ssl.nnunet_api.setup import read_json
-
-UNCERTAINTY_TERM = "loss_uncertainty"
-"""Under this name our trainers log the loss of the uncertainty head; NaN in every epoch in which it does not learn."""
 
 
 @dataclass(frozen=True, kw_only=True)

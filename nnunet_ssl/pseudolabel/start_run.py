@@ -17,6 +17,13 @@ from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.pseudolabel.dataset_ids import allot_ids, allotting
 from nnunet_ssl.pseudolabel.predictions import identify_predictions
 from nnunet_ssl.pseudolabel.run import Run
+from nnunet_ssl.pseudolabel.run_groups import (
+    check_teacher_has_not_seen,
+    groups_of_run,
+    left_out_groups,
+    still_left_out,
+    without_groups,
+)
 from nnunet_ssl.pseudolabel.student_start import default_student
 
 logger = logging.getLogger(__name__)
@@ -32,6 +39,8 @@ def open_run(
     student_trainer: str | None = None,
     method: MethodConfig | None = None,
     first_id: int | None = None,
+    groups: str | None = None,
+    leave_group_out: bool = False,
 ) -> Run:
     """Open the run of a teacher and fold, or begin it.
 
@@ -46,16 +55,21 @@ def open_run(
         student_trainer: class name of the student's trainer; None takes the one with the teacher's network.
         method: settings; None takes the run's own, or the plans'.
         first_id: first id of the block of stage datasets; None takes the first free block from 601.
+        groups: as `--groups` takes them; None takes the run's own, or those kept beside the pool.
+        leave_group_out: leave out of the pool the groups that the fold validates on; a run that began so stays so.
 
     Raises:
         SetupError: if the teacher is not trained, the student's trainer does not exist, or no block of ids is free.
-        StateError: if the run on disk belongs to another teacher, pool or curriculum.
-        ConfigError: if a fold's run would use another fold's teacher, or the settings do not fit the dataset.
-        InputError: if a file of predictions is missing, surplus or unusable.
+        StateError: if the run on disk belongs to another teacher, pool, curriculum or groups, or the teacher knows a group to be left out.
+        ConfigError: if a fold's run would use another fold's teacher, the settings do not fit the dataset, or the fold holds out no group.
+        InputError: if a file of predictions, or the table of groups, is missing or unusable.
     """
     teacher = teacher_location(setup, teacher_trainer, predictions)
     pool, workspace = load_pool(setup), teacher.workspace(fold)
     manifest = Manifest.load(workspace)
+    by_case = groups_of_run(setup, pool, manifest, groups, workspace)
+    left_out = _left_out(setup, fold, teacher, manifest, by_case, workspace, asked=leave_group_out)
+    pool = without_groups(pool, by_case, left_out)
     settings = method or (MethodConfig.from_dict(manifest.method) if manifest else setup.method)
     _check_settings(setup, settings)
     student = student_trainer or (manifest.student_trainer if manifest else default_student(teacher_trainer))
@@ -70,6 +84,9 @@ def open_run(
         check_teacher_folds(setup, fold, folds)
         teacher_print = _teacher_fingerprint(teacher, folds, settings)
     if manifest is None:
+        if left_out:
+            check_teacher_has_not_seen(teacher, fold, setup, by_case, left_out)
+            logger.info("groups left out: %s; %d pool cases take part", ", ".join(left_out), len(pool.images))
         begun = Manifest(
             dataset=setup.dataset,
             configuration=setup.configuration,
@@ -83,14 +100,34 @@ def open_run(
             dataset_ids=[],
             method=settings.to_dict(),
             predictions=taken,
+            groups=by_case,
+            left_out_groups=left_out,
         )
         manifest = _begin(begun, workspace, settings.curriculum.num_stages, first_id)
     _check_same_run(manifest, pool.case_ids, teacher_print, student, settings, str(workspace))
     # changed settings are saved with the next stage that is written by them, so that a mere look changes nothing
-    manifest.method, manifest.predictions = settings.to_dict(), taken
+    manifest.method, manifest.predictions, manifest.groups = settings.to_dict(), taken, by_case
     if settings.curriculum.num_stages > len(manifest.dataset_ids):  # only while no stage is written
         manifest.dataset_ids = allot_ids(settings.curriculum.num_stages, first_id, own=manifest.dataset_ids)
     return Run(setup, pool, manifest, teacher)
+
+
+def _left_out(
+    setup: NnunetSetup,
+    fold: int | str,
+    teacher: ModelLocation,
+    manifest: Manifest | None,
+    groups: dict[str, str],
+    workspace: Path,
+    *,
+    asked: bool,
+) -> list[str]:
+    """Groups that the run leaves out of its pool."""
+    if asked and teacher.trainer == PREDICTIONS:
+        raise ConfigError("--leave-group-out needs a model as the teacher: what made the predictions may have seen any group.")
+    if manifest is not None:
+        return still_left_out(manifest, workspace, asked=asked)
+    return left_out_groups(setup, fold, groups) if asked else []
 
 
 def _begin(manifest: Manifest, workspace: Path, num_stages: int, first_id: int | None) -> Manifest:

@@ -14,6 +14,7 @@ from nnunet_ssl.pseudolabel.grow import grow
 from nnunet_ssl.pseudolabel.publish import publish, published_model
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.pseudolabel.student_start import default_student
+from nnunet_ssl.run.group_steps import group_steps
 from nnunet_ssl.run.label_steps import accept_step, predictions_step
 from nnunet_ssl.run.one_step import TEACHER
 from nnunet_ssl.run.run_request import RunRequest, Step
@@ -66,6 +67,8 @@ def pipeline(request: RunRequest) -> list[Step]:
                 key="pool",
             )
         )
+    prepare_line = f"nnssl_prepare -d {number} -c {configuration}{plans}"
+    steps += group_steps(request, prepare_line, grow_line)
     if request.is_from_predictions:
         steps.append(predictions_step(request, grow_line))
     else:

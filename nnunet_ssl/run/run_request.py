@@ -35,6 +35,10 @@ class RunRequest:
     """Folders of predictions that are the teacher."""
     accept: Path | None = None
     """Folder of manual labels to accept."""
+    groups: str | None = None
+    """As `--groups` takes them; None takes those of the run, or those kept beside the pool."""
+    leave_group_out: bool = False
+    """Whether the groups that the fold validates on stay out of the pool."""
 
     @property
     def teacher(self) -> ModelLocation:
@@ -72,6 +76,8 @@ class RunRequest:
             student_trainer=self.student_trainer,
             method=self.method,
             first_id=self.first_id,
+            groups=self.groups,
+            leave_group_out=self.leave_group_out,
         )
 
     def begun(self) -> Run | None:

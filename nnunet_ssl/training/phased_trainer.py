@@ -16,8 +16,7 @@ from torch import nn
 from nnunet_ssl.config import CpuPrecision, MethodConfig, OptimizerName
 from nnunet_ssl.data.files import replacing
 from nnunet_ssl.networks import StochasticSampler, unwrap
-from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint, weights_only
-from nnunet_ssl.nnunet_api.trained_model import UNCERTAINTY_TERM
+from nnunet_ssl.nnunet_api.checkpoints import CHECKPOINT_ENTRY, UNCERTAINTY_TERM, load_checkpoint, weights_only
 from nnunet_ssl.training.cpu_layout import lay_channels_last
 from nnunet_ssl.training.cpu_precision import computes_in_bfloat16, use_bfloat16
 from nnunet_ssl.training.distributed import broadcast_parameters, leave_head_out
@@ -30,9 +29,6 @@ from nnunet_ssl.training.plain_patches import plain_patch_loader
 from nnunet_ssl.training.supervised_loss import weigh_lone_scale
 from nnunet_ssl.training.uncertainty_phase import UncertaintyDistillation
 from nnunet_ssl.training.whole_checkpoint import written_whole
-
-CHECKPOINT_ENTRY = "nnssl"
-"""Key of what a checkpoint of ours holds beside nnU-Net's entries; nnU-Net ignores it."""
 
 
 class PhasedTrainer(nnUNetTrainer):

@@ -8,6 +8,7 @@ import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from torch import nn
 
+from nnunet_ssl.nnunet_api.checkpoints import POOL_IMAGES
 from nnunet_ssl.nnunet_api.preprocessing import load_properties
 from nnunet_ssl.nnunet_api.setup import too_few_for_folds
 from nnunet_ssl.training.phased_trainer import PhasedTrainer
@@ -20,7 +21,8 @@ class TransASPPTeacherTrainer(TransASPPNetwork, PhasedTrainer):
     """`nnUNetv2_train D CONFIGURATION FOLD -tr TransASPPTeacherTrainer`.
 
     The supervised phase is nnU-Net's own training of another network. In the second phase the uncertainty head learns from the images of
-    the fold's training cases and, where `nnssl_prepare` has prepared a pool for these plans, from the pool's.
+    the fold's training cases and, where `nnssl_prepare` has prepared a pool for these plans, from the pool's, without those of groups that
+    the fold holds out. Checkpoints name the pool cases.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class TransASPPTeacherTrainer(TransASPPNetwork, PhasedTrainer):
         self.cpu_precision = teacher.cpu_precision
         self.num_iterations_per_epoch = teacher.length.iterations_per_epoch
         self.num_val_iterations_per_epoch = teacher.length.val_iterations_per_epoch
+        self._pool_images: set[str] = set()
         supervised = Phase(SUPERVISED, teacher.length.num_epochs, teacher.initial_lr)
         self._use_phases([supervised, *self._distillation_phase(teacher.distillation_epochs)], terms={})
 
@@ -56,10 +59,11 @@ class TransASPPTeacherTrainer(TransASPPNetwork, PhasedTrainer):
         datasets = super()._distillation_datasets()
         # a cascade's images need the previous stage's segmentation, which the pool does not have
         pool = None if self.is_cascaded else self._pool()
-        if pool is not None:
-            for case in pool.case_ids:
+        if pool is not None and (cases := self._cases_to_learn_from(pool)):
+            for case in cases:
                 load_properties(pool.folder, case)  # nnU-Net's loader would run code that the file might carry
-            datasets.append(infer_dataset_class(str(pool.folder))(str(pool.folder), list(pool.case_ids)))
+            datasets.append(infer_dataset_class(str(pool.folder))(str(pool.folder), cases))
+            self._pool_images.update(cases)
         self.print_to_log_file(f"Distillation images: {', '.join(str(len(d.identifiers)) for d in datasets)} (training cases, pool)")
         return datasets
 
@@ -67,3 +71,20 @@ class TransASPPTeacherTrainer(TransASPPNetwork, PhasedTrainer):
         from nnunet_ssl.data.pool import find_pool  # the pool's module is needed in this phase alone
 
         return find_pool(self.plans_manager, self.configuration_manager)
+
+    def _cases_to_learn_from(self, pool: Any) -> list[str]:
+        """Cases of the pool but those of groups whose labelled cases only validate, so that a run may leave these groups out."""
+        from nnunet_ssl.data.groups import held_out_groups, kept_groups
+
+        groups = kept_groups(pool.folder)
+        held_out = held_out_groups(*self.do_split(), groups)
+        cases = [case for case in pool.case_ids if groups.get(case) not in held_out]
+        if len(cases) < len(pool.case_ids):
+            self.print_to_log_file(f"No distillation image is of the groups that this fold holds out: {', '.join(held_out)}")
+        return cases
+
+    def _restore(self, entry: dict[str, Any] | None) -> None:
+        self._pool_images.update((entry or {}).get(POOL_IMAGES, ()))
+
+    def _checkpoint_entry(self) -> dict[str, Any]:
+        return {POOL_IMAGES: sorted(self._pool_images)}

@@ -16,6 +16,9 @@ from nnunetv2.training.logging.nnunet_logger import MetaLogger
 from short_training import log, run
 
 from nnunet_ssl.data import pool as pool_module
+from nnunet_ssl.data.groups import keep_groups
+from nnunet_ssl.data.pool import PoolIndex
+from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint, pool_images_seen
 from nnunet_ssl.training.teacher import TransASPPTeacherTrainer
 
 DATASET = "Dataset137_Tiny"
@@ -164,3 +167,31 @@ def test_the_pool_is_learnt_from_where_there_is_one(make_tiny: Any, make_teacher
     trainer.on_train_epoch_start()
     keys = {key for _ in range(20) for key in next(trainer.dataloader_train)["keys"]}
     assert keys == {"lab_0", "lab_1", "pool_0", "pool_1"}
+
+
+def test_images_of_a_group_that_the_fold_holds_out_are_not_learnt_from(
+    make_tiny: Any, make_teacher: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = make_tiny(ignore=True)
+    folder = tiny.folder(DATASET) / f"{tiny.identifier}__pool_1234"
+    folder.mkdir()
+    for part in (".b2nd", "_seg.b2nd", ".pkl"):
+        for case in ("pool_0", "pool_1"):
+            (folder / f"{case}{part}").write_bytes((tiny.folder("Dataset901_Tiny_f0s1") / tiny.identifier / f"{case}{part}").read_bytes())
+    pool = PoolIndex(folder, {case: (f"{case}_0000.nii.gz",) for case in ("pool_0", "pool_1")})
+    monkeypatch.setattr(pool_module, "find_pool", lambda plans, configuration: pool)
+    trainer = make_teacher(distillation_epochs=1)
+    train, validation = trainer.do_split()
+    keep_groups(pool, {**dict.fromkeys(train, "north"), **dict.fromkeys(validation, "south"), "pool_0": "south", "pool_1": "north"})
+    run(trainer, until_epoch=2)
+    trainer.on_train_epoch_start()
+    keys = {key for _ in range(20) for key in next(trainer.dataloader_train)["keys"]}
+    assert keys == {*train, "pool_1"}
+    trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
+    assert pool_images_seen(load_checkpoint(Path(trainer.output_folder) / "checkpoint_final.pth")) == ["pool_1"]
+    # a training that continues remembers what it has learned from before
+    keep_groups(pool, {})
+    again = make_teacher(distillation_epochs=1)
+    maybe_load_checkpoint(again, True, False)
+    assert again._checkpoint_entry() == {"pool_images": ["pool_1"]}
+    assert again._cases_to_learn_from(pool) == ["pool_0", "pool_1"]
