@@ -60,6 +60,24 @@ def megabytes(num_bytes: float) -> str:
     return f"{value:.1f} MB" if value < 10 else f"{value:.0f} MB"
 
 
+def require_free(folder: Path, num_bytes: float, what: str) -> None:
+    """See that a file system has room for what is about to be written.
+
+    Args:
+        folder: where it will be written; need not exist.
+        num_bytes: an estimate.
+        what: for the message, for instance `the pool`.
+
+    Raises:
+        StateError: with what is needed, what is free and where.
+    """
+    if (free := free_bytes(folder)) < num_bytes:
+        raise StateError(
+            f"{what} needs about {megabytes(num_bytes)} in {folder}, and {megabytes(free)} are free on its file system "
+            f"{file_system(folder)}; {_AGAIN}."
+        )
+
+
 def meaning(error: OSError) -> str | None:
     """What an error of the file system means and what to do, in one line; None where it is a defect of ours."""
     path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None

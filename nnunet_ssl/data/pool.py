@@ -15,6 +15,8 @@ from tqdm import tqdm
 from nnunet_ssl.data.files import remove_leftovers, temporary_folder, write_json
 from nnunet_ssl.data.image_files import channels_by_case, complete_cases, file_stamp
 from nnunet_ssl.data.pool_progress import PoolProgress
+from nnunet_ssl.data.pool_size import pool_case_bytes
+from nnunet_ssl.disk import require_free
 from nnunet_ssl.errors import InputError, NnsslError, SetupError, StateError
 from nnunet_ssl.locations import pool_folder, pool_index
 from nnunet_ssl.machines.part import Part
@@ -96,6 +98,7 @@ def prepare_pool(
 
     Raises:
         InputError: for a bad case (unless `skip_bad`), a case that is also labelled, or an empty pool; nothing half-written stays.
+        StateError: if there is not enough space for the cases that are to be preprocessed; nothing is written.
     """
     images, skipped = _collect(setup, folders, skip_bad)
     folder, index_file = _places(setup)
@@ -156,10 +159,11 @@ def _preprocess(
     """Preprocess the cases that are not done or have changed; returns those done now, and bad ones with the reason."""
     folder, index_file = _places(setup)
     remove_leftovers(folder.parent)
-    folder.mkdir(parents=True, exist_ok=True)
     progress, new, bad = _progress(setup), list[str](), dict[str, str]()
     known = {**_indexed_stamps(index_file), **progress.stamps()}
     todo = [c for c in images if not (_is_whole(folder, c) and known.get(c) == stamps[c])]
+    require_free(folder, len(todo) * pool_case_bytes(setup), f"the pool ({len(todo)} cases to be preprocessed)")
+    folder.mkdir(parents=True, exist_ok=True)
     with temporary_folder(folder.parent) as temporary:
         jobs = [(c, list(images[c]), setup.plans, setup.configuration, json.dumps(setup.dataset_json), folder, temporary) for c in todo]
         for case, problem in _run(jobs, num_processes, progress_bar):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nnunet_ssl.config import MethodConfig
-from nnunet_ssl.nnunet_api.preprocessing import PARTS
+from nnunet_ssl.data.pool_size import pool_case_bytes
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
 _EVIDENCE_RATIO = 0.35
@@ -44,9 +44,6 @@ def estimate_disk(setup: NnunetSetup, num_pool_cases: int, method: MethodConfig,
         method: fractions and what a stage stores.
         teacher_folds: folds of the teacher, each of which leaves evidence of its own.
     """
-    files = [[setup.data_folder / f"{case}{part}" for part in PARTS] for case in setup.labelled_cases]
-    sizes = [sum(f.stat().st_size for f in of_case if f.is_file()) for of_case in files]
-    per_case = float(np.mean(sizes)) if sizes else 0.0
     voxels = float(np.prod(setup.configuration_manager.median_image_size_in_voxels)) * _slices(setup)
     predictors = teacher_folds + (method.curriculum.num_stages - 1 if method.agreement.weight > 0 else 0)
     held_out = len(setup.labelled_cases) if teacher_folds > 1 else 0
@@ -54,7 +51,7 @@ def estimate_disk(setup: NnunetSetup, num_pool_cases: int, method: MethodConfig,
     entries = sum(max(1, int(k * num_pool_cases)) for k in method.curriculum.stage_fractions)
     channels = 3 + (setup.heads if method.student.needs_probabilities else 0)
     stages = voxels * (2 * channels + 8) * _STAGE_RATIO * entries
-    return DiskEstimate(per_case * num_pool_cases / 1e6, evidence / 1e6, stages / 1e6)
+    return DiskEstimate(pool_case_bytes(setup) * num_pool_cases / 1e6, evidence / 1e6, stages / 1e6)
 
 
 def _slices(setup: NnunetSetup) -> float:

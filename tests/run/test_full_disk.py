@@ -121,6 +121,25 @@ def test_pool(full_project: Project, disk: SmallDisk, capsys: Any) -> None:
     assert written_values(full_project) == undisturbed
 
 
+def test_too_little_room_for_the_pool_is_known_before(
+    full_project: Project, disk: SmallDisk, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nnunet_ssl.disk.free_bytes", lambda path: disk.free)
+    for found in (full_project.preprocessed / DATASET).glob("*__pool_*"):
+        shutil.rmtree(found) if found.is_dir() else found.unlink()
+    before = written(full_project)
+    disk.leave(100_000)
+    arguments = [*CALL, "-u", str(full_project.unlabelled), "-np", "1"]
+    assert prepare(arguments) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert "the pool (6 cases to be preprocessed) needs about 0.2 MB in " in line
+    assert f", and 0.1 MB are free on its file system {disk.root}; make space there" in line
+    assert written(full_project) == before
+    assert not list(full_project.preprocessed.glob("*/*__pool_*"))
+    disk.leave(ROOM)
+    assert prepare(arguments) == 0
+
+
 def simulated_sweep(predictor: Any, image: torch.Tensor, *, seed: int) -> torch.Tensor:
     """Moments and votes of one sample, as quick as they can be had."""
     random = torch.rand(predictor.heads, *image.shape[1:], generator=torch.Generator().manual_seed(seed))
