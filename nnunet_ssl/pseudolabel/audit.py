@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from nnunet_ssl.confidence.curriculum import RankedCase
-from nnunet_ssl.confidence.predicted_dice import PredictedMean, fit_dice_prediction
+from nnunet_ssl.confidence.predicted_dice import DicePrediction, PredictedMean, fit_dice_prediction
 from nnunet_ssl.confidence.review import WEAK_DICE
 from nnunet_ssl.data.files import write_json
 from nnunet_ssl.locations import AUDIT_FILE
 from nnunet_ssl.pseudolabel.domain_shift import Shift, compare, image_features
 from nnunet_ssl.pseudolabel.gather import gather_held_out_evidence, gather_teacher_evidence
+from nnunet_ssl.pseudolabel.group_audit import GroupAudit, audit_groups
 from nnunet_ssl.pseudolabel.held_out_study import HeldOutStudy, study_held_out
 from nnunet_ssl.pseudolabel.in_force import possible_score
 from nnunet_ssl.pseudolabel.label_source import LabelSource, labels_of
@@ -49,6 +50,8 @@ class Audit:
     """Pool cases whose manual labels would probably help most: the worst-ranked ones, those to be reviewed first."""
     advice: Advice
     reason: str
+    groups: list[GroupAudit] = field(default_factory=list)
+    """Each group of the pool; empty where there are none."""
     accepted: int = 0
     """Pool cases whose manual labels have been accepted; they are not among those that are judged here."""
 
@@ -70,18 +73,23 @@ def audit(run: Run, *, device: torch.device) -> Audit:
     scored, ranking = _rank(run, study)
     dice = {} if study is None else _class_dice(study)
     at_risk = [] if study is None else _at_risk(run, study, dice)
-    shifts = _shifts(run, scored)
+    labelled_features, pool_features = _features(run, scored)
+    shifts = compare(labelled_features, pool_features)
+    prediction = None if study is None else _prediction(study)
+    scores = _scores_of_single_folds(run, study, scored)
+    of_pool = [run.manifest.groups[case] for case in run.pseudo_cases] if run.manifest.groups else []
     to_label = [ranked.case for ranked in reversed(ranking)][:NUM_TO_LABEL]
     advice, reason = advise(study, dice, at_risk, shifts)
     found = Audit(
         study=study,
         dice=dice,
-        predicted=None if study is None else _predict(run, study),
+        predicted=None if prediction is None else prediction.mean_of_pool(scores),
         at_risk=at_risk,
         shifts=shifts,
         label_first=to_label,
         advice=advice,
         reason=reason,
+        groups=audit_groups(of_pool, labelled_features, pool_features, scores, prediction),
         accepted=len(run.accepted),
     )
     write_json(run.workspace / AUDIT_FILE, found.to_dict())
@@ -138,12 +146,18 @@ def _at_risk(run: Run, study: HeldOutStudy, dice: dict[str, tuple[float, int]]) 
     return [name for name, (value, _) in dice.items() if name in blind or value < WEAK_DICE]
 
 
-def _predict(run: Run, study: HeldOutStudy) -> PredictedMean | None:
-    """Predicted Dice of the pool, from scores as single folds give them: held-out cases have no others."""
+def _prediction(study: HeldOutStudy) -> DicePrediction | None:
+    """How the score that ranks foretells the Dice."""
     score = study.ranking.chosen
-    fitted = fit_dice_prediction([case.scores.get(score) for case in study.cases], [case.mean_dice for case in study.cases])
-    if fitted is None:
-        return None
+    return fit_dice_prediction([case.scores.get(score) for case in study.cases], [case.mean_dice for case in study.cases])
+
+
+def _scores_of_single_folds(run: Run, study: HeldOutStudy | None, ranked: Sequence[ScoredCase]) -> list[float | None]:
+    """Scores of the pool as single folds give them, for held-out cases have no others; without a study those that rank."""
+    if study is None:
+        name = possible_score(run, "pairwise_dice")
+        return [case.scores.get(name) for case in ranked]
+    score = study.ranking.chosen
     labels = labels_of(run, LabelSource(None, 0.0), study)
     per_fold = []
     for fold, store in labels.teacher.items():
@@ -154,10 +168,10 @@ def _predict(run: Run, study: HeldOutStudy) -> PredictedMean | None:
     means: list[float | None] = [None] * values.shape[1]
     for i in np.flatnonzero(known):
         means[i] = float(np.nanmean(values[:, i]))
-    return fitted.mean_of_pool(means)
+    return means
 
 
-def _shifts(run: Run, scored: Sequence[ScoredCase]) -> list[Shift]:
+def _features(run: Run, scored: Sequence[ScoredCase]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Images of all labelled cases against the pool's, and manual foreground against predicted foreground."""
     cases = list(run.setup.labelled_cases)
     labelled = image_features(run.setup.data_folder, cases, label="labelled images")
@@ -165,7 +179,7 @@ def _shifts(run: Run, scored: Sequence[ScoredCase]) -> list[Shift]:
     volume = "foreground, voxels"
     labelled[volume] = [_foreground_voxels(run, case) for case in cases]
     pool[volume] = [float(s.foreground_voxels) for s in scored]
-    return compare(labelled, pool)
+    return labelled, pool
 
 
 def _foreground_voxels(run: Run, case: str) -> float:

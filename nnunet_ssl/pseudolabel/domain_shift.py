@@ -28,7 +28,7 @@ class Shift:
     statistic: float
     """Kolmogorov-Smirnov distance of the two distributions, in [0, 1]."""
     p: float
-    """Of the two-sample test, times the number of features, at most 1."""
+    """Of the two-sample test, times the number of features (and of groups, where those are compared), at most 1."""
 
     @property
     def is_shifted(self) -> bool:
@@ -65,12 +65,15 @@ def _channel_features(values: NDArray[np.float32], inside: NDArray[np.bool_]) ->
     return {**named, "intensity, standard deviation": float(seen.std()), "sharpness": float(np.mean(gradients)) if gradients else 0.0}
 
 
-def compare(labelled: Mapping[str, Sequence[float | None]], pool: Mapping[str, Sequence[float | None]]) -> list[Shift]:
+def compare(
+    labelled: Mapping[str, Sequence[float | None]], pool: Mapping[str, Sequence[float | None]], *, num_comparisons: int = 1
+) -> list[Shift]:
     """Test every feature that both have, the most different first; missing values are left out.
 
     Args:
         labelled: per feature, the values of labelled cases.
         pool: the same of pool cases.
+        num_comparisons: how many such comparisons are made, of groups for instance; p is corrected for all.
     """
     both = {name: (_known(labelled[name]), _known(pool[name])) for name in sorted(set(labelled) & set(pool))}
     both = {name: values for name, values in both.items() if all(map(len, values))}
@@ -83,7 +86,7 @@ def compare(labelled: Mapping[str, Sequence[float | None]], pool: Mapping[str, S
                 labelled_median=float(np.median(one)),
                 pool_median=float(np.median(other)),
                 statistic=float(found.statistic),
-                p=min(1.0, float(found.pvalue) * len(both)),
+                p=min(1.0, float(found.pvalue) * len(both) * num_comparisons),
             )
         )
     return sorted(shifts, key=lambda shift: (-shift.statistic, shift.feature))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from nnunet_ssl.locations import AUDIT_FILE
 from nnunet_ssl.pseudolabel.audit import Audit
+from nnunet_ssl.pseudolabel.group_audit import GroupAudit
 from nnunet_ssl.pseudolabel.held_out_study import HeldOutStudy, uses_held_out
 from nnunet_ssl.pseudolabel.run import Run
 
@@ -28,6 +29,7 @@ def audit_lines(audit: Audit, run: Run) -> list[str]:
         f"  {shift.feature}: median {shift.labelled_median:.3g} labelled, {shift.pool_median:.3g} pool, p = {shift.p:.2g}"
         for shift in shifted[:MOST_SHIFTS]
     ]
+    lines += map(_group_line, audit.groups)
     lines.append(f"advice: {audit.advice}: {audit.reason}")
     if audit.advice == "label first":
         lines.append(f"  label these first: {', '.join(audit.label_first)}")
@@ -52,3 +54,15 @@ def _held_out_lines(audit: Audit, study: HeldOutStudy, run: Run) -> Iterator[str
     else:
         predicted = audit.predicted
         yield f"predicted mean Dice of the pool's labels: {predicted.mean:.3f} (95 % interval {predicted.low:.3f} to {predicted.high:.3f})"
+
+
+def _group_line(group: GroupAudit) -> str:
+    scores = "none" if group.scores is None else "{:.2f}, {:.2f}, {:.2f}".format(*group.scores)
+    predicted = group.predicted
+    dice = "unknown" if predicted is None else f"{predicted.mean:.3f} ({predicted.low:.3f} to {predicted.high:.3f})"
+    shifted = [shift for shift in group.shifts if shift.is_shifted]
+    named = f" ({shifted[0].feature}, p = {shifted[0].p:.2g})" if shifted else ""
+    return (
+        f"group {group.group}: {group.num_cases} cases, quartiles of the score {scores}, predicted Dice {dice}, "
+        f"{len(shifted)} of {len(group.shifts)} features differ{named}"
+    )

@@ -14,6 +14,8 @@ from batchgenerators.utilities.file_and_folder_operations import write_pickle
 from cross_fitted import begin, rising
 from tiny_setup import POOL, Project, grow_stage, mtimes, open_tiny_run, teacher_store, write_evidence
 
+from nnunet_ssl.data.groups import keep_groups
+from nnunet_ssl.data.pool import load_pool
 from nnunet_ssl.pseudolabel.audit import advise, audit
 from nnunet_ssl.pseudolabel.domain_shift import Shift, compare, image_features
 from nnunet_ssl.pseudolabel.held_out_study import study_held_out
@@ -116,3 +118,24 @@ def test_compare_finds_the_shifted_feature() -> None:
     found = compare(labelled, pool)
     assert [(s.feature, s.is_shifted) for s in found] == [("moved", True), ("same", False)]
     assert found[0].pool_median - found[0].labelled_median == pytest.approx(2, abs=0.5)
+
+
+def test_groups_are_judged_apart(cross_fitted: Project) -> None:
+    pool = load_pool(cross_fitted.setup())
+    keep_groups(pool, {case: "north" if i < 3 else "south" for i, case in enumerate(POOL)})
+    run = begin(cross_fitted, doubt=rising)
+    found = audit(run, device=CPU)
+    north, south = found.groups
+    assert (north.group, north.num_cases, south.group, south.num_cases) == ("north", 3, "south", 3)
+    assert north.scores is not None
+    assert south.scores is not None
+    assert north.scores[0] > south.scores[2]  # more doubt in the south
+    assert north.predicted is not None
+    assert south.predicted is not None
+    assert found.predicted is not None
+    assert north.predicted.mean > south.predicted.mean
+    assert (north.predicted.mean + south.predicted.mean) / 2 == pytest.approx(found.predicted.mean)
+    assert {s.feature for s in north.shifts} == {s.feature for s in found.shifts}
+    lines = audit_lines(found, run)
+    assert [line.split(",")[0] for line in lines if line.startswith("group ")] == ["group north: 3 cases", "group south: 3 cases"]
+    assert [g["group"] for g in json.loads((run.workspace / "audit.json").read_text())["groups"]] == ["north", "south"]
