@@ -30,6 +30,8 @@ class ScoredCase:
     foreground_voxels: int
     confident_share: float | None
     """Share of predicted-foreground voxels with confidence of at least tau."""
+    group: str | None = None
+    """Scanner, site or alike; None where the pool has no groups."""
 
 
 def read_ranking(path: Path) -> tuple[ScoredCase, ...]:
@@ -59,6 +61,7 @@ def _scored_case(row: Mapping[str, str]) -> ScoredCase:
         scores={name: _number(row[name]) for name in CASE_SCORES if name in row},
         foreground_voxels=int(row["foreground_voxels"]),
         confident_share=_number(row["confident_share"]),
+        group=cell_text(row.get("group") or "") or None,
     )
 
 

@@ -112,6 +112,7 @@ def case_table(facts: RunFacts) -> Table:
         Column("stage", "enters at stage"),
         *(Column(name, name, "{:.4f}") for name in names),
         Column("stratum", "predicted classes", is_text=True),
+        Column("group", "group", is_text=True, is_shown=any(case.group for case in facts.ranking)),
         Column("foreground_voxels", "foreground voxels"),
         Column("confident_share", "confident voxels", "{:.1%}"),
     ]
