@@ -11,7 +11,7 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
 
-pytest_plugins = ["tiny_setup", "cross_fitted"]
+pytest_plugins = ["tiny_setup", "cross_fitted", "stock_models"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.machines.part import WHOLE, Part
 from nnunet_ssl.nnunet_api.evidence_predictor import EvidencePredictor
+from nnunet_ssl.nnunet_api.training_fold import check_model_of_fold
 from nnunet_ssl.pseudolabel.predictions import take_predictions
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.pseudolabel.sweep import gather_evidence
@@ -68,6 +69,7 @@ def _gather(
 ) -> None:
     if all(store.has(case) for case in cases):
         return
+    check_model_of_fold(model, fold)
     predictor = EvidencePredictor(num_samples=run.method.evidence.num_samples, device=device)
     predictor.load_model(model.folder, [fold])
     if predictor.num_samples != run.method.evidence.num_samples:

@@ -12,9 +12,9 @@ import torch
 from nnunet_ssl.confidence.curriculum import next_fraction, select
 from nnunet_ssl.config import SCHEMA, MethodConfig
 from nnunet_ssl.data.manifest import StageRecord
-from nnunet_ssl.data.stage_dataset import StageSidecar, stage_is_whole, write_stage
+from nnunet_ssl.data.stage_dataset import StageSidecar, read_sidecar, stage_is_whole, write_stage
 from nnunet_ssl.errors import StateError
-from nnunet_ssl.locations import results_root
+from nnunet_ssl.locations import preprocessed_root, results_root
 from nnunet_ssl.machines.part import WHOLE, Part
 from nnunet_ssl.pseudolabel.gather import gather_held_out_evidence, gather_student_evidence, gather_teacher_evidence
 from nnunet_ssl.pseudolabel.held_out_study import uses_held_out
@@ -128,9 +128,14 @@ def stage_sidecar(
         source: whose evidence makes the pseudo-labels.
         now: settings in force.
         is_last: whether the curriculum ends with this stage.
+
+    Raises:
+        StateError: if the splits hold out other cases than when the stage before was written.
     """
     setup, student, manifest, curriculum = run.setup, run.method.student, run.manifest, run.method.curriculum
     train, validation = setup.fold_cases(run.fold)
+    if stage > 1 and run.fold != "all":
+        _refuse_changed_splits(run, stage - 1, validation)
     heads = setup.heads
     init, checkpoint = resolve_start(student.init, stage, run.start_model, manifest.teacher_folds[0], run.student, run.fold, setup)
     return StageSidecar(
@@ -155,6 +160,16 @@ def stage_sidecar(
         init=init,
         init_checkpoint=checkpoint,
     )
+
+
+def _refuse_changed_splits(run: Run, previous: int, validation: list[str]) -> None:
+    """The student of the stage before has trained on what its own splits did not hold out, and takes part in this stage."""
+    before = read_sidecar(preprocessed_root() / run.stage_name(previous))
+    if before is not None and sorted(before["validation_cases"]) != validation:
+        raise StateError(
+            f"fold {run.fold} of the splits of {run.setup.dataset} holds out {', '.join(validation)}, in {run.stage_name(previous)} it was "
+            f"{', '.join(sorted(before['validation_cases']))}: restore splits_final.json, or remove {run.workspace} to start over."
+        )
 
 
 def _record(

@@ -23,6 +23,22 @@ def published_model(run: Run) -> ModelLocation:
     )
 
 
+def is_published(run: Run) -> bool:
+    """Whether the model's fold is this run's last student; a copy of another fold, or of another run's student, is not."""
+    model = published_model(run)
+    marker = model.fold_folder(run.fold) / PUBLISHED_MARKER
+    if not (run.manifest.published and model.checkpoint(run.fold).is_file() and marker.is_file()):
+        return False
+    student = run.student(run.manifest.stages[-1].stage)
+    if student.validation_summary(run.fold).is_file() and not model.validation_summary(run.fold).is_file():
+        return False  # the student was validated later
+    return bool(read_json(marker).get("workspace") == _relative_workspace(run))
+
+
+def _relative_workspace(run: Run) -> str:
+    return run.workspace.relative_to(results_root()).as_posix()
+
+
 def publish(run: Run) -> ModelLocation:
     """Link the last student's fold into the results of the labelled dataset, with its plans and dataset.json.
 
@@ -48,7 +64,7 @@ def publish(run: Run) -> ModelLocation:
     marker = {
         "schema": PUBLISHED,
         "student": f"{student.dataset}/{student.name}/{fold_name(run.fold)}",
-        "workspace": run.workspace.relative_to(results_root()).as_posix(),
+        "workspace": _relative_workspace(run),
         "teacher_fingerprint": run.manifest.teacher_fingerprint,
     }
     write_json(fold / PUBLISHED_MARKER, marker)

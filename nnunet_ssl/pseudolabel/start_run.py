@@ -14,6 +14,7 @@ from nnunet_ssl.locations import PREDICTIONS, ModelLocation
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint_of_samples
 from nnunet_ssl.nnunet_api.external_trainers import find_trainer
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
+from nnunet_ssl.nnunet_api.training_fold import check_model_of_fold, refuse_other_splits
 from nnunet_ssl.pseudolabel.dataset_ids import allot_ids, allotting
 from nnunet_ssl.pseudolabel.predictions import identify_predictions
 from nnunet_ssl.pseudolabel.run import Run
@@ -83,6 +84,8 @@ def open_run(
         folds = list(teacher_folds or (manifest.teacher_folds if manifest else default_teacher_folds(setup, teacher, fold)))
         check_teacher_folds(setup, fold, folds)
         teacher_print = _teacher_fingerprint(teacher, folds, settings)
+        if manifest is None:
+            _check_what_teachers_saw(setup, teacher, folds)
     if manifest is None:
         if left_out:
             check_teacher_has_not_seen(teacher, fold, setup, by_case, left_out)
@@ -104,7 +107,7 @@ def open_run(
             left_out_groups=left_out,
         )
         manifest = _begin(begun, workspace, settings.curriculum.num_stages, first_id)
-    _check_same_run(manifest, pool.case_ids, teacher_print, student, settings, str(workspace))
+    _check_same_run(manifest, fold, pool.case_ids, teacher_print, student, settings, str(workspace))
     # changed settings are saved with the next stage that is written by them, so that a mere look changes nothing
     manifest.method, manifest.predictions, manifest.groups = settings.to_dict(), taken, by_case
     if settings.curriculum.num_stages > len(manifest.dataset_ids):  # only while no stage is written
@@ -198,6 +201,13 @@ def _check_settings(setup: NnunetSetup, method: MethodConfig) -> None:
         raise ConfigError(f"nnssl setting 'student.tau' has {len(tau)} thresholds; {setup.dataset} has {setup.heads} {kind}.")
 
 
+def _check_what_teachers_saw(setup: NnunetSetup, teacher: ModelLocation, folds: Sequence[int | str]) -> None:
+    """See that each fold's teacher was trained on that fold, and by the splits as they are now."""
+    for fold in folds:
+        check_model_of_fold(teacher, fold)
+        refuse_other_splits(teacher, fold, setup.fold_cases(fold)[1], setup.file_ending)
+
+
 def _teacher_fingerprint(teacher: ModelLocation, folds: Sequence[int | str], method: MethodConfig) -> str:
     for fold in folds:
         if not teacher.checkpoint(fold).is_file():
@@ -211,9 +221,17 @@ def _teacher_fingerprint(teacher: ModelLocation, folds: Sequence[int | str], met
 
 
 def _check_same_run(
-    manifest: Manifest, pool: list[str], teacher_print: str, student_trainer: str, method: MethodConfig, workspace: str
+    manifest: Manifest,
+    fold: int | str,
+    pool: list[str],
+    teacher_print: str,
+    student_trainer: str,
+    method: MethodConfig,
+    workspace: str,
 ) -> None:
     start_over = f"remove {workspace} to start over"
+    if str(manifest.fold) != str(fold):
+        raise StateError(f"the run in {workspace} is of fold {manifest.fold}, not of fold {fold}; {start_over}.")
     if manifest.teacher_fingerprint != teacher_print and manifest.predictions is not None:
         raise StateError(f"the run in {workspace} began with other predictions ({', '.join(manifest.predictions.folders)}); {start_over}.")
     if manifest.teacher_fingerprint != teacher_print:

@@ -11,6 +11,7 @@ from nnunet_ssl.pseudolabel.publish import published_model
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.report.validation import Validation, foreground_keys, read_validation
 from nnunet_ssl.run.aligned_text import aligned, number
+from nnunet_ssl.run.training_process import training_command
 
 MEAN = "mean"
 """Name of the mean over the foreground classes (regions)."""
@@ -35,14 +36,12 @@ def fold_figures(run: Run) -> FoldFigures:
     """
     keys, fold = foreground_keys(run.setup), int(run.fold)
     found = []
-    for model in (run.teacher, published_model(run)):
+    student_of = run.student(run.manifest.stages[-1].stage)
+    for model, trained in ((run.teacher, run.teacher), (published_model(run), student_of)):
         validation = read_validation(model, fold, keys)
         if validation is None:
-            number_of = int(model.dataset[7:10])
-            raise StateError(
-                f"{model.validation_summary(fold)} is missing; run: "
-                f"nnUNetv2_train {number_of} {model.configuration} {fold} -tr {model.trainer} -p {model.plans} --val"
-            )
+            again = "" if trained is model else ", then the same command again"
+            raise StateError(f"{model.validation_summary(fold)} is missing; run: {training_command(trained, fold)} --val{again}")
         found.append(validation)
     teacher, student = found
     if teacher.num_cases != student.num_cases:

@@ -11,7 +11,7 @@ import torch
 from nnunet_ssl.data.pool import pool_is_current, prepare_pool
 from nnunet_ssl.errors import SetupError
 from nnunet_ssl.pseudolabel.grow import grow
-from nnunet_ssl.pseudolabel.publish import publish, published_model
+from nnunet_ssl.pseudolabel.publish import is_published, publish
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.pseudolabel.student_start import default_student
 from nnunet_ssl.run.group_steps import group_steps
@@ -173,7 +173,7 @@ def _train_student(request: RunRequest, stage: int, logs: Path) -> Callable[[], 
 def _published(request: RunRequest) -> Callable[[], bool]:
     def is_done() -> bool:
         run = request.begun()
-        return run is not None and run.manifest.published and published_model(run).checkpoint(request.fold).is_file()
+        return run is not None and is_published(run)
 
     return is_done
 

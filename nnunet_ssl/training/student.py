@@ -86,7 +86,7 @@ class SemiSupervisedStudent(PhasedTrainer):
         # a checkpoint that is loaded next has everything, and what the stage started from may be gone by then
         if start is not None and not self._continues:
             self.print_to_log_file(f"Starting from the weights in {start}")
-            load_all_weights(network, start)
+            load_all_weights(network, start, self.fold)
         student = self.method.student
         if student.ema:
             self.average = MovingAverage(network, decay=student.ema_decay or default_decay(self._semi_supervised_steps))

@@ -9,20 +9,25 @@ from torch import nn
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
 from nnunet_ssl.nnunet_api.finite_weights import require_finite_weights
+from nnunet_ssl.nnunet_api.training_fold import refuse_other_fold
 
 
-def load_all_weights(network: nn.Module, path: Path) -> None:
+def load_all_weights(network: nn.Module, path: Path, fold: int | str) -> None:
     """Copy the weights of a checkpoint into a network, segmentation heads included (nnU-Net's `-pretrained_weights` leaves them out).
 
     Args:
         network: the network without wrappers.
         path: a checkpoint of nnU-Net; nothing in it is executed.
+        fold: fold of the student; with `all` nothing is held out, and weights of any fold will do.
 
     Raises:
         SetupError: if the file is missing.
-        StateError: if it is damaged, its weights are not exactly those of the network, or are NaN.
+        StateError: if it is damaged, was trained on another fold, or its weights are not exactly those of the network, or are NaN.
     """
-    weights = load_checkpoint(path)["network_weights"]
+    checkpoint = load_checkpoint(path)
+    if fold != "all":
+        refuse_other_fold(checkpoint, path, fold)
+    weights = checkpoint["network_weights"]
     current = network.state_dict()
     if different := sorted(weights.keys() ^ current.keys()):
         name = different[0]

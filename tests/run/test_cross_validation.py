@@ -12,17 +12,19 @@ from tiny_setup import DATASET, OUR_STUDENT, OUR_TEACHER, PLANS, Project, preten
 from nnunet_ssl.cli.run import main
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import ModelLocation
+from nnunet_ssl.nnunet_api.setup import load_setup
+from nnunet_ssl.pseudolabel.start_run import open_run
 from nnunet_ssl.run.cross_validation import FoldFigures, fold_figures, format_cross_validation
 from nnunet_ssl.training.stage import read_stage
 
 CALL = ["-d", "137", "-c", "3d_fullres", "-p", PLANS, "-device", "cpu", "--num-samples", "2", "-np", "1"]
 
 
-def summary(dice: float, cases: int = 1) -> dict[str, Any]:
+def summary(dice: float, fold: int | str) -> dict[str, Any]:
     figures = {"Dice": dice, "IoU": dice / 2}
-    case = {"metrics": {"1": figures, "2": figures}, "prediction_file": "p", "reference_file": "r"}
+    case = {"metrics": {"1": figures, "2": figures}, "prediction_file": "p", "reference_file": f"lab_{fold}.nii.gz"}
     return {"foreground_mean": figures, "mean": {"1": {"Dice": dice - 0.1, "IoU": 0.5}, "2": {"Dice": dice + 0.1, "IoU": 0.5}},
-            "metric_per_case": [case] * cases}  # fmt: skip
+            "metric_per_case": [case]}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +36,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int | str]]:
         asked.append((model.dataset, fold))
         folder = pretend_training(model, fold, seed=len(asked))
         dice = 0.5 + int(fold) / 10 + (0.0 if model.dataset == DATASET else 0.1)
-        (folder / "validation" / "summary.json").write_text(json.dumps(summary(dice)))
+        (folder / "validation" / "summary.json").write_text(json.dumps(summary(dice, fold)))
 
     monkeypatch.setattr("nnunet_ssl.run.pipeline.train", pretend)
     return asked
@@ -89,8 +91,19 @@ def test_a_missing_validation_is_named(fresh_project: Project, capsys: Any) -> N
     assert main(flags) == 2
     assert "fold 1: the teacher was validated on 1 cases, the student on 2" in capsys.readouterr().err
     published.unlink()
-    assert main(flags) == 2
-    assert "summary.json is missing; run: nnUNetv2_train 137 3d_fullres 1 -tr TransASPPStudentTrainer" in capsys.readouterr().err
+    student = next(fresh_project.results.glob("Dataset604_*/*/fold_1/validation/summary.json"))
+    kept = student.read_text()
+    student.unlink()
+    assert main([*flags, "--status"]) == 0
+    capsys.readouterr()
+    run = open_run(load_setup("137", "3d_fullres", PLANS), 1, teacher_trainer=OUR_TEACHER)
+    with pytest.raises(
+        StateError, match=r"is missing; run: nnUNetv2_train 604 3d_fullres 1 -tr \S+ -p \S+ --val, then the same command again"
+    ):
+        fold_figures(run)
+    student.write_text(kept)
+    assert main(flags) == 0
+    assert published.is_file()
 
 
 def test_table_by_hand() -> None:
@@ -111,9 +124,6 @@ def test_table_by_hand() -> None:
 
 def test_the_figures_are_those_of_the_published_student(fresh_project: Project) -> None:
     assert main([*CALL, "-f", "1", "-u", str(fresh_project.unlabelled)]) == 0
-    from nnunet_ssl.nnunet_api.setup import load_setup
-    from nnunet_ssl.pseudolabel.start_run import open_run
-
     run = open_run(load_setup("137", "3d_fullres", PLANS), 1, teacher_trainer=OUR_TEACHER)
     found = fold_figures(run)
     assert (found.fold, found.num_cases) == (1, 1)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import json
 import random
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,6 @@ from nnunet_ssl.locations import trainers_folder
 TEACHER, STUDENT = "TransASPPTeacherTrainer", "TransASPPStudentTrainer"
 PLANS = "nnUNetPlans_nnssl_tiny"
 _LENGTH = {"iterations_per_epoch": 2, "val_iterations_per_epoch": 1}
-_PLANNING = "nnunetv2.experiment_planning.plan_and_preprocess_entrypoints"
-_STOCK = {
-    "nnUNetv2_plan_and_preprocess": (_PLANNING, "plan_and_preprocess_entry"),
-    "nnUNetv2_preprocess": (_PLANNING, "preprocess_entry"),
-    "nnUNetv2_train": ("nnunetv2.run.run_training", "run_training_entry"),
-    "nnUNetv2_predict": ("nnunetv2.inference.predict_from_raw_data", "predict_entry_point"),
-    "nnUNetv2_evaluate_folder": ("nnunetv2.evaluation.evaluate_predictions", "evaluate_folder_entry_point"),
-}
-"""Module and function behind each command of nnU-Net."""
 
 
 @contextlib.contextmanager
@@ -47,12 +38,12 @@ def kind_environment(project: Project) -> Iterator[None]:
 
 
 def stock(command: str, *flags: object) -> str:
-    """A command of nnU-Net; returns what it printed."""
-    module, function = _STOCK[command]
+    """A command of nnU-Net, by the function that is installed as that command; returns what it printed."""
+    (entry,) = entry_points(group="console_scripts", name=command)
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
         patch.setattr(sys, "argv", [command, *map(str, flags)])
-        getattr(importlib.import_module(module), function)()
+        entry.load()()
     return said.getvalue()
 
 

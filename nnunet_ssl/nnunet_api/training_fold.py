@@ -1,0 +1,66 @@
+"""Which fold a model was trained on: what nnU-Net left with it, whatever its folder is called and the splits say by now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nnunet_ssl.errors import StateError
+from nnunet_ssl.locations import ModelLocation
+from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
+from nnunet_ssl.nnunet_api.setup import read_json
+
+
+def refuse_other_fold(checkpoint: Mapping[str, Any], path: Path, fold: int | str) -> None:
+    """See that a checkpoint comes from the training of a fold.
+
+    Args:
+        checkpoint: content of a checkpoint of nnU-Net, which keeps the fold of its training.
+        path: where it lies.
+        fold: the fold whose validation cases it must not have seen.
+
+    Raises:
+        StateError: if it was trained on another fold.
+    """
+    trained = checkpoint.get("init_args", {}).get("fold", fold)
+    if str(trained) != str(fold):
+        raise StateError(
+            f"{path} was trained on fold {trained}, not on fold {fold}, and may have seen cases that fold {fold} holds out; "
+            f"put the model of fold {fold} there."
+        )
+
+
+def check_model_of_fold(model: ModelLocation, fold: int | str) -> None:
+    """The same for the final checkpoint of a model's fold.
+
+    Raises:
+        SetupError: if there is none.
+        StateError: if it was trained on another fold.
+    """
+    path = model.checkpoint(fold)
+    refuse_other_fold(load_checkpoint(path), path, fold)
+
+
+def refuse_other_splits(model: ModelLocation, fold: int | str, held_out: Sequence[str], file_ending: str) -> None:
+    """See that a fold's final validation, where there is one, was on the cases that the splits hold out now.
+
+    Args:
+        model: a trained model.
+        fold: its fold.
+        held_out: validation cases of the fold in the present splits.
+        file_ending: of label files.
+
+    Raises:
+        StateError: if a held-out case was not validated on: the splits were others, and the model may have trained on it.
+    """
+    summary = model.validation_summary(fold)
+    cases = read_json(summary).get("metric_per_case") if summary.is_file() else None
+    if not cases:
+        return
+    validated = {Path(case["reference_file"]).name.removesuffix(file_ending) for case in cases}
+    if unseen := sorted(set(held_out) - validated):
+        raise StateError(
+            f"fold {fold} of the splits holds out case '{unseen[0]}', on which {model.name} was not validated ({summary}): the splits have "
+            "changed since its training, which may have seen that case; restore splits_final.json or train it again."
+        )
