@@ -136,6 +136,30 @@ def add_leave_group_out_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_dask_argument(parser: argparse.ArgumentParser, what: str) -> None:
+    """`--dask`: workers that share the cases.
+
+    Args:
+        parser: of the command.
+        what: they do with them.
+    """
+    parser.add_argument(
+        "--dask",
+        metavar="ADDRESS",
+        help=f"Dask workers {what}: those of the scheduler at this address, or of this machine, 'local' (one per GPU) or 'local:N'",
+    )
+
+
+def evidence_device(arguments: argparse.Namespace) -> str:
+    """`-device` for gathering evidence, checked where networks run on this machine.
+
+    Raises:
+        ConfigError: if the device is not there.
+    """
+    is_elsewhere = arguments.dask is not None and not arguments.dask.startswith("local")
+    return str(arguments.device) if is_elsewhere else use_device(arguments.device)
+
+
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
     """`-device`."""
     parser.add_argument("-device", default="cuda", choices=("cuda", "cpu", "mps"), help="where networks run (default: %(default)s)")

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_ssl.cli.arguments import add_dataset_arguments, add_groups_argument, add_part_arguments, make_parser, part_of, plans_flag
+from nnunet_ssl.cli.arguments import (
+    add_dask_argument,
+    add_dataset_arguments,
+    add_groups_argument,
+    add_part_arguments,
+    make_parser,
+    part_of,
+    plans_flag,
+)
 from nnunet_ssl.cli.command import command
 
 if TYPE_CHECKING:
@@ -38,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
         help="write splits_final.json, where there is none, with one fold per group of labelled cases that holds out the whole group",
     )
     add_part_arguments(made, "preprocess those")
+    add_dask_argument(made, "preprocess the cases, in place of -np processes")
     return made
 
 
@@ -50,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from nnunet_ssl.data.overlay import lay_preset
     from nnunet_ssl.data.pool import load_pool, prepare_part, prepare_pool
     from nnunet_ssl.errors import ConfigError
+    from nnunet_ssl.machines.engine import engine_at
     from nnunet_ssl.nnunet_api.setup import load_setup
 
     asks_for_groups = arguments.groups is not None or arguments.group_folds
@@ -74,14 +84,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"next: {NAME} -d {number} -c {arguments.c}{plans_flag(plans)} -u FOLDER")
         return
     if part is not None:
-        done = prepare_part(setup, arguments.u, part, skip_bad=arguments.skip_bad, num_processes=arguments.np)
+        with engine_at(arguments.dask) as engine:
+            done = prepare_part(setup, arguments.u, part, skip_bad=arguments.skip_bad, num_processes=arguments.np, engine=engine)
         for case, reason in done.skipped.items():
             print(f"skipped {case}: {reason}")
         print(f"{part}: {len(done.ready)} of {done.num_cases} unlabelled cases are ready in {done.folder}, {len(done.new)} of them new")
         print("next, when every part is done: the same command without --num_parts and --part_id")
         return
     if arguments.u:
-        pool = prepare_pool(setup, arguments.u, skip_bad=arguments.skip_bad, num_processes=arguments.np)
+        with engine_at(arguments.dask) as engine:
+            pool = prepare_pool(setup, arguments.u, skip_bad=arguments.skip_bad, num_processes=arguments.np, engine=engine)
         for case, reason in pool.skipped.items():
             print(f"skipped {case}: {reason}")
     else:

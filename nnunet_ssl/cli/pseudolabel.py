@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nnunet_ssl.cli.arguments import (
+    add_dask_argument,
     add_dataset_arguments,
     add_device_argument,
     add_groups_argument,
@@ -15,11 +16,11 @@ from nnunet_ssl.cli.arguments import (
     add_method_arguments,
     add_part_arguments,
     add_run_arguments,
+    evidence_device,
     make_parser,
     method_assignments,
     part_of,
     plans_flag,
-    use_device,
 )
 from nnunet_ssl.cli.command import command
 
@@ -49,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
         "--stage", type=int, metavar="T", help="write stage T, which was written before, again: its files are lost or damaged"
     )
     add_part_arguments(made, "gather the evidence")
+    add_dask_argument(made, "gather the evidence")
     add_method_arguments(made)
     return made
 
@@ -62,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from nnunet_ssl.data.groups import check_asked, keep_groups
     from nnunet_ssl.data.pool import load_pool
+    from nnunet_ssl.machines.engine import engine_at
     from nnunet_ssl.nnunet_api.setup import load_setup
     from nnunet_ssl.pseudolabel.accept import accept
     from nnunet_ssl.pseudolabel.grow import grow
@@ -86,13 +89,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.groups is not None:
         keep_groups(load_pool(setup), run.manifest.groups)
     if part is not None:
-        _gather_part(run, part, arguments.device)
+        _gather_part(run, part, arguments)
         return
     if arguments.accept is not None:
         new = accept(run, arguments.accept)
         print(f"accepted labels: {len(new)} new, {len(run.accepted)} in all")
     if arguments.stage is not None:
-        record = rewrite_stage(run, arguments.stage, device=torch.device(use_device(arguments.device)))
+        with engine_at(arguments.dask) as engine:
+            record = rewrite_stage(run, arguments.stage, device=torch.device(evidence_device(arguments)), engine=engine)
         print(f"stage {record.stage}: {len(record.cases)} pool cases written again in {record.dataset}")
         print(f"next: {_train_line(run, record.stage)}")
         return
@@ -106,7 +110,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"the curriculum is complete; the last student is published as {model.folder}")
         print(f"next: {predict_line(run)}")
         return
-    record = grow(run, device=torch.device(use_device(arguments.device)), rescore=arguments.rescore)
+    with engine_at(arguments.dask) as engine:
+        record = grow(run, device=torch.device(evidence_device(arguments)), rescore=arguments.rescore, engine=engine)
     print(f"stage {record.stage}: {len(record.cases)} of {len(run.pseudo_cases)} pool cases in {record.dataset}")
     if record.accepted:
         print(f"  and {len(record.accepted)} with accepted labels, as labelled cases")
@@ -129,13 +134,15 @@ def _part(arguments: argparse.Namespace) -> Part | None:
     return part
 
 
-def _gather_part(run: Run, part: Part, device: str) -> None:
+def _gather_part(run: Run, part: Part, arguments: argparse.Namespace) -> None:
     """Gather the evidence of a part and say what is missing."""
     import torch
 
+    from nnunet_ssl.machines.engine import engine_at
     from nnunet_ssl.pseudolabel.gather_part import gather_part
 
-    found = gather_part(run, part, device=torch.device(use_device(device)))
+    with engine_at(arguments.dask) as engine:
+        found = gather_part(run, part, device=torch.device(evidence_device(arguments)), engine=engine)
     if found is None:
         print(f"{part}: no evidence is asked for now; see the command without --num_parts and --part_id")
         return

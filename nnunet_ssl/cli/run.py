@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_ssl.cli.arguments import (
+    add_dask_argument,
     add_dataset_arguments,
     add_device_argument,
     add_groups_argument,
@@ -15,6 +16,7 @@ from nnunet_ssl.cli.arguments import (
     add_leave_group_out_argument,
     add_method_arguments,
     add_run_arguments,
+    evidence_device,
     make_parser,
     method_assignments,
     plans_flag,
@@ -48,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--preset", metavar="NAME", help="lay this overlay over the plans -p first: default, paper, cpu, ...")
     made.add_argument("--skip-bad", action="store_true", help="leave bad pool cases out and list them, instead of stopping")
     made.add_argument("-np", type=int, default=2, metavar="N", help="worker processes for preprocessing (default: %(default)s)")
+    add_dask_argument(made, "preprocess the pool and gather evidence; trainings stay here")
     made.add_argument(
         "--audit", action="store_true", help="train the teacher, say how far its labels can be trusted on cases it has not seen, and stop"
     )
@@ -62,8 +65,11 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run everything that is not done, fold by fold, print the tables and the next command."""
     arguments = parser().parse_args(argv)
+    from nnunet_ssl.machines.engine import engine_at
+
     assignments = method_assignments(arguments)
     _check_folds(arguments)
+    engine_at(arguments.dask)  # an address that is none is said before anything is trained
     requests = _requests(arguments, assignments)
     from nnunet_ssl.run.pipeline import execute, pipeline
 
@@ -153,6 +159,7 @@ def _requests(arguments: argparse.Namespace, assignments: dict[str, object]) -> 
                 accept=arguments.accept,
                 groups=arguments.groups,
                 leave_group_out=arguments.leave_group_out,
+                dask=arguments.dask,
             )
         )
         first_id = None if first_id is None else first_id + method.curriculum.num_stages
@@ -163,13 +170,16 @@ def _audit(request: RunRequest, steps: Sequence[Step]) -> None:
     """Every step before the first stage, then the audit."""
     import torch
 
+    from nnunet_ssl.machines.engine import engine_at
     from nnunet_ssl.pseudolabel.audit import audit
     from nnunet_ssl.run.audit_text import audit_lines
     from nnunet_ssl.run.pipeline import execute
 
     execute([step for step in steps if step.is_before_stages])
     run = request.open()
-    print("\n".join(audit_lines(audit(run, device=torch.device(request.device)), run)))
+    with engine_at(request.dask) as engine:
+        found = audit(run, device=torch.device(request.device), engine=engine)
+    print("\n".join(audit_lines(found, run)))
 
 
 def _execute_only(arguments: argparse.Namespace, request: RunRequest) -> None:
@@ -179,7 +189,8 @@ def _execute_only(arguments: argparse.Namespace, request: RunRequest) -> None:
 
     steps = pipeline(request)
     step = find_step(steps, arguments.only)
-    execute_only(steps, step, request.setup, lambda: use_device(arguments.device) if step.uses_device else None)
+    check = evidence_device if step.key.startswith("stage-") else lambda given: use_device(given.device)
+    execute_only(steps, step, request.setup, lambda: check(arguments) if step.uses_device else None)
     if (following := next_step(steps)) is not None:
         print(f"next: the same command with --only {following.key}")
     else:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from nnunet_ssl.data.pool_size import pool_case_bytes
 from nnunet_ssl.disk import require_free
 from nnunet_ssl.errors import InputError, NnsslError, SetupError, StateError
 from nnunet_ssl.locations import pool_folder, pool_index
+from nnunet_ssl.machines.engine import Engine
 from nnunet_ssl.machines.part import Part
 from nnunet_ssl.names import check_names
 from nnunet_ssl.nnunet_api.preprocessing import PARTS, preprocess_case, use_one_thread
@@ -85,7 +87,13 @@ def find_images(folder: Path, file_ending: str, num_files: int) -> tuple[dict[st
 
 
 def prepare_pool(
-    setup: NnunetSetup, folders: Sequence[Path], *, skip_bad: bool, num_processes: int, progress_bar: bool = True
+    setup: NnunetSetup,
+    folders: Sequence[Path],
+    *,
+    skip_bad: bool,
+    num_processes: int,
+    progress_bar: bool = True,
+    engine: Engine | None = None,
 ) -> PoolIndex:
     """Check and preprocess the pool; cases that are done already and have not changed are left alone.
 
@@ -95,6 +103,7 @@ def prepare_pool(
         skip_bad: leave bad cases out and list them, instead of stopping.
         num_processes: worker processes.
         progress_bar: show one.
+        engine: whose workers take the place of those processes.
 
     Raises:
         InputError: for a bad case (unless `skip_bad`), a case that is also labelled, or an empty pool; nothing half-written stays.
@@ -103,7 +112,7 @@ def prepare_pool(
     images, skipped = _collect(setup, folders, skip_bad)
     folder, index_file = _places(setup)
     stamps = {case: file_stamp(files) for case, files in images.items()}
-    new, bad = _preprocess(setup, images, stamps, skip_bad, num_processes, progress_bar)
+    new, bad = _preprocess(setup, images, stamps, skip_bad, num_processes, progress_bar, engine)
     skipped.update(bad)
     good = {case: files for case, files in images.items() if case not in skipped}
     if not good:
@@ -124,7 +133,14 @@ def prepare_pool(
 
 
 def prepare_part(
-    setup: NnunetSetup, folders: Sequence[Path], part: Part, *, skip_bad: bool, num_processes: int, progress_bar: bool = True
+    setup: NnunetSetup,
+    folders: Sequence[Path],
+    part: Part,
+    *,
+    skip_bad: bool,
+    num_processes: int,
+    progress_bar: bool = True,
+    engine: Engine | None = None,
 ) -> PoolPart:
     """Check and preprocess one part of the pool; other processes may do other parts, or this one, at the same time.
 
@@ -137,6 +153,7 @@ def prepare_part(
         skip_bad: leave bad cases out and list them, instead of stopping.
         num_processes: worker processes.
         progress_bar: show one.
+        engine: whose workers take the place of those processes.
 
     Raises:
         InputError: as `prepare_pool`.
@@ -144,7 +161,7 @@ def prepare_part(
     images, _ = _collect(setup, folders, skip_bad)
     mine = {case: images[case] for case in part.share(list(images))}
     stamps = {case: file_stamp(files) for case, files in mine.items()}
-    new, bad = _preprocess(setup, mine, stamps, skip_bad, num_processes, progress_bar)
+    new, bad = _preprocess(setup, mine, stamps, skip_bad, num_processes, progress_bar, engine)
     return PoolPart(_places(setup)[0], [case for case in mine if case not in bad], new, bad, len(images))
 
 
@@ -155,6 +172,7 @@ def _preprocess(
     skip_bad: bool,
     num_processes: int,
     progress_bar: bool,
+    engine: Engine | None,
 ) -> tuple[list[str], dict[str, str]]:
     """Preprocess the cases that are not done or have changed; returns those done now, and bad ones with the reason."""
     folder, index_file = _places(setup)
@@ -164,9 +182,10 @@ def _preprocess(
     todo = [c for c in images if not (_is_whole(folder, c) and known.get(c) == stamps[c])]
     require_free(folder, len(todo) * pool_case_bytes(setup), f"the pool ({len(todo)} cases to be preprocessed)")
     folder.mkdir(parents=True, exist_ok=True)
-    with temporary_folder(folder.parent) as temporary:
-        jobs = [(c, list(images[c]), setup.plans, setup.configuration, json.dumps(setup.dataset_json), folder, temporary) for c in todo]
-        for case, problem in _run(jobs, num_processes, progress_bar):
+    dataset_json = json.dumps(setup.dataset_json)
+    jobs = {c: (c, list(images[c]), setup.plans, setup.configuration, dataset_json, folder) for c in todo}
+    with closing(_results(jobs, folder, num_processes, progress_bar, engine)) as results:
+        for case, problem in results:
             if problem is None:
                 progress.add(case, stamps[case])
                 new.append(case)
@@ -285,6 +304,26 @@ def _work(job: tuple[Any, ...]) -> tuple[str, str | None]:
     except NnsslError as error:
         return job[0], str(error)
     return job[0], None
+
+
+def _work_elsewhere(job: tuple[Any, ...]) -> str | None:
+    """As `_work` on an engine's worker, with a temporary folder of its own: should the worker seem dead, another does the same case."""
+    use_one_thread()
+    with temporary_folder(job[-1].parent) as temporary:
+        return _work((*job, temporary))[1]
+
+
+def _results(
+    jobs: Mapping[str, tuple[Any, ...]], folder: Path, num_processes: int, progress: bool, engine: Engine | None
+) -> Generator[tuple[str, str | None], None, None]:
+    """Yield (case, problem or None) as cases finish."""
+    if engine is None:
+        with temporary_folder(folder.parent) as temporary:
+            yield from _run([(*job, temporary) for job in jobs.values()], num_processes, progress)
+        return
+    with closing(engine.run(_work_elsewhere, jobs)) as results:
+        yield from tqdm(results, total=len(jobs), desc="preprocessing the pool", disable=not progress or not jobs)
+    remove_leftovers(folder.parent)  # of workers that have died
 
 
 def _run(jobs: Sequence[tuple[Any, ...]], num_processes: int, progress: bool) -> Iterator[tuple[str, str | None]]:

@@ -14,6 +14,7 @@ from nnunet_ssl.confidence.predicted_dice import DicePrediction, PredictedMean, 
 from nnunet_ssl.confidence.review import WEAK_DICE
 from nnunet_ssl.data.files import write_json
 from nnunet_ssl.locations import AUDIT_FILE
+from nnunet_ssl.machines.engine import Engine
 from nnunet_ssl.pseudolabel.domain_shift import Shift, compare, image_features
 from nnunet_ssl.pseudolabel.gather import gather_held_out_evidence, gather_teacher_evidence
 from nnunet_ssl.pseudolabel.group_audit import GroupAudit, audit_groups
@@ -62,13 +63,13 @@ class Audit:
         return content
 
 
-def audit(run: Run, *, device: torch.device) -> Audit:
+def audit(run: Run, *, device: torch.device, engine: Engine | None = None) -> Audit:
     """Gather the teacher's evidence on pool and held-out cases, study it and write `audit.json`; no stage is written.
 
     In fold mode the held-out cases are the fold's validation cases: they are looked at here, and decide nothing later.
     """
-    gather_teacher_evidence(run, device)
-    gather_held_out_evidence(run, device)
+    gather_teacher_evidence(run, device, engine=engine)
+    gather_held_out_evidence(run, device, engine=engine)
     study = study_held_out(run)
     scored, ranking = _rank(run, study)
     dice = {} if study is None else _class_dice(study)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from nnunet_ssl.machines.engine import Engine
 from nnunet_ssl.machines.part import Part
 from nnunet_ssl.pseudolabel.grow import gather_all_evidence, labelling_student
 from nnunet_ssl.pseudolabel.held_out_study import uses_held_out
@@ -24,7 +25,7 @@ class PartEvidence:
     """Cases of other parts, of the pool or held out, that lack evidence still."""
 
 
-def gather_part(run: Run, part: Part, *, device: torch.device) -> PartEvidence | None:
+def gather_part(run: Run, part: Part, *, device: torch.device, engine: Engine | None = None) -> PartEvidence | None:
     """Gather the evidence of one part of the cases and stop; other processes may do other parts, or this one, at the same time.
 
     Nothing is ranked or written: that is left to `grow`, which finds what the parts have done and does what is missing.
@@ -33,6 +34,7 @@ def gather_part(run: Run, part: Part, *, device: torch.device) -> PartEvidence |
         run: the run.
         part: which cases.
         device: where networks predict.
+        engine: whose workers do it; None: this process.
 
     Returns:
         What is there now; None where no evidence can be gathered, since the newest stage's student is not trained, or needs to be, since
@@ -41,7 +43,7 @@ def gather_part(run: Run, part: Part, *, device: torch.device) -> PartEvidence |
     stage = run.next_stage
     if stage is None or (stage > 1 and not run.is_trained(stage - 1)):
         return None
-    gather_all_evidence(run, device, run.pseudo_cases, student_stage=labelling_student(run, stage), part=part)
+    gather_all_evidence(run, device, run.pseudo_cases, student_stage=labelling_student(run, stage), part=part, engine=engine)
     return PartEvidence(stage, len(part.share(run.pseudo_cases)), missing_evidence(run, stage))
 
 

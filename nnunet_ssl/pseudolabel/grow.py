@@ -15,6 +15,7 @@ from nnunet_ssl.data.manifest import StageRecord
 from nnunet_ssl.data.stage_dataset import StageSidecar, read_sidecar, stage_is_whole, write_stage
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import preprocessed_root, results_root
+from nnunet_ssl.machines.engine import Engine
 from nnunet_ssl.machines.part import WHOLE, Part
 from nnunet_ssl.pseudolabel.gather import gather_held_out_evidence, gather_student_evidence, gather_teacher_evidence
 from nnunet_ssl.pseudolabel.held_out_study import uses_held_out
@@ -29,13 +30,14 @@ from nnunet_ssl.pseudolabel.student_start import resolve_start
 logger = logging.getLogger(__name__)
 
 
-def grow(run: Run, *, device: torch.device, rescore: bool = False) -> StageRecord:
+def grow(run: Run, *, device: torch.device, rescore: bool = False, engine: Engine | None = None) -> StageRecord:
     """Write the next stage.
 
     Args:
         run: the run, with its manifest.
         device: where networks predict.
         rescore: rank from stored evidence; missing evidence is an error instead of being gathered.
+        engine: whose workers gather evidence; None: this process.
 
     Returns:
         The record of the stage, which also stands in the manifest.
@@ -51,7 +53,7 @@ def grow(run: Run, *, device: torch.device, rescore: bool = False) -> StageRecor
         run.student_store(stage - 1)  # an error if that student is not trained, also where its evidence is not asked for
     cases = run.pseudo_cases
     if not rescore:
-        gather_all_evidence(run, device, cases, student_stage=labelling_student(run, stage))
+        gather_all_evidence(run, device, cases, student_stage=labelling_student(run, stage), engine=engine)
     now = in_force(run)
     source, change = choose_source(run, stage, now.study)
     labels = labels_of(run, source, now.study)
@@ -77,7 +79,9 @@ def labelling_student(run: Run, stage: int) -> int | None:
     return stage - 1 if stage > 1 and run.method.agreement.weight > 0 else None
 
 
-def gather_all_evidence(run: Run, device: torch.device, cases: Sequence[str], *, student_stage: int | None, part: Part = WHOLE) -> None:
+def gather_all_evidence(
+    run: Run, device: torch.device, cases: Sequence[str], *, student_stage: int | None, part: Part = WHOLE, engine: Engine | None = None
+) -> None:
     """Sweep what the labels of a stage need: cases of the pool, held-out cases where they decide, and the pool's again with a student.
 
     Args:
@@ -86,13 +90,14 @@ def gather_all_evidence(run: Run, device: torch.device, cases: Sequence[str], *,
         cases: those of the pool that need pseudo-labels.
         student_stage: stage whose student takes part; None: the teacher alone.
         part: which of all these cases.
+        engine: whose workers do it; None: this process.
     """
     cases = part.share(cases)
-    gather_teacher_evidence(run, device, cases)
+    gather_teacher_evidence(run, device, cases, engine)
     if uses_held_out(run.method, run.fold):
-        gather_held_out_evidence(run, device, part)
+        gather_held_out_evidence(run, device, part, engine)
     if student_stage is not None:
-        gather_student_evidence(run, student_stage, device, cases)
+        gather_student_evidence(run, student_stage, device, cases, engine)
 
 
 def stage_fraction(run: Run, stage: int, change: ChangeReport | None) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nnunet_ssl.confidence.evidence import MAX_VARIANCE, Evidence
+from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.data.files import remove_leftovers
 from nnunet_ssl.data.manifest import Manifest, PredictionsRecord
 from nnunet_ssl.data.pool import PoolIndex
 from nnunet_ssl.data.prediction_folders import check_predictions, content_fingerprint, find_predictions, stamp
 from nnunet_ssl.errors import StateError
+from nnunet_ssl.machines.engine import Engine
 from nnunet_ssl.nnunet_api.geometry import to_network_grid
 from nnunet_ssl.nnunet_api.preprocessed_case import open_image
 from nnunet_ssl.nnunet_api.preprocessing import load_properties
@@ -64,12 +67,13 @@ def _absolute(folders: Sequence[Path]) -> list[str]:
     return [str(folder.absolute()) for folder in folders]
 
 
-def take_predictions(run: Run, cases: Sequence[str]) -> None:
+def take_predictions(run: Run, cases: Sequence[str], engine: Engine | None = None) -> None:
     """Make evidence of the predictions of cases that have none yet.
 
     Args:
         run: a run whose teacher is predictions.
         cases: of the pool.
+        engine: whose workers do it; None: this process.
 
     Raises:
         InputError: if a file is missing, surplus or unusable.
@@ -80,9 +84,33 @@ def take_predictions(run: Run, cases: Sequence[str]) -> None:
         return
     remove_leftovers(store.folder)
     files = find_predictions([Path(folder) for folder in run.manifest.predictions.folders], run.manifest.pool)
-    for case in tqdm(todo, desc="evidence of the predictions"):
-        store.write(case, predicted_evidence(run.setup, run.pool, case, [of_folder[case] for of_folder in files]))
+    jobs = {case: _job(run, store, case, [of_folder[case] for of_folder in files]) for case in todo}
+    with closing(_each(jobs) if engine is None else engine.run(_take_case, jobs)) as done:
+        for _ in tqdm(done, total=len(todo), desc="evidence of the predictions"):
+            pass
+    remove_leftovers(store.folder)  # of workers that have died
     logger.info("evidence of the predictions: %d cases taken, %d were there", len(todo), len(cases) - len(todo))
+
+
+_Job = tuple[NnunetSetup, PoolIndex, EvidenceStore, str, list[Path]]
+
+
+def _job(run: Run, store: EvidenceStore, case: str, paths: list[Path]) -> _Job:
+    """What one case needs and no more, for it may be sent to another machine."""
+    of_case = replace(run.pool, images={case: run.pool.images[case]}, skipped={})
+    return replace(run.setup), of_case, store, case, paths
+
+
+def _take_case(job: _Job) -> None:
+    setup, pool, store, case, paths = job
+    store.write(case, predicted_evidence(setup, pool, case, paths))
+
+
+def _each(jobs: Mapping[str, _Job]) -> Generator[tuple[str, None], None, None]:
+    """In this process."""
+    for case, job in jobs.items():
+        _take_case(job)
+        yield case, None
 
 
 def predicted_evidence(setup: NnunetSetup, pool: PoolIndex, case: str, paths: Sequence[Path]) -> Evidence:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nnunet_ssl.machines.engine import engine_at
 from nnunet_ssl.pseudolabel.accept import accept, is_accepted
 from nnunet_ssl.pseudolabel.predictions import take_predictions
 from nnunet_ssl.run.run_request import RunRequest, Step
@@ -18,7 +19,8 @@ def predictions_step(request: RunRequest, command: str) -> Step:
 
     def work() -> None:
         run = request.open()
-        take_predictions(run, run.pseudo_cases)
+        with engine_at(request.dask) as engine:
+            take_predictions(run, run.pseudo_cases, engine)
 
     return Step("take the predictions", command, is_done, work, is_before_stages=True, key="predictions")
 

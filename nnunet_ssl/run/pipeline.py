@@ -10,6 +10,7 @@ import torch
 
 from nnunet_ssl.data.pool import pool_is_current, prepare_pool
 from nnunet_ssl.errors import SetupError
+from nnunet_ssl.machines.engine import engine_at
 from nnunet_ssl.pseudolabel.grow import grow
 from nnunet_ssl.pseudolabel.publish import is_published, publish
 from nnunet_ssl.pseudolabel.run import Run
@@ -105,7 +106,9 @@ def execute(steps: Sequence[Step]) -> None:
 
 def _prepare(request: RunRequest) -> Callable[[], None]:
     def work() -> None:
-        prepare_pool(request.setup, request.unlabelled, skip_bad=request.skip_bad, num_processes=request.num_processes)
+        skip_bad, num_processes = request.skip_bad, request.num_processes
+        with engine_at(request.dask) as engine:
+            prepare_pool(request.setup, request.unlabelled, skip_bad=skip_bad, num_processes=num_processes, engine=engine)
 
     return work
 
@@ -144,7 +147,8 @@ def _written(request: RunRequest, stage: int) -> Callable[[], bool]:
 
 def _grow(request: RunRequest) -> Callable[[], None]:
     def work() -> None:
-        grow(request.open(), device=torch.device(request.device))
+        with engine_at(request.dask) as engine:
+            grow(request.open(), device=torch.device(request.device), engine=engine)
 
     return work
 

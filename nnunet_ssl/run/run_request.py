@@ -39,6 +39,8 @@ class RunRequest:
     """As `--groups` takes them; None takes those of the run, or those kept beside the pool."""
     leave_group_out: bool = False
     """Whether the groups that the fold validates on stay out of the pool."""
+    dask: str | None = None
+    """Where workers are that preprocess the pool and gather evidence; they start and end with each of these steps."""
 
     @property
     def teacher(self) -> ModelLocation:
