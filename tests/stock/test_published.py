@@ -18,6 +18,8 @@ from tiny_setup import CONFIGURATION, DATASET, OUR_STUDENT, OUR_TEACHER, PLANS
 pytestmark = pytest.mark.slow
 
 CPU = ("-device", "cpu", "-npp", 0, "-nps", 0)
+WITH_WORKERS = ("-device", "cpu", "-npp", 1, "-nps", 1)
+"""`nnUNetv2_predict_from_modelfolder` cannot do without."""
 CASES = ("pool_0",)
 
 
@@ -37,6 +39,21 @@ def images(stock_models: StockModels, tmp_path: Path) -> Path:
 def predict(trainer: str, images: Path, out: Path, *flags: object) -> None:
     setup = ("-d", 137, "-c", CONFIGURATION, "-p", PLANS, "-tr", trainer)
     stock("nnUNetv2_predict", *setup, "-f", 0, 1, "-i", images, "-o", out, "--disable_tta", *CPU, *flags)
+
+
+def test_predictions_and_their_ensemble(stock_models: StockModels, images: Path, tmp_path: Path) -> None:
+    """Two folds at once, by name and by folder alike; teacher and student as an ensemble."""
+    student, teacher, same, both = (tmp_path / name for name in ("student", "teacher", "same", "both"))
+    predict(OUR_STUDENT, images, student, "--save_probabilities")
+    predict(OUR_TEACHER, images, teacher, "--save_probabilities")
+    model = stock_models.fold(OUR_STUDENT, 0).parent
+    stock("nnUNetv2_predict_from_modelfolder", "-m", model, "-f", 0, 1, "-i", images, "-o", same, "--disable_tta", *WITH_WORKERS)
+    stock("nnUNetv2_ensemble", "-i", student, teacher, "-o", both, "-np", 1)
+    for case in CASES:
+        assert np.array_equal(read(same / f"{case}.nii.gz"), read(student / f"{case}.nii.gz"))
+        members = [np.load(folder / f"{case}.npz")["probabilities"].astype(np.float32) for folder in (student, teacher)]
+        assert not np.array_equal(*members)
+        assert np.array_equal(read(both / f"{case}.nii.gz"), np.mean(members, axis=0).argmax(0))
 
 
 def test_best_configuration_post_processing_and_evaluation(stock_models: StockModels, tmp_path: Path) -> None:
