@@ -17,7 +17,9 @@ from typing import Any
 
 from nnunet_ssl.disk import flush_to_disk, naming
 
-TEMPORARY_PREFIX = ".nnssl_tmp_"
+OWN_PREFIX = ".nnssl_"
+"""Of files of ours that are no data and may lie beside data."""
+TEMPORARY_PREFIX = f"{OWN_PREFIX}tmp_"
 """Never `Dataset...`: nnU-Net would take a temporary folder of that name for a dataset. Host and process follow, then anything."""
 
 _ACTIVE = ("=", "+", "-", "@", "\t", "\r", "'")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ssl.config import MethodConfig
-from nnunet_ssl.data.files import write_json
+from nnunet_ssl.data.files import remove_leftovers, write_json
 from nnunet_ssl.errors import ConfigError
 from nnunet_ssl.locations import presets_folder
 from nnunet_ssl.networks.self_configuration import derive_architecture
@@ -81,6 +81,7 @@ def lay_preset(setup: NnunetSetup, preset: str) -> NnunetSetup:
     delete the shared data). Arguments, errors and return value as in `overlaid`.
     """
     laid = overlaid(setup, preset)
+    remove_leftovers(laid.preprocessed_folder)
     write_json(laid.preprocessed_folder / f"{laid.plans_name}.json", laid.plans)
     return laid
 

@@ -197,10 +197,10 @@ def _preprocess(
 
 
 def pool_is_current(setup: NnunetSetup, folders: Sequence[Path]) -> bool:
-    """Whether a pool of exactly these folders is prepared and none of its images has changed since."""
+    """Whether a pool of exactly these folders is prepared, wholly and with nothing left over, and none of its images has changed since."""
     folder, index_file = _places(setup)
     index = _index_content(index_file)
-    if index is None or index["folders"] != [str(f.absolute()) for f in folders]:
+    if index is None or index["folders"] != [str(f.absolute()) for f in folders] or _progress(setup).folder.exists():
         return False
     images, incomplete = _collect(setup, folders, skip_bad=True)
     if set(images) | set(incomplete) != set(index["cases"]) | set(index["skipped"]):

@@ -11,10 +11,11 @@ import torch
 
 from nnunet_ssl.confidence.curriculum import next_fraction, select
 from nnunet_ssl.config import SCHEMA, MethodConfig
+from nnunet_ssl.data.files import remove_leftovers
 from nnunet_ssl.data.manifest import StageRecord
 from nnunet_ssl.data.stage_dataset import StageSidecar, read_sidecar, stage_is_whole, write_stage
 from nnunet_ssl.errors import StateError
-from nnunet_ssl.locations import preprocessed_root, results_root
+from nnunet_ssl.locations import preprocessed_root, raw_root, results_root
 from nnunet_ssl.machines.engine import Engine
 from nnunet_ssl.machines.part import WHOLE, Part
 from nnunet_ssl.pseudolabel.gather import gather_held_out_evidence, gather_student_evidence, gather_teacher_evidence
@@ -51,6 +52,8 @@ def grow(run: Run, *, device: torch.device, rescore: bool = False, engine: Engin
         raise StateError(f"the curriculum of {run.workspace} is complete: {len(run.manifest.stages)} stages are written.")
     if stage > 1:
         run.student_store(stage - 1)  # an error if that student is not trained, also where its evidence is not asked for
+    for folder in (run.workspace, raw_root(), preprocessed_root()):
+        remove_leftovers(folder)
     cases = run.pseudo_cases
     if not rescore:
         gather_all_evidence(run, device, cases, student_stage=labelling_student(run, stage), engine=engine)

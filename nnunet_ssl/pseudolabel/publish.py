@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nnunet_ssl.data.files import link, write_json
+from nnunet_ssl.data.files import OWN_PREFIX, link, remove_leftovers, write_json
 from nnunet_ssl.errors import SetupError, StateError
 from nnunet_ssl.locations import PUBLISHED_MARKER, ModelLocation, fold_name, results_root
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
@@ -60,6 +60,8 @@ def publish(run: Run) -> ModelLocation:
     source, fold = student.fold_folder(run.fold), target.fold_folder(run.fold)
     if fold.exists() and not (fold / PUBLISHED_MARKER).is_file():
         raise StateError(f"{fold} holds a model that nnunet-ssl did not publish; move it away first.")
+    for folder in (fold, target.folder, run.workspace):
+        remove_leftovers(folder)
     # the marker comes first, so that a publication that was cut off is known as ours
     marker = {
         "schema": PUBLISHED,
@@ -84,6 +86,8 @@ def publish(run: Run) -> ModelLocation:
 def _link_tree(source: Path, target: Path) -> None:
     """Link checkpoints, logs and the validation folder; files of an earlier publication make way."""
     for path in sorted(source.rglob("*")):
+        if path.name.startswith(OWN_PREFIX):
+            continue
         place = target / path.relative_to(source)
         if path.is_dir():
             place.mkdir(parents=True, exist_ok=True)

@@ -55,7 +55,7 @@ def open_run(
             folds of the run that has begun, else `default_teacher_folds`.
         student_trainer: class name of the student's trainer; None takes the one with the teacher's network.
         method: settings; None takes the run's own, or the plans'.
-        first_id: first id of the block of stage datasets; None takes the first free block from 601.
+        first_id: first id of the block of stage datasets; None takes the run's own, or the first free block from 601.
         groups: as `--groups` takes them; None takes the run's own, or those kept beside the pool.
         leave_group_out: leave out of the pool the groups that the fold validates on; a run that began so stays so.
 
@@ -108,6 +108,11 @@ def open_run(
         )
         manifest = _begin(begun, workspace, settings.curriculum.num_stages, first_id)
     _check_same_run(manifest, fold, pool.case_ids, teacher_print, student, settings, str(workspace))
+    if first_id is not None and first_id != manifest.dataset_ids[0]:
+        raise StateError(
+            f"the run in {workspace} has the dataset ids from {manifest.dataset_ids[0]} on since it began, not from {first_id} on; "
+            "leave --first-id out, or remove that folder to start over."
+        )
     # changed settings are saved with the next stage that is written by them, so that a mere look changes nothing
     manifest.method, manifest.predictions, manifest.groups = settings.to_dict(), taken, by_case
     if settings.curriculum.num_stages > len(manifest.dataset_ids):  # only while no stage is written

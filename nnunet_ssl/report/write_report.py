@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nnunet_ssl.data.files import replacing
+from nnunet_ssl.data.files import remove_leftovers, replacing
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.report import tables
 from nnunet_ssl.report.case_panels import case_panels, label_names
@@ -37,6 +37,7 @@ def write_report(setup: NnunetSetup, fold: int | str, teacher_trainer: str, fold
     """
     facts = collect(setup, fold, teacher_trainer)
     folder = folder or default_folder(facts)
+    remove_leftovers(folder)
     panels = case_panels(setup, facts)
     labels = label_names(setup, sorted({int(value) for panel in panels for value in panel.labels.ravel()}))
     made = {

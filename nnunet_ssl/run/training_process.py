@@ -18,10 +18,16 @@ from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
 from nnunet_ssl.nnunet_api.external_trainers import environment_with_trainers
+from nnunet_ssl.run.training_entry import FOLDER_VARIABLE
 
 logger = logging.getLogger(__name__)
 
-_ENTRY = "from nnunetv2.run.run_training import run_training_entry; run_training_entry()"
+_ENTRY = """
+from nnunet_ssl.run.training_entry import begin
+begin()
+from nnunetv2.run.run_training import run_training_entry
+run_training_entry()
+"""
 _FULL_DISK = re.compile("No space left on device|Disk quota exceeded")
 _LINES_KEPT = 50
 """Of the output's end: what worker processes print when they are ended may follow the line that says why a training stopped."""
@@ -36,7 +42,16 @@ def training_command(model: ModelLocation, fold: int | str) -> str:
 
 def is_trained(model: ModelLocation, fold: int | str) -> bool:
     """Whether training has finished; where the fold has validation cases, whether they are evaluated, too."""
-    return model.checkpoint(fold).is_file() and (fold == "all" or model.validation_summary(fold).is_file())
+    return model.checkpoint(fold).is_file() and (fold == "all" or _is_json(model.validation_summary(fold)))
+
+
+def _is_json(path: Path) -> bool:
+    """Whether a file is whole: nnU-Net writes its summary in place, and may be killed meanwhile."""
+    try:
+        json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def validation_dice(model: ModelLocation, fold: int | str) -> float | None:
@@ -48,7 +63,9 @@ def validation_dice(model: ModelLocation, fold: int | str) -> float | None:
 
 
 def train(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None) -> None:
-    """Train a model, or continue its training.
+    """Train a model, or continue its training; where another process trains it already, that is an error.
+
+    The training ends when this process does, even if this process is killed.
 
     Args:
         model: which dataset, trainer, plans and configuration.
@@ -64,12 +81,17 @@ def train(model: ModelLocation, fold: int | str, *, device: str, log: Path, epoc
     arguments = [model.dataset, model.configuration, str(fold), "-tr", model.trainer, "-p", model.plans, "-device", device]
     if (checkpoint := checkpoint_to_open(model, fold)) is not None:
         load_checkpoint(checkpoint)  # refused here where it carries code: a trainer of nnU-Net's own would run it
-        arguments.append("--val" if checkpoint == model.checkpoint(fold) else "--c")
+        is_final = checkpoint == model.checkpoint(fold)
+        arguments.append("--val" if is_final else "--c")
+        if is_final:
+            # nnU-Net removes it right after the final one is written, unless it is killed in between
+            checkpoint.with_name("checkpoint_latest.pth").unlink(missing_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     if log.is_symlink():
         log.unlink()  # what it points to is not to be written
     logger.info("%s  (log: %s)", training_command(model, fold), log)
-    last = _stream([sys.executable, "-u", "-c", _ENTRY, *arguments], log, f"training {model.dataset}", epochs, training_environment(device))
+    environment = {**training_environment(device), FOLDER_VARIABLE: str(model.fold_folder(fold))}
+    last = _stream([sys.executable, "-u", "-c", _ENTRY, *arguments], log, f"training {model.dataset}", epochs, environment)
     if last is not None:
         hint = "; make space there and give the same command again: it continues" if _FULL_DISK.search(last) else ""
         raise StateError(f"{training_command(model, fold)} failed: {last} (whole output: {log}){hint}")
@@ -98,7 +120,16 @@ def training_environment(device: str) -> dict[str, str]:
 def _stream(command: list[str], log: Path, label: str, epochs: int | None, environment: dict[str, str]) -> str | None:
     """Run a command; None if it succeeds, else the last line it printed or what ended it. A log that cannot grow does not stop it."""
     lines: deque[str] = deque(maxlen=_LINES_KEPT)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment)
+    # standard input is the training's lifeline: it ends when this process does
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=environment,
+    )
     try:
         with log.open("ab", buffering=0) as file, tqdm(total=epochs, desc=label, unit="epoch") as bar:
             for line in process.stdout or ():
@@ -114,8 +145,9 @@ def _stream(command: list[str], log: Path, label: str, epochs: int | None, envir
         if process.poll() is None:
             process.terminate()
             process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
     printed = [line for line in reversed(lines) if line]
     last = next((line for line in printed if _FULL_DISK.search(line)), printed[0] if printed else "")
     if process.returncode < 0:

@@ -14,7 +14,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from nnunet_ssl.config import CpuPrecision, MethodConfig, OptimizerName
-from nnunet_ssl.data.files import replacing
+from nnunet_ssl.data.files import remove_leftovers, replacing
 from nnunet_ssl.networks import StochasticSampler, unwrap
 from nnunet_ssl.nnunet_api.checkpoints import CHECKPOINT_ENTRY, UNCERTAINTY_TERM, load_checkpoint, weights_only
 from nnunet_ssl.training.cpu_layout import lay_channels_last
@@ -53,6 +53,7 @@ class PhasedTrainer(nnUNetTrainer):
     num_epochs: int
     initial_lr: float
     dataloader_train: Any
+    _best_ema: float | None
 
     def __init__(
         self,
@@ -121,6 +122,11 @@ class PhasedTrainer(nnUNetTrainer):
             self.finite_steps.guard(optimizer)
         return optimizer, PhasedPolyLRScheduler(optimizer, self.schedule)
 
+    def on_train_start(self) -> None:
+        if self.local_rank == 0:
+            remove_leftovers(Path(self.output_folder))
+        super().on_train_start()
+
     def on_epoch_start(self) -> None:
         # a checkpoint at the end of every phase, besides the regular ones
         self.save_every = 1 if self.schedule.is_last_of_phase(self.current_epoch) else self.schedule.save_every
@@ -170,6 +176,10 @@ class PhasedTrainer(nnUNetTrainer):
         entry = load_checkpoint(Path(str(filename_or_checkpoint))).get(CHECKPOINT_ENTRY)
         with weights_only():
             super().load_checkpoint(filename_or_checkpoint)
+        # nnU-Net writes `checkpoint_latest` before it looks whether the epoch was the best: a worse one would take the best one's place
+        for value in self.logger.local_logger.my_fantastic_logging["ema_fg_dice"]:
+            if self._best_ema is None or value > self._best_ema:
+                self._best_ema = value
         self._restore(entry)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:

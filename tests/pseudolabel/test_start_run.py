@@ -205,6 +205,13 @@ def test_ids_of_ones_own(taught_project: Project) -> None:
     assert open_tiny_run(taught_project, first_id=703).manifest.dataset_ids == [703, 704]
 
 
+def test_ids_of_a_run_that_has_begun_stay(taught_project: Project) -> None:
+    open_tiny_run(taught_project, first_id=703)
+    assert open_tiny_run(taught_project, first_id=703).manifest.dataset_ids == [703, 704]
+    with pytest.raises(StateError, match="has the dataset ids from 703 on since it began, not from 710 on; leave --first-id out"):
+        open_tiny_run(taught_project, first_id=710)
+
+
 def test_no_ids_left(taught_project: Project) -> None:
     for number in range(601, 1000, 2):
         (taught_project.raw / f"Dataset{number}_X").mkdir()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +16,9 @@ import torch
 from file_watch import watching
 from nnunetv2.evaluation.accumulate_cv_results import accumulate_cv_results
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from tiny_setup import (
     CONFIGURATION,
     DATASET,
-    IDENTIFIER,
     OUR_STUDENT,
     OUR_TEACHER,
     PLANS,
@@ -218,99 +213,3 @@ def test_stock_teacher_and_the_plans_own_network(project: Project, two_steps: st
     log = student.logger.local_logger.my_fantastic_logging
     assert np.isfinite(log["loss_high"][0])
     assert np.isfinite(log["train_losses"]).all()
-
-
-# ---- killed and continued
-
-POINTS = ["pool", "evidence", "evidence file", "stage", "rename", "manifest", "training"]
-
-
-@pytest.fixture(scope="module")
-def killed(
-    built_project: Project,
-    finished: tuple[Project, dict[str, str]],
-    tmp_path_factory: pytest.TempPathFactory,
-    module_patch: pytest.MonkeyPatch,
-) -> tuple[Project, list[dict[str, Any]]]:
-    """A run with the teacher of the finished one, killed at every point in turn, then left to end; and what was seen on the way."""
-    root = tmp_path_factory.mktemp("killed")
-    project = copy_without_pool(built_project, root)
-    teacher = finished[0].results / DATASET / MODEL
-    shutil.copytree(teacher, project.results / DATASET / MODEL, ignore=shutil.ignore_patterns("nnssl"))
-    with environment(project, workers=0):
-        settings = ["--agreement", "0", "--set", "student.length.num_epochs=4", "--set", "student.distillation_epochs=0"]
-        script = PROJECT / "tests" / "support" / "killed_run.py"
-        command = [sys.executable, str(script), str(root / "state"), *POINTS, "none", "--", *CALL, "-u", str(project.unlabelled), *settings]
-        path = os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    lines = (root / "state").read_text().splitlines()
-    assert len(lines) == len(POINTS) + 1, done.stdout + done.stderr
-    return project, [json.loads(line) for line in lines]
-
-
-def test_every_attempt_was_killed_but_the_last(killed: tuple[Project, list[dict[str, Any]]]) -> None:
-    assert [(s["point"], s["code"]) for s in killed[1]] == [*((p, -9) for p in POINTS), ("none", 0)]
-
-
-def test_nothing_half_written_is_visible(killed: tuple[Project, list[dict[str, Any]]]) -> None:
-    states = {s["point"]: s for s in killed[1]}
-    stage = "Dataset601_Tiny_f0s1"
-    assert states["pool"]["evidence"] == []
-    assert [len(states[p]["evidence"]) for p in ("evidence", "evidence file", "stage")] == [2, 3, 6]
-    for point in ("pool", "evidence", "evidence file", "stage"):
-        assert states[point]["nnUNet_raw"] == states[point]["nnUNet_preprocessed"] == [DATASET]
-    # between the two halves of a stage; the next attempt writes it again
-    assert (states["rename"]["nnUNet_raw"], states["rename"]["nnUNet_preprocessed"]) == ([DATASET], [DATASET, stage])
-    assert states["manifest"]["nnUNet_raw"] == [DATASET, stage]
-
-
-def test_same_stages_and_rankings_as_undisturbed(
-    killed: tuple[Project, list[dict[str, Any]]], finished: tuple[Project, dict[str, str]]
-) -> None:
-    disturbed, undisturbed = killed[0], finished[0]
-
-    def table(project: Project, stage: int) -> list[dict[str, str]]:
-        with (project.results / DATASET / MODEL / "fold_0" / "nnssl" / f"ranking_{stage}.csv").open() as file:
-            return list(csv.DictReader(file))
-
-    def manifest(project: Project) -> Any:
-        return json.loads((project.results / DATASET / MODEL / "fold_0" / "nnssl" / "manifest.json").read_text())
-
-    assert table(disturbed, 1) == table(undisturbed, 1)
-    # without agreement the second stage, too, is ranked by the teacher's evidence
-    expected = [{**row, "stage": row["stage"] or "2"} for row in table(undisturbed, 1)]
-    assert table(disturbed, 2) == expected
-    ours, theirs = manifest(disturbed), manifest(undisturbed)
-    assert ours["dataset_ids"] == theirs["dataset_ids"]
-    assert ours["stages"][0]["cases"] == theirs["stages"][0]["cases"]
-    assert ours["stages"][0]["score_range"] == theirs["stages"][0]["score_range"]
-    assert ours["published"]
-    evidence = Path(DATASET) / MODEL / "fold_0" / "nnssl" / "evidence" / "teacher"
-    stage = Path("Dataset601_Tiny_f0s1")
-    for case in POOL:
-        name = f"{case}.b2nd"
-        assert (disturbed.results / evidence / name).read_bytes() == (undisturbed.results / evidence / name).read_bytes()
-    for case in ours["stages"][0]["cases"]:
-        for name in (f"{IDENTIFIER}__nnssl/{case}.b2nd", f"{IDENTIFIER}/{case}_seg.b2nd", f"{IDENTIFIER}/{case}.pkl"):
-            assert (disturbed.preprocessed / stage / name).read_bytes() == (undisturbed.preprocessed / stage / name).read_bytes(), name
-        images = [
-            nnUNetDatasetBlosc2(str(p.preprocessed / stage / IDENTIFIER), [case]).load_case(case)[0][:] for p in (disturbed, undisturbed)
-        ]
-        assert np.array_equal(*images)
-
-
-def test_killed_training_continued_where_it_stopped(killed: tuple[Project, list[dict[str, Any]]]) -> None:
-    log = (killed[0].results / DATASET / MODEL / "fold_0" / "nnssl" / "logs" / "student_1.txt").read_text()
-    epochs = [
-        line.split()[-1]
-        for line in log.splitlines()
-        if " Epoch " in f" {line}" and line.split()[-1].isdigit() and "Epoch" in line.split()[-2]
-    ]
-    assert epochs == ["0", "1"]
-
-
-def test_no_leftovers_after_the_last_attempt(killed: tuple[Project, list[dict[str, Any]]]) -> None:
-    project = killed[0]
-    assert not [f for root in (project.raw, project.preprocessed, project.results) for f in root.rglob(f"{TEMPORARY_PREFIX}*")]
-    assert not list((project.preprocessed / DATASET).glob("*.progress"))

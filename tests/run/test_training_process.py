@@ -184,6 +184,27 @@ def test_trained_means_validated_too(project: Project) -> None:
     assert validation_dice(MODEL, 0) == 0.75
 
 
+def test_summary_that_was_cut_off_is_none(project: Project) -> None:
+    """nnU-Net writes it in place."""
+    touch("checkpoint_final.pth")
+    summary = MODEL.fold_folder(0) / "validation" / "summary.json"
+    summary.parent.mkdir()
+    for text in ("", '{"foreground_mean": {"Di'):
+        summary.write_text(text)
+        assert not is_trained(MODEL, 0)
+
+
+def test_latest_checkpoint_goes_when_the_final_one_is_there(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nnU-Net removes it itself, unless it is killed right after it has written the final one."""
+    for name in ("checkpoint_latest.pth", "checkpoint_best.pth"):
+        touch(name)
+    run(log, SHOW, monkeypatch)
+    assert (MODEL.fold_folder(0) / "checkpoint_latest.pth").exists()
+    touch("checkpoint_final.pth")
+    run(log, SHOW, monkeypatch)
+    assert sorted(f.name for f in MODEL.fold_folder(0).iterdir()) == ["checkpoint_best.pth", "checkpoint_final.pth"]
+
+
 def test_final_mode_has_no_figure(project: Project) -> None:
     folder = MODEL.fold_folder("all")
     (folder / "validation").mkdir(parents=True)
