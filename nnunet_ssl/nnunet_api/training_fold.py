@@ -52,13 +52,17 @@ def refuse_other_splits(model: ModelLocation, fold: int | str, held_out: Sequenc
         file_ending: of label files.
 
     Raises:
-        StateError: if a held-out case was not validated on: the splits were others, and the model may have trained on it.
+        StateError: if a held-out case was not validated on: the splits were others, and the model may have trained on it; or if the summary
+            of the validation is damaged.
     """
     summary = model.validation_summary(fold)
     cases = read_json(summary).get("metric_per_case") if summary.is_file() else None
     if not cases:
         return
-    validated = {Path(case["reference_file"]).name.removesuffix(file_ending) for case in cases}
+    try:
+        validated = {Path(case["reference_file"]).name.removesuffix(file_ending) for case in cases}
+    except (KeyError, TypeError) as error:
+        raise StateError(f"{summary} is not a summary of nnU-Net's validation; remove it and validate again, with --val.") from error
     if unseen := sorted(set(held_out) - validated):
         raise StateError(
             f"fold {fold} of the splits holds out case '{unseen[0]}', on which {model.name} was not validated ({summary}): the splits have "

@@ -142,7 +142,8 @@ def collect(setup: NnunetSetup, fold: int | str, teacher_trainer: str) -> RunFac
     if manifest is None and models[0].log is None:
         plans = "" if setup.plans_name == "nnUNetPlans" else f" -p {setup.plans_name}"
         command = f"nnUNetv2_train {int(setup.dataset[7:10])} {setup.configuration} {fold} -tr {teacher_trainer}{plans}"
-        raise SetupError(f"there is nothing to report yet: {teacher.fold_folder(fold)} holds no checkpoint; run: {command}")
+        folder = teacher.fold_folder(fold)
+        raise SetupError(f"there is nothing to report yet: {folder} holds no checkpoint that can be read; run: {command}")
     records, accepted = (manifest.stages, manifest.accepted) if manifest else ([], {})
     if manifest is not None:
         models += [_student_facts(student_of(manifest, r.dataset), r, fold, len(train), foreground_keys(setup)) for r in records]

@@ -69,7 +69,8 @@ def pretend_validation(checkpoint: Path) -> None:
     summary = checkpoint.parent / "validation" / "summary.json"
     summary.parent.mkdir(exist_ok=True)
     figures = {"Dice": 0.5, "IoU": 0.4}
-    summary.write_text(json.dumps({"foreground_mean": figures, "mean": {"1": figures, "2": figures}, "metric_per_case": [{}]}))
+    cases = [{"reference_file": "lab_0.nii.gz"}]
+    summary.write_text(json.dumps({"foreground_mean": figures, "mean": {"1": figures, "2": figures}, "metric_per_case": cases}))
 
 
 # ---- checkpoints
@@ -84,8 +85,10 @@ def test_teacher(taught_project: Project, marker: Path, tmp_path: Path, capsys: 
     write_image(phantom("lab_0")[0], tmp_path / "in" / "new_0000.nii.gz")
     refused(capsys, predict.main, [*GROW, "-tr", OUR_TEACHER, "-i", str(tmp_path / "in"), "-o", str(tmp_path / "out")], path)
     assert not (tmp_path / "out").exists()
-    assert report.main(FOLD) == 0
-    assert "the report has no curves" in capsys.readouterr().err
+    assert report.main(FOLD) == 2
+    said = capsys.readouterr().err
+    assert "the report has no curves" in said
+    assert "holds no checkpoint that can be read" in said
     assert not list(taught_project.raw.glob("Dataset6*"))
     assert not marker.exists()
 
