@@ -7,9 +7,9 @@ unknown key is an error that names it. The formulas behind the fields are in `do
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from nnunet_ssl.errors import ConfigError
 
@@ -44,6 +44,13 @@ def _require(condition: bool, name: str, value: object, expected: str) -> None:
         raise ConfigError(f"nnssl setting '{name}' is {value!r}; expected {expected}.")
 
 
+def _numbers(name: str, value: object, expected: str) -> tuple[float, ...]:
+    """A list of numbers as a tuple."""
+    is_list = isinstance(value, list | tuple) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
+    _require(is_list, name, value, expected)
+    return tuple(float(v) for v in cast(Iterable[float], value))
+
+
 def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     _require(value in choices, name, value, "one of " + ", ".join(choices))
 
@@ -61,7 +68,7 @@ class LengthConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_epochs", "iterations_per_epoch", "val_iterations_per_epoch"):
-            _require(int(getattr(self, name)) >= 1, name, getattr(self, name), "an integer of at least 1")
+            _require(getattr(self, name) >= 1, f"length.{name}", getattr(self, name), "an integer of at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,12 +147,14 @@ class CurriculumConfig:
     """Share of all student epochs that the last stage gets; the others share the rest equally."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "fractions", tuple(float(k) for k in self.fractions))
+        expected = "increasing numbers in (0, 1], for instance 0.2 0.5 1.0"
+        object.__setattr__(self, "fractions", _numbers("curriculum.fractions", self.fractions, expected))
         ks = self.fractions
         ok = len(ks) > 0 and all(0 < k <= 1 for k in ks) and all(a < b for a, b in itertools.pairwise(ks))
-        _require(ok, "curriculum.fractions", list(ks), "increasing numbers in (0, 1], for instance 0.2 0.5 1.0")
+        _require(ok, "curriculum.fractions", list(ks), expected)
         _require_choice("curriculum.order", self.order, ORDERS)
         _require_choice("curriculum.schedule", self.schedule, SCHEDULES)
+        _require(self.seed >= 0, "curriculum.seed", self.seed, "0 or more")
         _require(0 <= self.dropped_share < 1, "curriculum.dropped_share", self.dropped_share, "in [0, 1)")
         _require(0 < self.last_stage_share <= 1, "curriculum.last_stage_share", self.last_stage_share, "in (0, 1]")
 
@@ -241,10 +250,12 @@ class StudentConfig:
     """Epochs at the end of the last stage on manual labels alone."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.tau, list | tuple):
-            object.__setattr__(self, "tau", tuple(float(t) for t in self.tau))
-        taus = self.tau if isinstance(self.tau, tuple) else (UNCALIBRATED_TAU if self.tau is None else self.tau,)
-        _require(len(taus) > 0 and all(0 <= t <= 1 for t in taus), "student.tau", self.tau, "numbers in [0, 1], or null")
+        if self.tau is not None:
+            expected = "numbers in [0, 1], or null"
+            is_list = isinstance(self.tau, list | tuple)
+            taus = _numbers("student.tau", self.tau if is_list else [self.tau], expected)
+            _require(len(taus) > 0 and all(0 <= t <= 1 for t in taus), "student.tau", self.tau, expected)
+            object.__setattr__(self, "tau", taus if is_list else self.tau)
         _require(0 < self.precision < 1, "student.precision", self.precision, "between 0 and 1")
         _require_choice("student.init", self.init, STUDENT_INITS)
         _require_choice("student.optimizer", self.optimizer, get_args(OptimizerName))
@@ -317,6 +328,8 @@ class MethodConfig:
         Raises:
             ConfigError: on an unknown key, a value out of range, or a newer schema; the message names the setting.
         """
+        if not isinstance(section, dict | None):
+            raise ConfigError(f"'nnssl' in the plans must be an object, found {section!r}.")
         section = dict(section or {})
         schema = section.pop("schema", SCHEMA)
         if not isinstance(schema, int) or schema > SCHEMA:
@@ -360,10 +373,13 @@ _NESTED: dict[str, type] = {
 }
 
 
+_LARGEST = 10**18
+"""No setting is larger; NaN and infinity are not smaller."""
 _PLAIN: dict[str, tuple[tuple[type, ...], str]] = {
     "bool": ((bool,), "true or false"),
     "int": ((int,), "a whole number"),
     "float": ((int, float), "a number"),
+    "float | None": ((int, float, type(None)), "a number or null"),
 }
 
 
@@ -373,8 +389,11 @@ def _check_types(kind: type, values: dict[str, Any], path: str) -> None:
         if entry.name not in values or str(entry.type) not in _PLAIN:
             continue
         types, expected = _PLAIN[str(entry.type)]
-        value = values[entry.name]
-        _require(isinstance(value, types) and (bool in types or not isinstance(value, bool)), f"{path}.{entry.name}", value, expected)
+        value: Any = values[entry.name]
+        fits = isinstance(value, types) and (bool in types or not isinstance(value, bool))
+        if isinstance(value, int | float):
+            fits = fits and abs(value) <= _LARGEST
+        _require(fits, f"{path}.{entry.name}", value, expected)
 
 
 def _build(kind: type, values: Any, path: str) -> Any:
@@ -387,5 +406,5 @@ def _build(kind: type, values: Any, path: str) -> Any:
     built = {k: _build(_NESTED[k], v, f"{path}.{k}") if k in _NESTED else v for k, v in values.items()}
     try:
         return kind(**built)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"'{path}' in the plans has a value of the wrong type: {error}.") from error

@@ -25,6 +25,8 @@ _MEANINGS = {
     errno.ENAMETOOLONG: "the name is too long for the file system; shorten the name of the case or of the folder",
     errno.EFBIG: "the file would be larger than the file system or the limit of this process (ulimit -f) allows",
     errno.ENOTDIR: "a file stands where a folder is expected; move it away or choose another folder",
+    errno.EEXIST: "a file stands where a folder is expected; move it away or choose another folder",
+    errno.EISDIR: "a folder stands where a file is expected; move it away",
     errno.ELOOP: "symbolic links lead round in a circle; remove them",
     errno.EMFILE: "too many files are open at once; raise the limit (ulimit -n)",
     errno.EIO: "the disk reports an input/output error; look at the system's log",

@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -78,10 +79,12 @@ def run_command(name: str, body: Callable[[], int | None]) -> int:
         try:
             return body() or 0
         except NnsslError as error:
+            traceback.clear_frames(error.__traceback__)  # a progress bar that the error has cut off ends its line
             return _report(name, str(error), EXIT_NOT_YET if isinstance(error, NotYetError) else EXIT_ERROR)
         except OSError as error:
             if (line := meaning(error)) is None:
                 raise
+            traceback.clear_frames(error.__traceback__)
             return _report(name, line)
         except KeyboardInterrupt:
             print(f"{name}: interrupted; the same command again continues where that is possible.", file=sys.stderr)

@@ -27,6 +27,7 @@ from nnunet_ssl.nnunet_api.checkpoints import fingerprint
 from nnunet_ssl.schemas import schema_of
 
 SCHEMA = 1
+_META = {"source": str, "heads": int, "num_samples": int, "has_regions": bool}
 _COMPRESSION = {"codec": blosc2.Codec.ZSTD, "clevel": 3, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
 
 
@@ -80,7 +81,7 @@ class EvidenceStore:
             return False
         try:
             return bool(self._meta(path)["source"] == self.source)
-        except (RuntimeError, KeyError, OSError, ValueError):
+        except (RuntimeError, KeyError, OSError, TypeError, ValueError):
             return False
 
     def num_samples(self, case: str) -> int:
@@ -106,11 +107,15 @@ class EvidenceStore:
         with replacing(self.path(case)) as temporary:
             write_array(temporary, np.concatenate(parts), compression=_COMPRESSION, metadata=meta)
 
-    def read(self, case: str) -> Evidence:
+    def read(self, case: str, shape: Sequence[int] | None = None) -> Evidence:
         """Load one case.
 
+        Args:
+            case: case id.
+            shape: (H, X, Y, Z) that it must have to fit the dataset's heads and the preprocessed image; None: any.
+
         Raises:
-            StateError: if the file is missing, damaged, of another source or a newer schema.
+            StateError: if the file is missing, damaged, of another source, shape or schema.
         """
         path, meta = self.path(case), self._checked_meta(case)
         try:
@@ -118,14 +123,21 @@ class EvidenceStore:
         except (RuntimeError, OSError, ValueError) as error:
             raise _damaged(path, error) from error
         h = int(meta["heads"])
-        return Evidence(
-            mean=probability_from_uint16(values[:h]),
-            variance=variance_from_uint16(values[h : 2 * h]),
-            votes=probability_from_uint16(values[2 * h : 3 * h]),
-            num_samples=int(meta["num_samples"]),
-            has_regions=bool(meta["has_regions"]),
-            log_variance=log_variance_from_uint16(values[3 * h :]) if len(values) > 3 * h else None,
-        )
+        if shape is not None and (found := (h, *values.shape[1:])) != tuple(shape):
+            raise StateError(
+                f"{path} has the shape {found}, its case {tuple(shape)}; delete {self.folder} and run nnssl_pseudolabel again."
+            )
+        try:
+            return Evidence(
+                mean=probability_from_uint16(values[:h]),
+                variance=variance_from_uint16(values[h : 2 * h]),
+                votes=probability_from_uint16(values[2 * h : 3 * h]),
+                num_samples=int(meta["num_samples"]),
+                has_regions=bool(meta["has_regions"]),
+                log_variance=log_variance_from_uint16(values[3 * h :]) if len(values) > 3 * h else None,
+            )
+        except StateError as error:  # channels that do not fit each other
+            raise _damaged(path, error) from error
 
     def _checked_meta(self, case: str) -> dict[str, Any]:
         path = self.path(case)
@@ -133,8 +145,10 @@ class EvidenceStore:
             raise StateError(f"evidence of case '{case}' is missing ({path}); run nnssl_pseudolabel again without --rescore.")
         try:
             meta = self._meta(path)
-        except (RuntimeError, KeyError, OSError, ValueError) as error:
+        except (RuntimeError, KeyError, OSError, TypeError, ValueError) as error:
             raise _damaged(path, error) from error
+        if not _META.items() <= {name: type(value) for name, value in meta.items()}.items():
+            raise _damaged(path, ValueError(f"metadata {meta!r}"))
         schema_of(meta, SCHEMA, path)
         if meta["source"] != self.source:
             raise StateError(f"{path} comes from another model or version; delete {self.folder} and run nnssl_pseudolabel again.")

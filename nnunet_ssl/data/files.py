@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import re
@@ -137,7 +138,10 @@ def link(source: Path, destination: Path) -> None:
     """
     if destination.exists():
         return
-    source = source.resolve(strict=True)
+    try:
+        source = source.resolve(strict=True)
+    except (OSError, RuntimeError) as error:  # a link that leads to itself raises either
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(source)) from error
     for make in (os.link, os.symlink):
         try:
             make(source, destination)

@@ -8,23 +8,44 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nnunet_ssl.data.case_names import labelled_by_name, name_problem, same_name, shown
 
-def channels_by_case(folder: Path, file_ending: str) -> dict[str, dict[int, str]]:
-    """Absolute paths by case and channel; files of other names are never touched.
+
+def channels_by_case(folder: Path, file_ending: str) -> tuple[dict[str, dict[int, str]], dict[str, str]]:
+    """Group a folder's files; those that are named otherwise than images are never touched.
 
     Args:
         folder: it exists.
         file_ending: for instance `.nii.gz`.
+
+    Returns:
+        Absolute paths by case and channel, and the reason for every case whose name cannot be used; none of these is ever opened.
     """
-    pattern = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})" + re.escape(file_ending))
-    matches = [m for e in sorted(os.scandir(folder), key=lambda e: e.name) if not e.is_dir() and (m := pattern.fullmatch(e.name))]
+    pattern = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})" + re.escape(file_ending), re.DOTALL)
+    matches = [match for name in sorted(os.listdir(folder)) if (match := pattern.fullmatch(name))]
     # the label of a case called scan_0001 looks like channel 1 of a case called scan
     labels = {match["case"] + file_ending for match in matches}
     channels: dict[str, dict[int, str]] = defaultdict(dict)
     for match in matches:
         if match[0] not in labels:
             channels[match["case"]][int(match["channel"])] = str((folder / match[0]).absolute())
-    return dict(channels)
+    bad = _bad_names(channels)
+    return {case: files for case, files in channels.items() if shown(case) not in bad}, bad
+
+
+def _bad_names(channels: Mapping[str, Mapping[int, str]]) -> dict[str, str]:
+    """Cases that cannot be used because of their names alone, and why; of names too much alike the first is good."""
+    bad: dict[str, str] = {}
+    first: dict[str, str] = {}
+    for case, files in channels.items():
+        file, name = shown(next(iter(files.values()))), shown(case)
+        if problem := name_problem(case):
+            bad[name] = f"case '{name}': {problem}; rename or remove {file}."
+        elif (twin := first.setdefault(same_name(case), case)) != case:
+            bad[name] = f"case '{name}': its name and '{shown(twin)}' differ by case or accents alone; rename or remove {file}."
+        elif labelled := labelled_by_name(case, channels):
+            bad[name] = f"case '{name}': {file} is named like the label of case '{labelled}'; move it away, or rename it if it is an image."
+    return bad
 
 
 def complete_cases(
@@ -47,6 +68,8 @@ def complete_cases(
         surplus = [files[c] for c in sorted(files) if c >= num_files]
         if missing:
             bad[case] = f"case '{case}': channel file {folder / missing[0]} is missing ({num_files} channels are expected)."
+        elif folders := [file for file in files.values() if os.path.isdir(file)]:
+            bad[case] = f"case '{case}': {folders[0]} is a folder; put an image file in its place."
         elif surplus:
             bad[case] = f"case '{case}': {surplus[0]} is one channel too many ({num_files} are expected)."
         else:

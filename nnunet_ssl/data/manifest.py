@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.files import write_json
-from nnunet_ssl.errors import StateError
+from nnunet_ssl.errors import ConfigError, StateError
 from nnunet_ssl.names import check_names
 from nnunet_ssl.nnunet_api.setup import read_json
 from nnunet_ssl.schemas import schema_of
@@ -133,9 +135,15 @@ class Manifest:
         content = _migrated(content)
         if problem := sorted(set(content) ^ {f.name for f in fields(cls)}):
             raise StateError(f"{path} lacks or has in surplus the entry '{problem[0]}'; restore it or remove {workspace} to start over.")
+        if strange := sorted(name for name, is_sound in _SOUND.items() if not is_sound(content[name])):
+            raise StateError(f"{path} has the damaged entry '{strange[0]}'; restore it or remove {workspace} to start over.")
+        try:
+            MethodConfig.from_dict(content["method"])
+        except ConfigError as error:
+            raise StateError(f"{path}: {error} Restore it or remove {workspace} to start over.") from error
         try:
             content["stages"] = [StageRecord(**{**s, "score_range": _pair(s["score_range"])}) for s in content["stages"]]
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, ValueError, IndexError) as error:
             raise StateError(f"{path} has a damaged stage entry ({error}); restore it or remove {workspace} to start over.") from error
         try:
             content["accepted"] = {case: AcceptedLabel(**entry) for case, entry in content["accepted"].items()}
@@ -147,6 +155,21 @@ class Manifest:
         manifest = cls(**content)
         _check_names(manifest, path)
         return manifest
+
+    def check_owner(self, workspace: Path, **expected: str | int) -> None:
+        """See that the manifest in a workspace is of the run that belongs there.
+
+        Args:
+            workspace: where it was read.
+            expected: `dataset`, `configuration`, `plans` and `fold` of that run.
+
+        Raises:
+            StateError: if it was copied from another one.
+        """
+        for name, wanted in expected.items():
+            if (found := getattr(self, name)) != wanted:
+                path = workspace / "manifest.json"
+                raise StateError(f"{path} is of the {name} '{found}', not of '{wanted}'; restore it or remove {workspace} to start over.")
 
 
 def _check_names(manifest: Manifest, path: Path) -> None:
@@ -180,6 +203,26 @@ def _are_names(value: Any) -> bool:
 
 def _are_named(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(group, str) for group in value.values())
+
+
+def _are_folds(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(fold) in (int, str) for fold in value)
+
+
+_SOUND: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(
+        ("dataset", "configuration", "plans", "teacher_trainer", "teacher_fingerprint", "student_trainer"),
+        lambda value: isinstance(value, str),
+    ),
+    "fold": lambda value: _are_folds([value]),
+    "teacher_folds": _are_folds,
+    "pool": _are_names,
+    "dataset_ids": lambda value: isinstance(value, list),
+    "method": lambda value: isinstance(value, dict),
+    "stages": lambda value: isinstance(value, list) and all(isinstance(stage, dict) for stage in value),
+    "published": lambda value: isinstance(value, bool),
+}
+"""What each entry has to be; those on labels and groups are looked at where they are read."""
 
 
 def _pair(value: Any) -> tuple[float, float] | None:

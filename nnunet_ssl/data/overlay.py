@@ -111,6 +111,7 @@ def _read_overlay(preset: str) -> tuple[dict[str, Any], str]:
         )
     if unknown := sorted(set(overlay) - _KEYS):
         raise ConfigError(f"{path} has the unknown key '{unknown[0]}'; known: {', '.join(sorted(_KEYS))}.")
+    _check_values(overlay, path)
     if overlay.get("network", "plans") not in _NETWORKS:
         raise ConfigError(f"{path} asks for the network {overlay['network']!r}; known: {', '.join(_NETWORKS)}.")
     if "gpu_memory_target" in overlay:
@@ -122,9 +123,28 @@ def _read_overlay(preset: str) -> tuple[dict[str, Any], str]:
     return overlay, path.stem
 
 
+def _check_values(overlay: dict[str, Any], path: Path) -> None:
+    """Refuse values of the wrong kind, and settings that are wrong by themselves."""
+    features, batch_size = overlay.get("features", {"base": 1, "max": 1}), overlay.get("batch_size", 1)
+    if not isinstance(features, dict) or set(features) != {"base", "max"} or not all(map(_is_count, features.values())):
+        raise ConfigError(f"{path} has the features {features!r}; expected whole numbers 'base' and 'max' of at least 1.")
+    if not _is_count(batch_size):
+        raise ConfigError(f"{path} has the batch_size {batch_size!r}; expected a whole number of at least 1.")
+    if not isinstance(name := overlay.get("resampling_fn_probabilities", ""), str):
+        raise ConfigError(f"{path} has the resampling_fn_probabilities {name!r}; expected the name of a function.")
+    try:
+        MethodConfig.from_dict(overlay.get("nnssl"))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
 def _check_sizing(overlay: dict[str, Any], path: Path) -> None:
     target = overlay["gpu_memory_target"]
-    if isinstance(target, bool) or not isinstance(target, int | float):
+    if isinstance(target, bool) or not isinstance(target, int | float) or not 0 < target < float("inf"):
         raise ConfigError(f"{path} has the gpu_memory_target {target!r}; expected a number of GB.")
     if overlay.get("network") != "TransASPPUNet" or "batch_size" in overlay:
         raise ConfigError(f"{path}: 'gpu_memory_target' needs \"network\": \"TransASPPUNet\", and decides about 'batch_size' itself.")
@@ -132,8 +152,5 @@ def _check_sizing(overlay: dict[str, Any], path: Path) -> None:
 
 def _set_features(arch_kwargs: dict[str, Any], features: dict[str, int]) -> None:
     """Widths base, 2 base, 4 base, ... up to max, as nnU-Net's planner makes them."""
-    try:
-        base, largest = int(features["base"]), int(features["max"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"an overlay's 'features' takes {{'base': ..., 'max': ...}}, found {features!r}.") from error
+    base, largest = features["base"], features["max"]
     arch_kwargs["features_per_stage"] = [min(base * 2**stage, largest) for stage in range(arch_kwargs["n_stages"])]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from nnunet_ssl.data.case_names import name_problem, same_name
 from nnunet_ssl.data.files import remove_leftovers, temporary_folder, write_json
 from nnunet_ssl.data.image_files import channels_by_case, complete_cases, file_stamp
 from nnunet_ssl.data.pool_progress import PoolProgress
@@ -73,17 +74,18 @@ def find_images(folder: Path, file_ending: str, num_files: int) -> tuple[dict[st
         num_files: image files of a case, one per channel (RGB images hold three in one).
 
     Returns:
-        The image files of every complete case, and the reason for every incomplete one.
+        The image files of every complete case, and the reason for every other.
 
     Raises:
         InputError: if the folder does not exist or holds no image.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; -u takes the folder of unlabelled images.")
-    channels = channels_by_case(folder, file_ending)
-    if not channels:
+    channels, misnamed = channels_by_case(folder, file_ending)
+    if not channels and not misnamed:
         raise InputError(f"{folder} holds no image named <case>_0000{file_ending}; the pool would be empty.")
-    return complete_cases(channels, folder, file_ending, num_files)
+    complete, incomplete = complete_cases(channels, folder, file_ending, num_files)
+    return complete, {**misnamed, **incomplete}
 
 
 def prepare_pool(
@@ -181,7 +183,6 @@ def _preprocess(
     known = {**_indexed_stamps(index_file), **progress.stamps()}
     todo = [c for c in images if not (_is_whole(folder, c) and known.get(c) == stamps[c])]
     require_free(folder, len(todo) * pool_case_bytes(setup), f"the pool ({len(todo)} cases to be preprocessed)")
-    folder.mkdir(parents=True, exist_ok=True)
     dataset_json = json.dumps(setup.dataset_json)
     jobs = {c: (c, list(images[c]), setup.plans, setup.configuration, dataset_json, folder) for c in todo}
     with closing(_results(jobs, folder, num_processes, progress_bar, engine)) as results:
@@ -223,8 +224,8 @@ def load_pool(setup: NnunetSetup) -> PoolIndex:
             f"nnssl_prepare -d {number} -c {setup.configuration} -p {setup.plans_name} -u FOLDER"
         )
     pool = _read_index(folder, index_file)
-    if gone := [case for case in pool.case_ids if not _is_whole(folder, case)]:
-        raise StateError(f"preprocessed files of pool case '{gone[0]}' are missing in {folder}; run nnssl_prepare again.")
+    if gone := [path for case in pool.case_ids for part in PARTS if not (path := folder / f"{case}{part}").is_file()]:
+        raise StateError(f"{gone[0]}, preprocessed for the pool, is missing; run nnssl_prepare again.")
     return pool
 
 
@@ -242,11 +243,33 @@ def find_pool(plans_manager: Any, configuration_manager: Any) -> PoolIndex | Non
 
 
 def _read_index(folder: Path, index_file: Path) -> PoolIndex:
-    content = read_json(index_file)
-    schema_of(content, SCHEMA, index_file)
-    check_names(content["cases"], "case id", index_file)
+    content = _checked_index(read_json(index_file), index_file)
     images = {case: tuple(entry["images"]) for case, entry in sorted(content["cases"].items())}
     return PoolIndex(folder, images, content["skipped"])
+
+
+def _checked_index(content: dict[str, Any], index_file: Path) -> dict[str, Any]:
+    """The content of an index that has everything and no strange name.
+
+    Raises:
+        StateError: if it does not.
+    """
+    schema_of(content, SCHEMA, index_file)
+    kinds = {"cases": dict, "skipped": dict, "folders": list}
+    is_whole = all(isinstance(content.get(key), kind) for key, kind in kinds.items())
+    if is_whole:
+        check_names(content["cases"], "case id", index_file)
+    if not is_whole or not all(_is_sound_entry(case, entry) for case, entry in content["cases"].items()):
+        raise StateError(f"{index_file} is damaged: a part of it is missing or of another kind; run nnssl_prepare again.")
+    return content
+
+
+def _is_sound_entry(case: str, entry: Any) -> bool:
+    """Whether an entry can be of a case that `find_images` has found."""
+    if name_problem(case) is not None or not isinstance(entry, dict) or "stamp" not in entry:
+        return False
+    images = entry.get("images")
+    return isinstance(images, list) and bool(images) and all(isinstance(image, str) for image in images)
 
 
 def _index_content(index_file: Path) -> dict[str, Any] | None:
@@ -254,10 +277,9 @@ def _index_content(index_file: Path) -> dict[str, Any] | None:
     if not index_file.is_file():
         return None
     try:
-        content = read_json(index_file)
+        return _checked_index(read_json(index_file), index_file)
     except NnsslError:
         return None
-    return content if content.get("schema") == SCHEMA else None
 
 
 def _progress(setup: NnunetSetup) -> PoolProgress:
@@ -283,15 +305,23 @@ def _collect(setup: NnunetSetup, folders: Sequence[Path], skip_bad: bool) -> tup
         found, bad = find_images(folder, setup.file_ending, setup.num_files)
         if bad and not skip_bad:
             raise InputError(f"{next(iter(bad.values()))} Complete it, or leave bad cases out with --skip-bad.")
-        if twice := sorted(set(found) & set(images)):
-            raise InputError(f"case '{twice[0]}' is in two folders ({images[twice[0]][0]} and {found[twice[0]][0]}); rename one.")
+        if twice := _common(found, images):
+            case, other = twice
+            raise InputError(f"case '{case}' is in two folders ({images[other][0]} and {found[case][0]}); rename one.")
         images.update(found)
         skipped.update(bad)
-    if both := sorted(set(images) & set(setup.labelled_cases)):
+    if both := _common(images, setup.labelled_cases):
+        case, labelled = both
         raise InputError(
-            f"case '{both[0]}' is in the pool ({images[both[0]][0]}) and a labelled case of {setup.dataset}; remove or rename it."
+            f"case '{case}' is in the pool ({images[case][0]}) and a labelled case of {setup.dataset} ('{labelled}'); remove or rename it."
         )
     return dict(sorted(images.items())), skipped
+
+
+def _common(cases: Collection[str], others: Collection[str]) -> tuple[str, str] | None:
+    """A case that both have, by its names in both; names that differ by case or accents alone are one."""
+    known = {same_name(other): other for other in others}
+    return next(((case, known[same_name(case)]) for case in sorted(cases) if same_name(case) in known), None)
 
 
 def _is_whole(folder: Path, case: str) -> bool:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.nnunet_api.geometry import image_shape
 from nnunet_ssl.nnunet_api.grid import same_grid
+from nnunet_ssl.nnunet_api.image_header import check_image_file, quiet_itk
 from nnunet_ssl.nnunet_api.preprocessing import stored_values, unreadable
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
@@ -56,7 +57,8 @@ def _read(case: str, path: Path, setup: NnunetSetup) -> tuple[NDArray[Any], dict
     """(1, X', Y', Z') values, and the reader's properties."""
     reader = setup.plans_manager.image_reader_writer_class()
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        check_image_file(str(path))
+        with contextlib.redirect_stdout(io.StringIO()), quiet_itk():
             labels, properties = reader.read_seg(str(path))
         stored = stored_values(str(path), labels)
     except Exception as error:  # readers raise whatever their library raises

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nnunet_ssl.errors import SetupError
 from nnunet_ssl.locations import ModelLocation, results_root
-from nnunet_ssl.nnunet_api.setup import NnunetSetup, check_written_names, read_json
+from nnunet_ssl.nnunet_api.setup import NnunetSetup, checked_setup, read_json
 
 
 def find_model(dataset: str, trainer: str, plans: str, configuration: str) -> ModelLocation:
@@ -34,21 +34,15 @@ def model_setup(model: ModelLocation) -> NnunetSetup:
     """Plans and dataset of a trained model, from its own folder.
 
     Raises:
-        SetupError: if the configuration is part of a cascade.
-        InputError: if a file is damaged.
+        SetupError, InputError, ConfigError: see `checked_setup`.
     """
-    plans, dataset_json = read_json(model.folder / "plans.json"), read_json(model.folder / "dataset.json")
-    setup = NnunetSetup(model.dataset, model.plans, model.configuration, plans, dataset_json)
-    check_written_names(setup, model.folder / "plans.json", model.folder / "dataset.json")
-    if setup.configuration_manager.previous_stage_name is not None:
-        raise SetupError(
-            f"'{model.configuration}' is the second stage of a cascade, which nnunet-ssl does not support; use 3d_lowres or 3d_fullres."
-        )
-    return setup
+    plans_file = model.folder / "plans.json"
+    plans, dataset_json = read_json(plans_file), read_json(model.folder / "dataset.json")
+    return checked_setup(model.dataset, model.plans, model.configuration, plans, dataset_json, folder=model.folder, plans_file=plans_file)
 
 
 def _dataset_of(name_or_id: str) -> str:
-    if not name_or_id.isdigit():
+    if not name_or_id.isdecimal():
         return name_or_id
     candidates = sorted(path.name for path in _folders(results_root(), int(name_or_id)))
     if not candidates:

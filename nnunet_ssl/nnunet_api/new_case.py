@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nnunet_ssl.errors import InputError
+from nnunet_ssl.nnunet_api.image_header import check_image_file
 from nnunet_ssl.nnunet_api.preprocessing import check_case
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
@@ -42,7 +43,7 @@ def preprocess_new_case(case: str, images: Sequence[str], setup: NnunetSetup) ->
     Raises:
         InputError: if a file is unreadable, holds NaN or nothing, or nnU-Net cannot preprocess the case.
     """
-    check_case(case, list(images), setup.plans)
+    check_case(case, list(images), setup.plans, setup.configuration, setup.label_manager.all_labels)
     preprocessor = setup.configuration_manager.preprocessor_class(verbose=False)
     try:
         data, seg, properties = preprocessor.run_case(
@@ -63,6 +64,7 @@ def files_per_case(image: str, setup: NnunetSetup) -> int:
     """
     channels = setup.num_channels
     with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):  # the case is checked when its turn comes
+        check_image_file(image)
         in_file = len(setup.plans_manager.image_reader_writer_class().read_images([image])[0])
         return max(1, channels // in_file)
     return channels

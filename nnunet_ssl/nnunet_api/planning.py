@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 from collections.abc import Sequence
 from math import prod
 from typing import Any
@@ -17,6 +18,9 @@ from nnunet_ssl.nnunet_api.planner import TransASPPPlanner
 from nnunet_ssl.nnunet_api.setup import NnunetSetup, read_json
 
 MIN_GPU_MEMORY_GB = 4
+_OF_DATASET = ("labels", "file_ending", "numTraining")
+_OF_FINGERPRINT = ("spacings", "shapes_after_crop", "foreground_intensity_properties_per_channel", "median_relative_size_after_cropping")
+"""What nnU-Net's planner reads of both files."""
 
 
 def plan_dataset(
@@ -43,6 +47,9 @@ def plan_dataset(
         SetupError: if the dataset or its fingerprint is missing, or contradicts files of an earlier planning.
         ConfigError: if the memory target is out of range or too small for any patch.
     """
+    if target_spacing is not None and not all(0 < size < math.inf for size in target_spacing):
+        given = " ".join(f"{size:g}" for size in target_spacing)
+        raise ConfigError(f"-overwrite_target_spacing {given}: expected millimetres above 0.")
     planner = _planner(dataset, gpu_memory_target, plans_name=plans_name, spacing=target_spacing)
     _check_copy(dataset)
     planner.torch_resampling = torch_resampling
@@ -100,6 +107,9 @@ def _check_files(dataset: str) -> None:
         raise SetupError(f"{raw / 'dataset.json'} is missing; planning needs the raw dataset.")
     if not (folder / "dataset_fingerprint.json").is_file():
         raise SetupError(f"{folder / 'dataset_fingerprint.json'} is missing; run: nnUNetv2_extract_fingerprint -d {number}")
+    for path, keys in ((raw / "dataset.json", _OF_DATASET), (folder / "dataset_fingerprint.json", _OF_FINGERPRINT)):
+        if missing := [key for key in keys if key not in read_json(path)]:
+            raise SetupError(f"{path} has no '{missing[0]}'; restore it, or make it again with nnU-Net.")
 
 
 def _check_copy(dataset: str) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,27 +16,38 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_ssl.disk import flush_to_disk, not_whole
 from nnunet_ssl.errors import InputError, StateError
 from nnunet_ssl.nnunet_api.grid import same_grid
+from nnunet_ssl.nnunet_api.image_header import check_image_file, fits_memory, quiet_itk
 from nnunet_ssl.nnunet_api.plain_pickle import read_plain_pickle
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
 PARTS = (".b2nd", "_seg.b2nd", ".pkl")
 """Files of a preprocessed case, the properties last: a case whose .pkl exists is whole."""
+_MOST_LABELS = 16
+"""An image of more values than this is taken for an image, even if all of them are labels."""
 
 
-def check_case(case: str, images: list[str], plans: dict[str, object]) -> None:
+def check_case(case: str, images: list[str], plans: dict[str, object], configuration: str, labels: Collection[int]) -> None:
     """Look at every channel of a case before nnU-Net does: nnU-Net turns one NaN into an all-NaN image and lets zeros pass.
 
+    Args:
+        case: case id.
+        images: one file per channel.
+        plans: content of the plans file.
+        configuration: configuration name.
+        labels: label values of the dataset; an image that holds nothing else is a label.
+
     Raises:
-        InputError: if a channel is unreadable, holds NaN or infinity, all channels are zero, the channels' geometry differs, or there are
-            more or fewer channels than in labelled cases.
+        InputError: if a channel is unreadable, holds NaN or infinity, all channels are zero or labels, the channels' geometry differs,
+            there are more or fewer channels than in labelled cases, or the resampled image would not fit into memory.
     """
     manager = PlansManager(plans)
     reader = manager.image_reader_writer_class()
     first: tuple[str, np.ndarray, dict[str, object]] | None = None
-    any_content, num_channels = False, 0
+    any_content, is_label, num_channels = False, True, 0
     for path in images:
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
+            check_image_file(path)
+            with contextlib.redirect_stdout(io.StringIO()), quiet_itk():
                 data, properties = reader.read_images([path])
             stored = stored_values(path, data)
         except Exception as error:  # readers raise whatever their library raises
@@ -44,6 +55,7 @@ def check_case(case: str, images: list[str], plans: dict[str, object]) -> None:
         if not np.isfinite(stored).all():
             raise InputError(f"case '{case}': {path} has {int((~np.isfinite(stored)).sum())} NaN or infinite voxels; repair or remove it.")
         any_content, num_channels = any_content or bool(np.any(data)), num_channels + len(data)
+        is_label = is_label and _holds_labels_alone(data, labels)
         if first is None:
             first = (path, data, properties)
         else:
@@ -54,6 +66,34 @@ def check_case(case: str, images: list[str], plans: dict[str, object]) -> None:
         raise InputError(
             f"case '{case}': {images[0]} and what goes with it hold {num_channels} channels where labelled cases have {expected} "
             "(grey, RGB or RGBA?); convert or remove it."
+        )
+    if is_label:
+        raise InputError(f"case '{case}': {images[0]} holds nothing but label values, a label under the name of an image; remove it.")
+    if first is not None:
+        _check_resampled_size(case, first, manager.get_configuration(configuration).spacing, manager.transpose_forward, num_channels)
+
+
+def _holds_labels_alone(data: np.ndarray, labels: Collection[int]) -> bool:
+    """Whether an image is a label image: a few whole numbers, all of them labels. Nearly every image is told apart by its maximum."""
+    if data.min() < 0 or data.max() > max(labels):
+        return False
+    values = np.unique(data)
+    return len(values) <= _MOST_LABELS and set(values.tolist()) <= set(labels)
+
+
+def _check_resampled_size(
+    case: str, image: tuple[str, np.ndarray, dict[str, object]], spacing_mm: Sequence[float], transpose: Sequence[int], num_channels: int
+) -> None:
+    """Refuse a spacing (metres for millimetres?) with which the image would become too large on the network's grid."""
+    path, data, properties = image
+    found = np.ravel(np.asarray(properties["spacing"], dtype=float))
+    shape, before = np.array(data.shape[1:])[list(transpose)], found[list(transpose)]
+    target = np.array(spacing_mm if len(spacing_mm) == len(before) else [before[0], *spacing_mm], dtype=float)
+    resampled = [int(size) for size in np.maximum(1, np.round(shape * before / target))]
+    if not fits_memory(resampled, num_channels):
+        raise InputError(
+            f"case '{case}': {path} has a spacing of {' x '.join(f'{size:g}' for size in found)} mm, with which it would have "
+            f"{' x '.join(map(str, resampled))} voxels on the network's grid, more than this machine has memory for; correct the spacing."
         )
 
 
@@ -95,14 +135,16 @@ def preprocess_case(
         plans: content of the plans file.
         configuration: configuration name.
         dataset_json: `dataset.json` as a JSON string (cheap to send to another process).
-        out: the pool folder.
+        out: the pool folder; made if it is not there.
         tmp: a temporary folder on the same file system.
 
     Raises:
         InputError: see `check_case`; also if nnU-Net's preprocessor fails on the case.
     """
-    check_case(case, images, plans)
-    _preprocess(case, images, None, plans, configuration, json.loads(dataset_json), tmp)
+    content = json.loads(dataset_json)
+    check_case(case, images, plans, configuration, PlansManager(plans).get_label_manager(content).all_labels)
+    _preprocess(case, images, None, plans, configuration, content, tmp)
+    out.mkdir(exist_ok=True)
     for part in PARTS:
         os.replace(tmp / f"{case}{part}", out / f"{case}{part}")
 

@@ -11,11 +11,12 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
-from nnunet_ssl.errors import SetupError
+from nnunet_ssl.errors import SetupError, StateError
 from nnunet_ssl.networks.sampling import has_uncertainty_head
 from nnunet_ssl.nnunet_api.checkpoints import UNCERTAINTY_TERM, load_checkpoint
 from nnunet_ssl.nnunet_api.external_trainers import find_trainer
 from nnunet_ssl.nnunet_api.finite_weights import require_finite_weights
+from nnunet_ssl.nnunet_api.plans_check import check_dataset_json, check_plans
 from nnunet_ssl.nnunet_api.setup import read_json
 
 
@@ -47,23 +48,34 @@ def load_trained_model(model_folder: Path, folds: list[int | str]) -> TrainedMod
         SetupError: if a fold or the trainer class is missing.
         StateError: if a checkpoint is damaged or does not fit, or has weights that are NaN or infinite.
     """
-    checkpoints = [load_checkpoint(model_folder / f"fold_{fold}" / "checkpoint_final.pth") for fold in folds]
-    plans_manager = PlansManager(read_json(model_folder / "plans.json"))
-    dataset_json = read_json(model_folder / "dataset.json")
-    configuration_manager = plans_manager.get_configuration(checkpoints[0]["init_args"]["configuration"])
-    trainer = find_trainer(checkpoints[0]["trainer_name"])
+    paths = [model_folder / f"fold_{fold}" / "checkpoint_final.pth" for fold in folds]
+    checkpoints = [load_checkpoint(path) for path in paths]
+    configuration, trainer_name = _origin_of(checkpoints[0], paths[0])
+    plans_file = model_folder / "plans.json"
+    plans, dataset_json = read_json(plans_file), read_json(model_folder / "dataset.json")
+    if configuration not in plans.get("configurations", {}):
+        raise StateError(f"{paths[0]} was trained with the configuration '{configuration}', which {plans_file} does not have.")
+    check_plans(plans, configuration, plans_file)
+    check_dataset_json(dataset_json, plans, model_folder / "dataset.json")
+    plans_manager = PlansManager(plans)
+    configuration_manager = plans_manager.get_configuration(configuration)
+    try:
+        trainer = find_trainer(trainer_name)
+    except SetupError as error:
+        raise SetupError(f"{paths[0]}: {error}") from error
     heads = plans_manager.get_label_manager(dataset_json).num_segmentation_heads
     channels = determine_num_input_channels(plans_manager, configuration_manager, dataset_json)
     network = trainer.build_network_architecture(plans_manager, configuration_manager, channels, heads, enable_deep_supervision=False)
     parameters = [checkpoint["network_weights"] for checkpoint in checkpoints]
-    for fold, weights in zip(folds, parameters, strict=True):
-        require_finite_weights(weights, model_folder / f"fold_{fold}" / "checkpoint_final.pth")
-    try:
-        network.load_state_dict(parameters[0])
-    except RuntimeError as error:
-        raise SetupError(
-            f"the weights in {model_folder} do not fit the network its plans describe: {str(error).splitlines()[-1]}"
-        ) from error
+    for path, weights in zip(paths, parameters, strict=True):
+        if not isinstance(weights, dict):
+            raise StateError(f"{path} is not a checkpoint of nnU-Net (its 'network_weights' are no weights by name).")
+        require_finite_weights(weights, path)
+    for path, weights in reversed(list(zip(paths, parameters, strict=True))):  # the first fold's stay
+        try:
+            network.load_state_dict(weights)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise SetupError(f"the weights in {path} do not fit the network its plans describe: {str(error).splitlines()[-1]}") from error
     return TrainedModel(
         network=network,
         plans_manager=plans_manager,
@@ -74,6 +86,16 @@ def load_trained_model(model_folder: Path, folds: list[int | str]) -> TrainedMod
         mirroring_axes=checkpoints[0].get("inference_allowed_mirroring_axes"),
         head_is_trained=has_uncertainty_head(network) and all(map(_head_has_learnt, checkpoints)),
     )
+
+
+def _origin_of(checkpoint: dict[str, Any], path: Path) -> tuple[str, str]:
+    """Configuration and trainer of a checkpoint."""
+    arguments = checkpoint.get("init_args")
+    configuration = arguments.get("configuration") if isinstance(arguments, dict) else None
+    trainer_name = checkpoint.get("trainer_name")
+    if not isinstance(configuration, str) or not isinstance(trainer_name, str):
+        raise StateError(f"{path} is not a checkpoint of nnU-Net (it has no 'init_args' with a configuration, or no 'trainer_name').")
+    return configuration, trainer_name
 
 
 def _head_has_learnt(checkpoint: dict[str, Any]) -> bool:

@@ -85,8 +85,9 @@ def find_cases(folder: Path, setup: NnunetSetup) -> tuple[dict[str, tuple[str, .
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; -i takes the folder of the images.")
-    channels = channels_by_case(folder, setup.file_ending)
-    if not channels:
+    channels, misnamed = channels_by_case(folder, setup.file_ending)
+    if not channels and not misnamed:
         raise InputError(f"{folder} holds no image named <case>_0000{setup.file_ending}, as nnU-Net names images.")
-    any_file = next(iter(next(iter(channels.values())).values()))
-    return complete_cases(channels, folder, setup.file_ending, files_per_case(any_file, setup))
+    num_files = files_per_case(next(iter(next(iter(channels.values())).values())), setup) if channels else setup.num_channels
+    complete, incomplete = complete_cases(channels, folder, setup.file_ending, num_files)
+    return complete, {**misnamed, **incomplete}

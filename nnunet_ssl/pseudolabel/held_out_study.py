@@ -134,7 +134,8 @@ def _observed(run: Run) -> Any:
     """Held-out cases one by one, so that one is in memory at a time."""
     for fold, store in run.held_out_stores().items():
         for case in run.held_out_cases[fold]:
-            yield _Observed(case, fold, store.read(case), manual_label(run.setup, case))
+            label = manual_label(run.setup, case)
+            yield _Observed(case, fold, store.read(case, (run.setup.heads, *label.nonzero.shape)), label)
 
 
 def _own_maps(run: Run, counts: Mapping[str, HeldOutCounts]) -> dict[int | str, CalibrationMap]:

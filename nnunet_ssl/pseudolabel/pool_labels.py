@@ -67,7 +67,8 @@ class PoolLabels:
 
         With calibration the mean of the evidence is q: every fold's own, averaged, then mixed with the student's.
         """
-        members = {fold: store.read(case) for fold, store in self.teacher.items()}
+        shape = (self.setup.heads, *self._nonzero(case).shape)
+        members = {fold: store.read(case, shape) for fold, store in self.teacher.items()}
         teacher = merge(list(members.values()))
         if self.maps is None or self.student_map is None:
             return self._uncalibrated(case, teacher)

@@ -14,6 +14,7 @@ from nnunet_ssl.locations import PREDICTIONS, ModelLocation
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint_of_samples
 from nnunet_ssl.nnunet_api.external_trainers import find_trainer
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
+from nnunet_ssl.nnunet_api.trained_model import load_trained_model
 from nnunet_ssl.nnunet_api.training_fold import check_model_of_fold, refuse_other_splits
 from nnunet_ssl.pseudolabel.dataset_ids import allot_ids, allotting
 from nnunet_ssl.pseudolabel.predictions import identify_predictions
@@ -60,7 +61,8 @@ def open_run(
         leave_group_out: leave out of the pool the groups that the fold validates on; a run that began so stays so.
 
     Raises:
-        SetupError: if the teacher is not trained, the student's trainer does not exist, or no block of ids is free.
+        SetupError: if the teacher is not trained or its weights do not fit, the student's trainer does not exist, or no block of ids is
+            free.
         StateError: if the run on disk belongs to another teacher, pool, curriculum or groups, or the teacher knows a group to be left out.
         ConfigError: if a fold's run would use another fold's teacher, the settings do not fit the dataset, or the fold holds out no group.
         InputError: if a file of predictions, or the table of groups, is missing or unusable.
@@ -68,6 +70,8 @@ def open_run(
     teacher = teacher_location(setup, teacher_trainer, predictions)
     pool, workspace = load_pool(setup), teacher.workspace(fold)
     manifest = Manifest.load(workspace)
+    if manifest is not None:
+        manifest.check_owner(workspace, dataset=setup.dataset, configuration=setup.configuration, plans=setup.plans_name, fold=fold)
     by_case = groups_of_run(setup, pool, manifest, groups, workspace)
     left_out = _left_out(setup, fold, teacher, manifest, by_case, workspace, asked=leave_group_out)
     pool = without_groups(pool, by_case, left_out)
@@ -87,6 +91,8 @@ def open_run(
         if manifest is None:
             _check_what_teachers_saw(setup, teacher, folds)
     if manifest is None:
+        for member in folds if taken is None else ():
+            load_trained_model(teacher.folder, [member])  # a run must not begin with a teacher that cannot be used
         if left_out:
             check_teacher_has_not_seen(teacher, fold, setup, by_case, left_out)
             logger.info("groups left out: %s; %d pool cases take part", ", ".join(left_out), len(pool.images))

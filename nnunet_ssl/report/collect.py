@@ -134,6 +134,9 @@ def collect(setup: NnunetSetup, fold: int | str, teacher_trainer: str) -> RunFac
     """
     teacher = teacher_of(setup, teacher_trainer)
     manifest = Manifest.load(teacher.workspace(fold))
+    if manifest is not None:
+        owner: dict[str, str | int] = {"configuration": setup.configuration, "plans": setup.plans_name, "fold": fold}
+        manifest.check_owner(teacher.workspace(fold), dataset=setup.dataset, **owner)
     teacher_folds = tuple(manifest.teacher_folds) if manifest else (fold,)
     train, validation = setup.fold_cases(fold)
     if manifest is None and teacher_trainer == PREDICTIONS:

@@ -42,11 +42,11 @@ def read_ranking(path: Path) -> tuple[ScoredCase, ...]:
     """
     if not path.is_file():
         return ()
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
     try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
         return tuple(_scored_case(row) for row in rows)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise StateError(f"{path} is not a ranking table ({error!r}); run nnssl_pseudolabel again, or remove it.") from error
 
 

@@ -18,6 +18,7 @@ from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
 from nnunet_ssl.nnunet_api.external_trainers import environment_with_trainers
+from nnunet_ssl.nnunet_api.setup import read_json
 from nnunet_ssl.run.training_entry import FOLDER_VARIABLE
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,11 @@ def validation_dice(model: ModelLocation, fold: int | str) -> float | None:
     summary = model.validation_summary(fold)
     if fold == "all" or not summary.is_file():
         return None
-    return float(json.loads(summary.read_text())["foreground_mean"]["Dice"])
+    content = read_json(summary)
+    try:
+        return float(content["foreground_mean"]["Dice"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise StateError(f"{summary} is no summary of nnU-Net's validation ({error!r}); remove it and validate again.") from error
 
 
 def train(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None) -> None:

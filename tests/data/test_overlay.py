@@ -216,8 +216,8 @@ def test_both_resamplings_of_probabilities_agree(project: Project) -> None:
     [
         ({"learning_rate": 1}, "unknown key 'learning_rate'; known: batch_size, description, features, gpu_memory_target, network, nnssl"),
         ({"network": "VNet"}, "asks for the network 'VNet'; known: plans, TransASPPUNet"),
-        ({"features": {"base": 4}}, "'features' takes .* found {'base': 4}"),
-        ({"features": 32}, "'features' takes"),
+        ({"features": {"base": 4}}, "features {'base': 4}; expected whole numbers 'base' and 'max'"),
+        ({"features": 32}, "features 32; expected whole numbers"),
         ({"gpu_memory_target": 24}, "decides about 'batch_size' itself"),
         ({"gpu_memory_target": 24, "batch_size": None, "network": "plans"}, 'needs "network": "TransASPPUNet"'),
         ({"gpu_memory_target": "24G", "batch_size": None}, "has the gpu_memory_target '24G'; expected a number of GB"),

@@ -120,7 +120,9 @@ def test_rgb_images_hold_their_channels_in_one_file(project: Project, tmp_path: 
     assert (list(found), bad) == (["a", "b"], {})
     (of_one,) = setup.plans["foreground_intensity_properties_per_channel"].values()
     of_three = {"foreground_intensity_properties_per_channel": {str(channel): of_one for channel in range(3)}}
-    check_case("a", list(found["a"]), {**setup.plans, **of_three, "image_reader_writer": "NaturalImage2DIO"})
+    check_case(
+        "a", list(found["a"]), {**setup.plans, **of_three, "image_reader_writer": "NaturalImage2DIO"}, setup.configuration, [0, 1, 2]
+    )
 
 
 # ---- a prepared pool
@@ -297,7 +299,7 @@ def test_pool_without_any_usable_case(fresh_project: Project) -> None:
 def test_lost_files_of_a_pool_are_named(project: Project) -> None:
     pool = load_pool(project.setup())
     (pool.folder / "pool_4.pkl").unlink()
-    with pytest.raises(StateError, match=r"pool case 'pool_4' are missing .* run nnssl_prepare again"):
+    with pytest.raises(StateError, match=r"pool_4\.pkl, preprocessed for the pool, is missing; run nnssl_prepare again"):
         load_pool(project.setup())
 
 

@@ -55,4 +55,4 @@ def test_photograph_of_another_kind_is_refused(opened: Opened, tmp_path: Path, c
     sitk.WriteImage(sitk.GetImageFromArray(pixels if colours > 1 else pixels[..., 0], isVector=colours > 1), str(path))
     plans = opened("Photographs").open().setup.plans
     with pytest.raises(InputError, match=f"case 'grey': .*hold {colours} channels where labelled cases have 3"):
-        check_case("grey", [str(path)], plans)
+        check_case("grey", [str(path)], plans, "2d", [0, 1])

@@ -38,17 +38,17 @@ def of_two_channels(project: Project) -> dict[str, Any]:
 
 
 def test_sound_case_passes(project: Project, tmp_path: Path, capfd: Any) -> None:
-    check_case("c", write_channels(tmp_path, IMAGE, IMAGE), of_two_channels(project))
+    check_case("c", write_channels(tmp_path, IMAGE, IMAGE), of_two_channels(project), CONFIGURATION, [0, 1, 2])
     assert capfd.readouterr().out == ""
 
 
 def test_surplus_channel_is_refused(project: Project, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"case 'c': .*c_0000.nii.gz and what goes with it hold 2 channels where labelled cases have 1"):
-        check_case("c", write_channels(tmp_path, IMAGE, IMAGE), project.setup().plans)
+        check_case("c", write_channels(tmp_path, IMAGE, IMAGE), project.setup().plans, CONFIGURATION, [0, 1, 2])
 
 
 def test_one_empty_channel_is_no_reason(project: Project, tmp_path: Path) -> None:
-    check_case("c", write_channels(tmp_path, np.zeros_like(IMAGE), IMAGE), of_two_channels(project))
+    check_case("c", write_channels(tmp_path, np.zeros_like(IMAGE), IMAGE), of_two_channels(project), CONFIGURATION, [0, 1, 2])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -61,20 +61,20 @@ def test_voxels_without_a_number(project: Project, tmp_path: Path, value: float,
     write_image(broken, tmp_path / f"c_0001{ending}")
     paths = [str(tmp_path / f"c_000{i}{ending}") for i in range(2)]
     with pytest.raises(InputError, match=rf"case 'c': .*c_0001{ending} has 2 NaN or infinite voxels"):
-        check_case("c", paths, {**project.setup().plans, "image_reader_writer": reader})
+        check_case("c", paths, {**project.setup().plans, "image_reader_writer": reader}, CONFIGURATION, [0, 1, 2])
 
 
 def test_empty_image(project: Project, tmp_path: Path) -> None:
     paths = write_channels(tmp_path, np.zeros_like(IMAGE), np.zeros_like(IMAGE))
     with pytest.raises(InputError, match=r"case 'c': every voxel of .*c_0000\.nii\.gz is zero"):
-        check_case("c", paths, project.setup().plans)
+        check_case("c", paths, project.setup().plans, CONFIGURATION, [0, 1, 2])
 
 
 def test_unreadable_file(project: Project, tmp_path: Path) -> None:
     paths = write_channels(tmp_path, IMAGE, IMAGE)
     Path(paths[1]).write_bytes(b"no image")
     with pytest.raises(InputError, match=r"case 'c': .*c_0001\.nii\.gz cannot be read \(.+\)") as raised:
-        check_case("c", paths, project.setup().plans)
+        check_case("c", paths, project.setup().plans, CONFIGURATION, [0, 1, 2])
     assert "\n" not in str(raised.value)
 
 
@@ -89,7 +89,7 @@ def test_truncated_file(project: Project, tmp_path: Path, ending: str, reader: s
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 2 // 3])
     with pytest.raises(InputError, match=rf"case 'c': .*c_0000{ending} cannot be read"):
-        check_case("c", [str(path)], {**project.setup().plans, "image_reader_writer": reader})
+        check_case("c", [str(path)], {**project.setup().plans, "image_reader_writer": reader}, CONFIGURATION, [0, 1, 2])
 
 
 @pytest.mark.parametrize(
@@ -101,16 +101,18 @@ def test_truncated_file(project: Project, tmp_path: Path, ending: str, reader: s
 def test_channels_of_other_geometry(project: Project, tmp_path: Path, geometry: dict[str, Any], reader: str) -> None:
     paths = write_channels(tmp_path, IMAGE, IMAGE, **geometry)
     with pytest.raises(InputError, match="differ in spacing, origin or direction"):
-        check_case("c", paths, {**project.setup().plans, "image_reader_writer": reader})
+        check_case("c", paths, {**project.setup().plans, "image_reader_writer": reader}, CONFIGURATION, [0, 1, 2])
 
 
 def test_rounding_in_a_header_is_no_other_geometry(project: Project, tmp_path: Path) -> None:
-    check_case("c", write_channels(tmp_path, IMAGE, IMAGE, Origin=(5.00001, -3.5, 12.0)), of_two_channels(project))
+    check_case(
+        "c", write_channels(tmp_path, IMAGE, IMAGE, Origin=(5.00001, -3.5, 12.0)), of_two_channels(project), CONFIGURATION, [0, 1, 2]
+    )
 
 
 def test_channels_of_other_size(project: Project, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"\(5, 6, 7\) voxels, .*c_0001\.nii\.gz is \(5, 6, 6\)"):
-        check_case("c", write_channels(tmp_path, IMAGE, IMAGE[:, :, 1:]), project.setup().plans)
+        check_case("c", write_channels(tmp_path, IMAGE, IMAGE[:, :, 1:]), project.setup().plans, CONFIGURATION, [0, 1, 2])
 
 
 def preprocess(project: Project, image: Path, out: Path, tmp: Path) -> None:

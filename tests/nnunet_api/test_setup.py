@@ -147,11 +147,17 @@ def test_class_names_follow_the_network_outputs(project: Project) -> None:
     assert regions.heads == 2
 
 
+def say_number_of_cases(project: Project, number: int) -> None:
+    path = project.preprocessed / DATASET / "dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "numTraining": number}))
+
+
 def test_labelled_cases_are_those_nnunet_lists(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nnunetv2.utilities.utils.Pool", ThreadPool)  # nnU-Net forks twelve processes to list a folder
     folder = project.raw / DATASET
     for name in ("lab_0_0001.nii.gz", "lab_10_0000.nii.gz", "lab_10_0001.nii.gz"):
         shutil.copy(folder / "imagesTr" / "lab_1_0000.nii.gz", folder / "imagesTr" / name)
+    say_number_of_cases(project, 7)
     found = project.setup().labelled_cases
     listed = get_filenames_of_train_images_and_targets(str(folder))
     assert list(found) == sorted(listed)
@@ -167,7 +173,7 @@ def test_labelled_cases_of_a_dataset_that_lists_them(project: Project) -> None:
         "b": {"images": ["/x/b_0000.nii.gz"], "label": "labelsTr/b.nii.gz"},
         "a": {"images": ["imagesTr/a.nii.gz"], "label": "/y/a.nii.gz"},
     }
-    path.write_text(json.dumps({**json.loads(path.read_text()), "dataset": listed}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "dataset": listed, "numTraining": 2}))
     setup = project.setup()
     before = copy.deepcopy(setup.dataset_json)
     found = setup.labelled_cases
@@ -270,6 +276,7 @@ def test_too_few_cases_for_five_folds(project: Project) -> None:
     (project.preprocessed / DATASET / "splits_final.json").unlink()
     for case in LABELLED[4:]:
         (project.raw / DATASET / "imagesTr" / f"{case}_0000.nii.gz").unlink()
+    say_number_of_cases(project, 4)
     with pytest.raises(SetupError, match=r"4 labelled cases.*splits_final\.json with folds of your own .*, or use -f all"):
         project.setup().fold_cases(0)
 

@@ -247,7 +247,7 @@ def plans_file() -> dict[str, Any]:
         "label_manager": "LabelManager",
         "transpose_forward": [0, 1, 2],
         "transpose_backward": [0, 1, 2],
-        "foreground_intensity_properties_per_channel": {},
+        "foreground_intensity_properties_per_channel": {"0": {}},
         "configurations": {CONFIGURATION: configuration},
     }
 
@@ -285,7 +285,7 @@ def write_pool(setup: NnunetSetup) -> None:
         write_pickle({"sitk_stuff": stuff, "spacing": SPACING_MM}, str(folder / f"{case}.pkl"))
     cases = {case: {"images": [f"/images/{case}_0000.nii.gz"], "stamp": [[0, 0]]} for case in POOL}
     index = pool_index(DATASET, f"{PLANS}_{CONFIGURATION}", setup.data_hash())
-    write_json(index, {"schema": 1, "cases": cases, "skipped": {}})
+    write_json(index, {"schema": 1, "folders": [], "cases": cases, "skipped": {}})
 
 
 @pytest.fixture
