@@ -45,6 +45,7 @@ leak-check: venv
 kill-check: venv
 	rm -rf build/kill-check
 	PYTHONPATH=. $(BIN)/python -W ignore tests/support/kill_check.py build/kill-check --kills 60
+	NNSSL_LONG_TESTS=1 $(BIN)/python -m pytest tests/training/test_resumed_weights.py
 
 format: venv
 	$(BIN)/ruff check --fix .

@@ -23,6 +23,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -133,8 +134,11 @@ class Bench:
 
             flags = ["-u", str(self.root / "unlabelled"), "--preset", str(self.root / "tiny.json"), "-device", "cpu", "-np", "1"]
             code = run.main([*COMMON, *flags, "--confidence", "calibrated"]) or report.main([*COMMON, "-p", PLANS])
+        except BaseException:
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
+            sys.stderr.flush()
             os._exit(code)
 
 

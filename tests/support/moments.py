@@ -183,7 +183,7 @@ def _name_events(watched: Watch) -> None:
     watched.at(EvidencePredictor, "sweep", "sweep")
     watched.at(EvidenceStore, "write", "store")
     watched.at(EvidenceStore, "read", "read")
-    for name in ("write_label", "write_map", "write_pickle"):
+    for name in ("write_label", "write_map", "write_bytes"):
         watched.at(stage_dataset, name, name)
     for name in ("on_epoch_start", "on_train_epoch_end", "on_epoch_end", "on_train_end"):
         watched.at(PhasedTrainer, name, "epoch")

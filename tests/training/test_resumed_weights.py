@@ -5,6 +5,7 @@ What a training draws follows from the epoch here (`seeded_training`); in earnes
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ from nnunet_ssl.training.teacher import TransASPPTeacherTrainer
 
 pytestmark = pytest.mark.slow
 
+LONG = pytest.mark.skipif("NNSSL_LONG_TESTS" not in os.environ, reason="takes a minute: make kill-check")
 PEERS = [NaiveSelfTrainingTrainer, MeanTeacherTrainer, UAMTTrainer, CrossPseudoSupervisionTrainer]
 PHASES = {"fine_tune_epochs": 1, "distillation_epochs": 2}
 """A student's, after two epochs on the pool."""
@@ -84,11 +86,12 @@ def test_teacher(make: Callable[..., Any]) -> None:
     cut_off_everywhere(make, TransASPPTeacherTrainer)
 
 
-@pytest.mark.parametrize("optimizer", ["nnunet", "adamw"])
+@pytest.mark.parametrize("optimizer", ["nnunet", pytest.param("adamw", marks=LONG)])
 def test_student_through_all_its_phases(make: Callable[..., Any], optimizer: str) -> None:
     cut_off_everywhere(make, TransASPPStudentTrainer, optimizer=optimizer, ema_decay=0.5, cutmix=1.0, **PHASES)
 
 
+@LONG
 @pytest.mark.parametrize("kind", PEERS)
 def test_peers(make: Callable[..., Any], kind: Any) -> None:
     cut_off_everywhere(make, kind)
