@@ -18,13 +18,13 @@ def refuse_other_fold(checkpoint: Mapping[str, Any], path: Path, fold: int | str
     Args:
         checkpoint: content of a checkpoint of nnU-Net, which keeps the fold of its training.
         path: where it lies.
-        fold: the fold whose validation cases it must not have seen.
+        fold: the fold whose validation cases it must not have seen; `all` holds none out, so that any training will do.
 
     Raises:
         StateError: if it was trained on another fold.
     """
     trained = checkpoint.get("init_args", {}).get("fold", fold)
-    if str(trained) != str(fold):
+    if fold != "all" and str(trained) != str(fold):
         raise StateError(
             f"{path} was trained on fold {trained}, not on fold {fold}, and may have seen cases that fold {fold} holds out; "
             f"put the model of fold {fold} there."

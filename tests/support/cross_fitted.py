@@ -18,10 +18,16 @@ HELD_OUT = LABELLED[:5]
 
 @pytest.fixture
 def cross_fitted(taught_project: Project) -> Project:
-    """Teachers of all five folds; those of folds 2 to 4 are copies of fold 1."""
+    """Teachers of all five folds; those of folds 2 to 4 are copies of fold 1, but for the fold that they name."""
+    import torch
+
     model = next((taught_project.results / DATASET).iterdir())
     for fold in FOLDS[2:]:
         shutil.copytree(model / "fold_1", model / f"fold_{fold}")
+        path = model / f"fold_{fold}" / "checkpoint_final.pth"
+        checkpoint = torch.load(path, weights_only=False)
+        checkpoint["init_args"]["fold"] = fold
+        torch.save(checkpoint, path)
     return taught_project
 
 
