@@ -362,9 +362,14 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--timed", type=int, help="how many of them come at moments of time (default: a quarter)")
+    parser.add_argument("--build", action="store_true", help="only make the set-up that every run starts from, in FOLDER")
     given = parser.parse_args()
+    if given.build:
+        build(given.folder)
+        return 0
     adopt_orphans()
-    build(given.folder / "pristine")
+    # in a process of its own: threads that SimpleITK and Blosc2 leave behind would not survive in the forks of this one
+    subprocess.run([sys.executable, __file__, str(given.folder / "pristine"), "--build"], check=True)
     bench, rng, begun = Bench(given.folder.absolute()), random.Random(given.seed), time.monotonic()
     imports()
     bench.clear()
