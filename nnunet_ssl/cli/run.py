@@ -88,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     use_device(arguments.device)
     for request in requests:
         _print_fold(request, requests)
+        _print_settings(request)
         if arguments.audit:
             _audit(request, pipeline(request))
         else:
@@ -189,6 +190,7 @@ def _execute_only(arguments: argparse.Namespace, request: RunRequest) -> None:
 
     steps = pipeline(request)
     step = find_step(steps, arguments.only)
+    _print_settings(request)
     check = evidence_device if step.key.startswith("stage-") else lambda given: use_device(given.device)
     execute_only(steps, step, request.setup, lambda: check(arguments) if step.uses_device else None)
     if (following := next_step(steps)) is not None:
@@ -201,6 +203,13 @@ def _print_fold(request: RunRequest, requests: Sequence[RunRequest]) -> None:
     """A heading, where there are several runs."""
     if len(requests) > 1:
         print(f"fold {request.fold}:")
+
+
+def _print_settings(request: RunRequest) -> None:
+    """What is in force, where the work begins."""
+    from nnunet_ssl.run.settings_text import settings_lines
+
+    print("\n".join(settings_lines(request)), flush=True)
 
 
 def _print_steps(steps: Sequence[Step]) -> None:

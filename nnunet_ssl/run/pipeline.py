@@ -14,7 +14,6 @@ from nnunet_ssl.machines.engine import engine_at
 from nnunet_ssl.pseudolabel.grow import grow
 from nnunet_ssl.pseudolabel.publish import is_published, publish
 from nnunet_ssl.pseudolabel.run import Run
-from nnunet_ssl.pseudolabel.student_start import default_student
 from nnunet_ssl.run.group_steps import group_steps
 from nnunet_ssl.run.label_steps import accept_step, predictions_step
 from nnunet_ssl.run.one_step import TEACHER
@@ -54,7 +53,6 @@ def pipeline(request: RunRequest) -> list[Step]:
     grow_line = f"nnssl_pseudolabel -d {number} -c {configuration} -f {request.fold}{plans} -tr {request.teacher_trainer}"
     if request.predictions:
         grow_line += f" --from-predictions {' '.join(map(str, request.predictions))}"
-    student = request.student_trainer or default_student(request.teacher_trainer)
     steps: list[Step] = []
     if request.unlabelled:
         folders = " ".join(map(str, request.unlabelled))
@@ -83,7 +81,7 @@ def pipeline(request: RunRequest) -> list[Step]:
         steps.append(
             Step(
                 f"train student {stage}",
-                f"nnUNetv2_train STAGE_ID {configuration} {request.fold} -tr {student}{plans}",
+                f"nnUNetv2_train STAGE_ID {configuration} {request.fold} -tr {request.student}{plans}",
                 _student_done(request, stage),
                 _train_student(request, stage, logs),
                 key=f"student-{stage}",

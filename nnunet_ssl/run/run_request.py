@@ -12,6 +12,7 @@ from nnunet_ssl.locations import PREDICTIONS, ModelLocation
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.pseudolabel.start_run import check_teacher_folds, default_teacher_folds, open_run, teacher_location
+from nnunet_ssl.pseudolabel.student_start import default_student
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,12 @@ class RunRequest:
     @property
     def teacher(self) -> ModelLocation:
         return teacher_location(self.setup, self.teacher_trainer, self.predictions)
+
+    @property
+    def student(self) -> str:
+        """The student's trainer: as asked for, else that of the run that has begun, else the default one."""
+        begun = Manifest.load(self.teacher.workspace(self.fold))
+        return self.student_trainer or (begun.student_trainer if begun else default_student(self.teacher_trainer))
 
     @property
     def is_from_predictions(self) -> bool:

@@ -1,0 +1,62 @@
+"""The settings in force as text for the terminal: what nobody had to configure, in the open."""
+
+from __future__ import annotations
+
+from nnunet_ssl.config import MethodConfig
+from nnunet_ssl.nnunet_api.external_trainers import find_trainer
+from nnunet_ssl.pseudolabel.held_out_study import uses_held_out
+from nnunet_ssl.run.run_request import RunRequest
+
+OUR_NETWORK = "TransASPPUNet"
+
+
+def settings_lines(request: RunRequest) -> list[str]:
+    """The settings that matter most, one a line, and where all of them are kept.
+
+    Args:
+        request: what `nnssl_run` was asked to do.
+
+    Returns:
+        A heading, and aligned lines of name and value.
+
+    Raises:
+        SetupError: if there is no such student trainer.
+        ConfigError: if there are fewer epochs than stages.
+    """
+    # some trainers have settings of their own, whatever the plans say
+    method = request.method.with_settings(getattr(find_trainer(request.student), "fixed_settings", {}))
+    curriculum, student = method.curriculum, method.student
+    epochs = curriculum.stage_epochs(student.length.num_epochs)
+    adaptive = "" if curriculum.schedule == "fixed" else " (adaptive: fewer stages if labels settle)"
+    values = {
+        "student": f"{request.student}, {_network(request)}",
+        "fractions": f"{_list(curriculum.stage_fractions)} of the pool, {curriculum.order}{adaptive}",
+        "epochs": f"{_list(epochs)}, {student.length.iterations_per_epoch} steps each",
+        "samples": f"{method.evidence.num_samples} a case",
+        "confidence": method.evidence.confidence + (" (held-out cases decide)" if uses_held_out(method, request.fold) else ""),
+        "tau": _tau(method, request.fold),
+        "targets": student.targets,
+        "unlearning": student.unlearning,
+        "agreement": f"{method.agreement.weight:g}",
+        "all settings": f"'method' in {request.teacher.workspace(request.fold) / 'manifest.json'}, once the run has begun",
+    }
+    width = max(map(len, values))
+    return ["settings in force:", *(f"  {name:{width}}  {value}" for name, value in values.items())]
+
+
+def _network(request: RunRequest) -> str:
+    if request.student == "TransASPPStudentTrainer":
+        return OUR_NETWORK
+    return str(request.setup.configuration_manager.network_arch_class_name).rsplit(".", 1)[-1]
+
+
+def _tau(method: MethodConfig, fold: int | str) -> str:
+    tau = method.student.fixed_tau
+    fixed = _list(tau) if isinstance(tau, tuple) else f"{tau:g}"
+    if method.student.tau is None and uses_held_out(method, fold):
+        return f"from held-out cases, for a precision of {method.student.precision:g}; {fixed} where they give none"
+    return fixed
+
+
+def _list(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in values)
