@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -78,6 +78,25 @@ def require_free(folder: Path, num_bytes: float, what: str) -> None:
             f"{what} needs about {megabytes(num_bytes)} in {folder}, and {megabytes(free)} are free on its file system "
             f"{file_system(folder)}; {_AGAIN}."
         )
+
+
+def require_free_together(needs: Mapping[Path, float], what: str) -> None:
+    """As `require_free`, for a step that writes into several folders, which may lie on one file system or on several.
+
+    Args:
+        needs: estimated bytes by folder.
+        what: for the message.
+
+    Raises:
+        StateError: for the first file system that has too little room.
+    """
+    first: dict[int, Path] = {}
+    total: dict[Path, float] = {}
+    for folder, num_bytes in needs.items():
+        place = first.setdefault(existing(folder).stat().st_dev, folder)
+        total[place] = total.get(place, 0) + num_bytes
+    for folder, num_bytes in total.items():
+        require_free(folder, num_bytes, what)
 
 
 def meaning(error: OSError) -> str | None:

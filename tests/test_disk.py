@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from nnunet_ssl.cli.command import run_command
 from nnunet_ssl.data.files import replacing
-from nnunet_ssl.data.whole_array import write_array
+from nnunet_ssl.data.whole_array import write_bytes
 from nnunet_ssl.disk import existing, file_system, free_bytes, meaning, megabytes, not_whole, require_room
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.nnunet_api.whole_image import written_whole
@@ -111,5 +111,5 @@ def test_an_image_that_was_written_in_part_is_an_error(tmp_path: Path, ending: s
 def test_an_array_is_written_by_python(tmp_path: Path) -> None:
     """So that the error of the file system comes through."""
     with pytest.raises(OSError, match="No space left") as raised:
-        write_array(Path("/dev/full"), np.arange(9), compression={})
+        write_bytes(Path("/dev/full"), bytes(9))
     assert raised.value.errno == errno.ENOSPC

@@ -256,8 +256,8 @@ def _print_estimate(requests: Sequence[RunRequest]) -> None:
         count = sum(map(len, found))
     else:
         count = len(load_pool(first.setup).images)
-    needed = of_all_folds([estimate_disk(r.setup, count, r.method, teacher_folds=len(r.folds)) for r in requests])
+    needed = of_all_folds([estimate_disk(request, count) for request in requests])
     print(
         f"disk for {count} pool cases: about {needed.total:.0f} MB (pool {needed.pool:.0f}, evidence {needed.evidence:.0f}, "
-        f"stages {needed.stages:.0f}), besides the checkpoints"
+        f"stages {needed.stages:.0f}, trainings {needed.trainings:.0f})"
     )

@@ -20,7 +20,7 @@ from nnunet_ssl.confidence.quantise import (
     variance_to_uint16,
 )
 from nnunet_ssl.data.files import replacing
-from nnunet_ssl.data.whole_array import write_array
+from nnunet_ssl.data.whole_array import array_bytes, write_bytes
 from nnunet_ssl.errors import SetupError, StateError
 from nnunet_ssl.nnunet_api.array_file import open_array
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint
@@ -84,6 +84,11 @@ class EvidenceStore:
         except (RuntimeError, KeyError, OSError, TypeError, ValueError):
             return False
 
+    def mean_bytes(self) -> float | None:
+        """Mean size of the files that are there, whatever their source; None where there is none."""
+        sizes = [path.stat().st_size for path in self.folder.glob("*.b2nd")]
+        return sum(sizes) / len(sizes) if sizes else None
+
     def num_samples(self, case: str) -> int:
         """Samples K of a case.
 
@@ -94,6 +99,11 @@ class EvidenceStore:
 
     def write(self, case: str, evidence: Evidence) -> None:
         """Store one case."""
+        with replacing(self.path(case)) as temporary:
+            write_bytes(temporary, self.content(evidence))
+
+    def content(self, evidence: Evidence) -> bytes:
+        """The file of a case."""
         parts = [probability_to_uint16(evidence.mean), variance_to_uint16(evidence.variance), probability_to_uint16(evidence.votes)]
         if evidence.log_variance is not None:
             parts.append(log_variance_to_uint16(evidence.log_variance))
@@ -104,8 +114,7 @@ class EvidenceStore:
             "num_samples": evidence.num_samples,
             "has_regions": evidence.has_regions,
         }
-        with replacing(self.path(case)) as temporary:
-            write_array(temporary, np.concatenate(parts), compression=_COMPRESSION, metadata=meta)
+        return array_bytes(np.concatenate(parts), compression=_COMPRESSION, metadata=meta)
 
     def read(self, case: str, shape: Sequence[int] | None = None) -> Evidence:
         """Load one case.

@@ -7,8 +7,8 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.accepted_labels import AcceptedFiles, accepted_files, link_label
 from nnunet_ssl.data.files import link, remove_leftovers, temporary_folder, write_json
 from nnunet_ssl.data.pool import PoolIndex
-from nnunet_ssl.data.whole_array import write_array, write_bytes
+from nnunet_ssl.data.whole_array import array_bytes, write_bytes
 from nnunet_ssl.errors import SetupError, StateError
 from nnunet_ssl.locations import STAGE_SIDECAR, preprocessed_root, raw_root, results_root, targets_folder
 from nnunet_ssl.nnunet_api.geometry import map_ending, sample_class_locations, write_label, write_map
@@ -156,6 +156,41 @@ def write_stage(
         os.rename(raw, raw_root() / name)
 
 
+@dataclass(frozen=True)
+class PreprocessedFiles:
+    """Content of the preprocessed files of a pseudo-label."""
+
+    segmentation: bytes
+    properties: bytes
+    targets: bytes
+
+
+def preprocessed_files(pseudo: PseudoCase, setup: NnunetSetup, properties: Mapping[str, Any]) -> PreprocessedFiles:
+    """What nnU-Net's loader and the student read of a pool case besides its image.
+
+    Args:
+        pseudo: the pseudo-label.
+        setup: the labelled dataset and its plans.
+        properties: of the pool case, as nnU-Net's preprocessor stored them.
+    """
+    seg = pseudo.labels[None].astype(np.int16)
+    confident = np.where(pseudo.confident[None] & pseudo.valid[None], seg, np.int16(-2))
+    locations = sample_class_locations(confident, setup, taught=pseudo.valid[None])
+    code = np.where(pseudo.valid, np.int16(CODE_POOL), np.int16(CODE_IGNORED))[None]
+    channels = [code, share_to_int16(pseudo.confidence)]
+    if pseudo.probabilities is not None:
+        channels.append(share_to_int16(pseudo.probabilities))
+    return PreprocessedFiles(
+        _array_file(seg, setup), pickle.dumps({**properties, "class_locations": locations}), _array_file(np.concatenate(channels), setup)
+    )
+
+
+def _array_file(array: NDArray[np.int16], setup: NnunetSetup) -> bytes:
+    patch = tuple(setup.configuration_manager.patch_size)
+    blocks, chunks = comp_blosc2_params(array.shape, patch, array.itemsize)
+    return array_bytes(array, compression=_COMPRESSION, chunks=chunks, blocks=blocks)
+
+
 class _StageWriter:
     def __init__(
         self, name: str, setup: NnunetSetup, pool: PoolIndex, method: MethodConfig, sidecar: StageSidecar, raw: Path, pre: Path
@@ -207,21 +242,12 @@ class _StageWriter:
         write_map(pseudo.uncertainty_image, self.raw / "uncertaintyTr" / f"{case}{self.map_ending}", properties)
         link(self.raw / "labelsTr" / f"{case}{self.ending}", self.pre / "gt_segmentations" / f"{case}{self.ending}")
         link(self.pool.folder / f"{case}.b2nd", self.data / f"{case}.b2nd")
-        seg = pseudo.labels[None].astype(np.int16)
-        self._save(seg, self.data / f"{case}_seg.b2nd")
-        confident = np.where(pseudo.confident[None] & pseudo.valid[None], seg, np.int16(-2))
-        properties["class_locations"] = sample_class_locations(confident, self.setup, taught=pseudo.valid[None])
-        write_bytes(self.data / f"{case}.pkl", pickle.dumps(properties))
-        code = np.where(pseudo.valid, np.int16(CODE_POOL), np.int16(CODE_IGNORED))[None]
-        channels = [code, share_to_int16(pseudo.confidence)]
-        if self.sidecar.num_probability_channels and pseudo.probabilities is not None:
-            channels.append(share_to_int16(pseudo.probabilities))
-        self._save(np.concatenate(channels), self.targets / f"{case}.b2nd")
-
-    def _save(self, array: NDArray[np.int16], path: Path) -> None:
-        patch = tuple(self.setup.configuration_manager.patch_size)
-        blocks, chunks = comp_blosc2_params(array.shape, patch, array.itemsize)
-        write_array(path, array, compression=_COMPRESSION, chunks=chunks, blocks=blocks)
+        if not self.sidecar.num_probability_channels:
+            pseudo = replace(pseudo, probabilities=None)
+        files = preprocessed_files(pseudo, self.setup, properties)
+        write_bytes(self.data / f"{case}_seg.b2nd", files.segmentation)
+        write_bytes(self.data / f"{case}.pkl", files.properties)
+        write_bytes(self.targets / f"{case}.b2nd", files.targets)
 
     def write_heads(self) -> None:
         """JSON files that make the folders a dataset; the sidecar is among the last."""

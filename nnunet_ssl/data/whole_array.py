@@ -19,31 +19,6 @@ ENTRY = "nnssl"
 """Where our metadata stand in a file."""
 
 
-def write_array(
-    path: Path,
-    values: NDArray[Any],
-    *,
-    compression: Mapping[str, Any],
-    metadata: Mapping[str, Any] | None = None,
-    chunks: Sequence[int] | None = None,
-    blocks: Sequence[int] | None = None,
-) -> None:
-    """Write an array so that `blosc2.open` and nnU-Net can read it.
-
-    Args:
-        path: the file; one that exists is overwritten.
-        values: of any shape.
-        compression: blosc2's `cparams`.
-        metadata: kept in the file under `nnssl`.
-        chunks: shape of the parts that are compressed on their own; None leaves it to blosc2.
-        blocks: shape of the parts of a chunk.
-
-    Raises:
-        OSError: with the file's name, if the file system has no room for it.
-    """
-    write_bytes(path, array_bytes(values, compression=compression, metadata=metadata, chunks=chunks, blocks=blocks))
-
-
 def array_bytes(
     values: NDArray[Any],
     *,
@@ -52,7 +27,15 @@ def array_bytes(
     chunks: Sequence[int] | None = None,
     blocks: Sequence[int] | None = None,
 ) -> bytes:
-    """What `write_array` writes."""
+    """The file of an array, which `blosc2.open` and nnU-Net can read.
+
+    Args:
+        values: of any shape.
+        compression: blosc2's `cparams`.
+        metadata: kept in the file under `nnssl`.
+        chunks: shape of the parts that are compressed on their own; None leaves it to blosc2.
+        blocks: shape of the parts of a chunk.
+    """
     shapes = {name: tuple(shape) for name, shape in (("chunks", chunks), ("blocks", blocks)) if shape is not None}
     array = blosc2.asarray(np.ascontiguousarray(values), cparams=dict(compression), contiguous=True, **shapes)
     if metadata is not None:

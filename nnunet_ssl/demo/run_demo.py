@@ -19,10 +19,11 @@ from nnunet_ssl.nnunet_api.setup import NnunetSetup, load_setup, read_json
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.report.validation import foreground_keys, read_summary
 from nnunet_ssl.report.write_report import write_report
-from nnunet_ssl.run.pipeline import OUR_TEACHER, execute, pipeline
+from nnunet_ssl.run.pipeline import execute, pipeline
 from nnunet_ssl.run.run_request import RunRequest, Step
 from nnunet_ssl.run.stage_table import format_table, stage_rows
 from nnunet_ssl.run.training_process import train, training_command
+from nnunet_ssl.run.training_size import OUR_TEACHER
 
 logger = logging.getLogger(__name__)
 

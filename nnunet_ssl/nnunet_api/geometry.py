@@ -16,7 +16,8 @@ from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.nnunet_api.whole_image import written_whole
 
 FloatArray = NDArray[np.float32]
-_NIFTI_COMPRESSION = 1
+MAP_COMPRESSION = 1
+"""zlib's level for float maps."""
 _SLICE_SPACING = 999
 """Spacing that nnU-Net's reader of natural images gives to the axis that they lack."""
 
@@ -114,7 +115,12 @@ def write_map(values: FloatArray, path: Path, properties: dict[str, Any]) -> Non
         OSError: if the file system has no room for it.
     """
     with written_whole(path):
-        _write_map(np.round(values, 3).astype(np.float32), path, properties)
+        _write_map(map_values(values), path, properties)
+
+
+def map_values(values: FloatArray) -> FloatArray:
+    """What `write_map` stores."""
+    return np.round(values, 3).astype(np.float32)
 
 
 def _write_map(values: FloatArray, path: Path, properties: dict[str, Any]) -> None:
@@ -128,7 +134,7 @@ def _write_map(values: FloatArray, path: Path, properties: dict[str, Any]) -> No
         image.SetSpacing(stuff["spacing"])
         image.SetOrigin(stuff["origin"])
         image.SetDirection(stuff["direction"])
-    sitk.WriteImage(image, str(path), useCompression=True, compressionLevel=_NIFTI_COMPRESSION)
+    sitk.WriteImage(image, str(path), useCompression=True, compressionLevel=MAP_COMPRESSION)
 
 
 def _channels_last(values: FloatArray, flat: bool) -> FloatArray:

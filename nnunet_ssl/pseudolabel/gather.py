@@ -14,6 +14,7 @@ from nnunet_ssl.machines.engine import Engine
 from nnunet_ssl.machines.part import WHOLE, Part
 from nnunet_ssl.nnunet_api.evidence_predictor import EvidencePredictor
 from nnunet_ssl.nnunet_api.training_fold import check_model_of_fold
+from nnunet_ssl.pseudolabel.evidence_room import require_evidence_room
 from nnunet_ssl.pseudolabel.predictions import take_predictions
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.pseudolabel.sweep import gather_evidence
@@ -72,8 +73,10 @@ def _gather(
     label: str,
     engine: Engine | None,
 ) -> None:
-    if all(store.has(case) for case in cases):
+    todo = [case for case in cases if not store.has(case)]
+    if not todo:
         return
+    require_evidence_room(run, store, len(todo), label)
     check_model_of_fold(model, fold)
     if engine is not None:
         sweep = Sweep(model.folder, fold, run.method.evidence.num_samples, device.type, folder, store.folder, store.source, label)

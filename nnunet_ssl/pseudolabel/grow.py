@@ -13,11 +13,15 @@ from nnunet_ssl.confidence.curriculum import next_fraction, select
 from nnunet_ssl.config import SCHEMA, MethodConfig
 from nnunet_ssl.data.files import remove_leftovers
 from nnunet_ssl.data.manifest import StageRecord
-from nnunet_ssl.data.stage_dataset import StageSidecar, read_sidecar, stage_is_whole, write_stage
+from nnunet_ssl.data.spread import spread
+from nnunet_ssl.data.stage_dataset import PseudoCase, StageSidecar, read_sidecar, stage_is_whole, write_stage
+from nnunet_ssl.data.stage_size import NOTHING, frame_bytes, mean_of, pseudo_case_bytes
+from nnunet_ssl.disk import require_free_together
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import preprocessed_root, raw_root, results_root
 from nnunet_ssl.machines.engine import Engine
 from nnunet_ssl.machines.part import WHOLE, Part
+from nnunet_ssl.nnunet_api.preprocessing import load_properties
 from nnunet_ssl.pseudolabel.gather import gather_held_out_evidence, gather_student_evidence, gather_teacher_evidence
 from nnunet_ssl.pseudolabel.held_out_study import uses_held_out
 from nnunet_ssl.pseudolabel.in_force import SettingsInForce, in_force
@@ -29,6 +33,9 @@ from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.pseudolabel.student_start import resolve_start
 
 logger = logging.getLogger(__name__)
+
+_MEASURED_CASES = 2
+"""Cases of a stage whose files are made in memory first, to see how much room the stage needs."""
 
 
 def grow(run: Run, *, device: torch.device, rescore: bool = False, engine: Engine | None = None) -> StageRecord:
@@ -117,10 +124,20 @@ def stage_fraction(run: Run, stage: int, change: ChangeReport | None) -> float:
 
 
 def write_dataset(run: Run, stage: int, labels: PoolLabels, sidecar: StageSidecar, method: MethodConfig) -> None:
-    """Write a stage's dataset with the pool's labels, case by case, and the settings in force in its plans."""
-    student = method.student
-    cases = (labels.pseudo_case(case, student.fixed_tau, with_probabilities=student.needs_probabilities) for case in sidecar.pool_cases)
-    write_stage(run.stage_name(stage), run.setup, run.pool, method, sidecar, cases)
+    """Write a stage's dataset with the pool's labels, case by case, and the settings in force in its plans.
+
+    Raises:
+        StateError: if there is not enough space; nothing is written.
+    """
+    student, chosen = method.student, sidecar.pool_cases
+
+    def pseudo_case(case: str) -> PseudoCase:
+        return labels.pseudo_case(case, student.fixed_tau, with_probabilities=student.needs_probabilities)
+
+    sizes = [pseudo_case_bytes(pseudo_case(c), run.setup, load_properties(run.pool.folder, c)) for c in spread(chosen, _MEASURED_CASES)]
+    needed = frame_bytes(run.setup, len(chosen)).plus(mean_of(sizes).times(len(chosen)) if sizes else NOTHING)
+    require_free_together(needed.by_folder, f"stage {stage} ({len(chosen)} pool cases)")
+    write_stage(run.stage_name(stage), run.setup, run.pool, method, sidecar, map(pseudo_case, chosen))
 
 
 def stage_sidecar(

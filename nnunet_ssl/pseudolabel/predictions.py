@@ -25,6 +25,7 @@ from nnunet_ssl.nnunet_api.preprocessed_case import open_image
 from nnunet_ssl.nnunet_api.preprocessing import load_properties
 from nnunet_ssl.nnunet_api.probability_file import read_probabilities
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
+from nnunet_ssl.pseudolabel.evidence_room import require_evidence_room
 from nnunet_ssl.pseudolabel.run import Run
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ def take_predictions(run: Run, cases: Sequence[str], engine: Engine | None = Non
     todo = [case for case in cases if not store.has(case)]
     if run.manifest.predictions is None or not todo:
         return
+    require_evidence_room(run, store, len(todo), "predictions")
     remove_leftovers(store.folder)
     files = find_predictions([Path(folder) for folder in run.manifest.predictions.folders], run.manifest.pool)
     jobs = {case: _job(run, store, case, [of_folder[case] for of_folder in files]) for case in todo}

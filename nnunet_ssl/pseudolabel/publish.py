@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from nnunet_ssl.data.files import OWN_PREFIX, link, remove_leftovers, write_json
+from nnunet_ssl.disk import require_free
 from nnunet_ssl.errors import SetupError, StateError
 from nnunet_ssl.locations import PUBLISHED_MARKER, ModelLocation, fold_name, results_root
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
@@ -47,7 +49,8 @@ def publish(run: Run) -> ModelLocation:
 
     Raises:
         SetupError: if the last student is not trained.
-        StateError: if a model that is not ours stands at that place, or the last student's checkpoint is damaged or carries code.
+        StateError: if a model that is not ours stands at that place, the last student's checkpoint is damaged or carries code, or
+            there is not enough space.
     """
     if not run.is_complete:
         written = len(run.manifest.stages)
@@ -62,6 +65,8 @@ def publish(run: Run) -> ModelLocation:
         raise StateError(f"{fold} holds a model that nnunet-ssl did not publish; move it away first.")
     for folder in (fold, target.folder, run.workspace):
         remove_leftovers(folder)
+    plans = {**read_json(student.folder / "plans.json"), "dataset_name": run.setup.dataset}
+    require_free(fold, sum(len(json.dumps(content, indent=2)) for content in (plans, run.setup.dataset_json)), "the published model")
     # the marker comes first, so that a publication that was cut off is known as ours
     marker = {
         "schema": PUBLISHED,
@@ -71,8 +76,6 @@ def publish(run: Run) -> ModelLocation:
     }
     write_json(fold / PUBLISHED_MARKER, marker)
     _link_tree(source, fold)
-    plans = read_json(student.folder / "plans.json")
-    plans["dataset_name"] = run.setup.dataset
     write_json(target.folder / "plans.json", plans)
     write_json(target.folder / "dataset.json", run.setup.dataset_json)
     fingerprint = run.setup.preprocessed_folder / "dataset_fingerprint.json"

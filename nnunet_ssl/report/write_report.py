@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nnunet_ssl.data.files import remove_leftovers, replacing
+from nnunet_ssl.disk import require_free
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.report import tables
 from nnunet_ssl.report.case_panels import case_panels, label_names
@@ -33,7 +34,7 @@ def write_report(setup: NnunetSetup, fold: int | str, teacher_trainer: str, fold
 
     Raises:
         SetupError: if there is nothing to report.
-        StateError: if the run's files are damaged.
+        StateError: if the run's files are damaged, or there is not enough space; nothing is written.
     """
     facts = collect(setup, fold, teacher_trainer)
     folder = folder or default_folder(facts)
@@ -48,9 +49,10 @@ def write_report(setup: NnunetSetup, fold: int | str, teacher_trainer: str, fold
     }
     if not facts.is_final_mode:
         made["classes.csv"] = tables.class_table(facts)
+    content = page(facts, panels, labels).encode()
+    require_free(folder, len(content), "the report")
     for name, table in made.items():
         table.write(folder / name)
-    content = page(facts, panels, labels)
     with replacing(folder / PAGE) as temporary:
-        temporary.write_text(content, encoding="utf-8")
+        temporary.write_bytes(content)
     return facts, folder / PAGE

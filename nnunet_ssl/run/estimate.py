@@ -5,56 +5,68 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from nnunet_ssl.config import MethodConfig
+from nnunet_ssl.data.pool import load_pool
 from nnunet_ssl.data.pool_size import pool_case_bytes
-from nnunet_ssl.nnunet_api.setup import NnunetSetup
-
-_EVIDENCE_RATIO = 0.35
-"""Compressed size over raw size of evidence, measured on hippocampus and synthetic data; background compresses away."""
-_STAGE_RATIO = 0.25
-"""The same for a stage's targets, labels and maps."""
+from nnunet_ssl.data.stage_size import frame_bytes
+from nnunet_ssl.errors import NnsslError
+from nnunet_ssl.pseudolabel.evidence_room import stored_evidence_bytes
+from nnunet_ssl.pseudolabel.student_start import default_student
+from nnunet_ssl.pseudolabel.typical_size import typical_case_size
+from nnunet_ssl.run.run_request import RunRequest
+from nnunet_ssl.run.training_size import student_bytes, teacher_bytes
 
 
 @dataclass(frozen=True)
 class DiskEstimate:
-    """Megabytes a run adds."""
+    """Megabytes of a whole run, what is done of it as well."""
 
     pool: float
     evidence: float
     stages: float
+    trainings: float
+    """Checkpoints, logs and validation predictions of teacher and students."""
 
     @property
     def total(self) -> float:
-        return self.pool + self.evidence + self.stages
+        return self.pool + self.evidence + self.stages + self.trainings
 
 
 def of_all_folds(estimates: Sequence[DiskEstimate]) -> DiskEstimate:
     """Of several runs of one dataset, which share its pool."""
-    return DiskEstimate(estimates[0].pool, sum(e.evidence for e in estimates), sum(e.stages for e in estimates))
+    sums = (sum(getattr(e, part) for e in estimates) for part in ("evidence", "stages", "trainings"))
+    return DiskEstimate(estimates[0].pool, *sums)
 
 
-def estimate_disk(setup: NnunetSetup, num_pool_cases: int, method: MethodConfig, *, teacher_folds: int = 1) -> DiskEstimate:
-    """Estimate from the sizes of the labelled cases' own preprocessed files, which the pool's will resemble.
+def estimate_disk(request: RunRequest, num_pool_cases: int) -> DiskEstimate:
+    """Estimate from the labelled cases, which the pool will resemble, from the network, and from evidence where the run has some.
 
     Args:
-        setup: the labelled dataset.
+        request: the run.
         num_pool_cases: cases in the pool.
-        method: fractions and what a stage stores.
-        teacher_folds: folds of the teacher, each of which leaves evidence of its own.
+
+    Raises:
+        SetupError: if no labelled case is preprocessed, or a trainer is unknown.
     """
-    voxels = float(np.prod(setup.configuration_manager.median_image_size_in_voxels)) * _slices(setup)
-    predictors = teacher_folds + (method.curriculum.num_stages - 1 if method.agreement.weight > 0 else 0)
-    held_out = len(setup.labelled_cases) if teacher_folds > 1 else 0
-    evidence = voxels * 3 * setup.heads * 2 * _EVIDENCE_RATIO * (num_pool_cases * predictors + held_out)
-    entries = sum(max(1, int(k * num_pool_cases)) for k in method.curriculum.stage_fractions)
-    channels = 3 + (setup.heads if method.student.needs_probabilities else 0)
-    stages = voxels * (2 * channels + 8) * _STAGE_RATIO * entries
-    return DiskEstimate(pool_case_bytes(setup) * num_pool_cases / 1e6, evidence / 1e6, stages / 1e6)
-
-
-def _slices(setup: NnunetSetup) -> float:
-    """Slices of a 2D configuration, whose median size names only the two in-plane axes."""
-    size = setup.configuration_manager.median_image_size_in_voxels
-    return float(setup.plans["original_median_shape_after_transp"][0]) if len(size) == 2 else 1.0
+    setup, method, folds = request.setup, request.method, request.folds
+    try:
+        pool_folder = load_pool(setup).folder
+    except NnsslError:  # not prepared yet
+        pool_folder = None
+    case = typical_case_size(setup, method, pool_folder)
+    run = request.begun() if pool_folder is not None else None
+    evidence_bytes = (stored_evidence_bytes(run) if run is not None else None) or case.evidence
+    predictors = len(folds) + (method.curriculum.num_stages - 1 if method.agreement.weight > 0 else 0)
+    held_out = len(setup.labelled_cases) if len(folds) > 1 else 0
+    entries = [max(1, int(k * num_pool_cases)) for k in method.curriculum.stage_fractions]
+    stages = sum(case.stage.times(n).plus(frame_bytes(setup, n)).total for n in entries)
+    trainings = method.curriculum.num_stages * student_bytes(
+        setup, method, request.student_trainer or default_student(request.teacher_trainer), request.fold
+    )
+    if not request.is_from_predictions:
+        trainings += sum(teacher_bytes(setup, method, request.teacher_trainer, fold) for fold in folds)
+    return DiskEstimate(
+        pool=pool_case_bytes(setup) * num_pool_cases / 1e6,
+        evidence=evidence_bytes * (num_pool_cases * predictors + held_out) / 1e6,
+        stages=stages / 1e6,
+        trainings=trainings / 1e6,
+    )

@@ -19,10 +19,10 @@ from nnunet_ssl.run.label_steps import accept_step, predictions_step
 from nnunet_ssl.run.one_step import TEACHER
 from nnunet_ssl.run.run_request import RunRequest, Step
 from nnunet_ssl.run.training_process import is_trained, train, training_command
+from nnunet_ssl.run.training_size import OUR_TEACHER, require_training_room, student_bytes, teacher_bytes
 
 logger = logging.getLogger(__name__)
 
-OUR_TEACHER = "TransASPPTeacherTrainer"
 OUR_STUDENT = "TransASPPStudentTrainer"
 
 
@@ -132,7 +132,12 @@ def _teacher_done(request: RunRequest, fold: int | str) -> Callable[[], bool]:
 
 def _train_teacher(request: RunRequest, fold: int | str, logs: Path) -> Callable[[], None]:
     log = logs / f"teacher_fold_{fold}.txt"
-    return lambda: train(request.teacher, fold, device=request.device, log=log, epochs=teacher_epochs(request))
+
+    def work() -> None:
+        require_training_room(request.teacher, fold, teacher_bytes(request.setup, request.method, request.teacher_trainer, fold))
+        train(request.teacher, fold, device=request.device, log=log, epochs=teacher_epochs(request))
+
+    return work
 
 
 def _written(request: RunRequest, stage: int) -> Callable[[], bool]:
@@ -166,8 +171,9 @@ def _train_student(request: RunRequest, stage: int, logs: Path) -> Callable[[], 
         run = request.open()
         if len(run.manifest.stages) < stage:
             raise SetupError(f"stage {stage} is not written yet; run nnssl_pseudolabel first.")
-        epochs = student_epochs(run, stage)
-        train(run.student(stage), request.fold, device=request.device, log=logs / f"student_{stage}.txt", epochs=epochs)
+        epochs, student = student_epochs(run, stage), run.student(stage)
+        require_training_room(student, request.fold, student_bytes(run.setup, run.method, student.trainer, request.fold))
+        train(student, request.fold, device=request.device, log=logs / f"student_{stage}.txt", epochs=epochs)
 
     return work
 

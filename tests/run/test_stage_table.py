@@ -1,16 +1,12 @@
-"""The table of a run, and what it will need on disk."""
+"""The table of a run."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 import torch
 from tiny_setup import (
-    DATASET,
-    IDENTIFIER,
-    POOL,
     Project,
     grow_stage,
     open_tiny_run,
@@ -19,7 +15,6 @@ from tiny_setup import (
     write_student,
 )
 
-from nnunet_ssl.run.estimate import estimate_disk
 from nnunet_ssl.run.stage_table import HEADER, StageRow, format_table, stage_rows, training_minutes
 
 
@@ -64,44 +59,3 @@ def test_table_as_text() -> None:
     assert lines[1].split() == ["teacher", "-", "-", "-", "-", "-", "0.7123", "-"]
     assert lines[2].split() == ["1", "0.5", "3", "0.250-0.750", "91.2%", "3.4%", "-", "12.3"]
     assert len({len(line) for line in lines}) == 1
-
-
-# ---- disk space
-
-
-def test_pool_resembles_the_labelled_cases(project: Project) -> None:
-    setup = project.setup()
-    found = estimate_disk(setup, 10, setup.method)
-    (pool,) = (f for f in (project.preprocessed / DATASET).glob("*__pool_*") if f.is_dir())
-    used = sum(f.stat().st_size for f in pool.iterdir()) / len(POOL) * 10 / 1e6
-    assert found.pool == pytest.approx(used, rel=0.2)
-    assert found.total == found.pool + found.evidence + found.stages
-
-
-def test_cases_whose_names_begin_alike_are_not_counted_twice(project: Project) -> None:
-    folder = project.preprocessed / DATASET / IDENTIFIER
-    before = estimate_disk(project.setup(), 1, project.setup().method).pool
-    (folder / "lab_10.b2nd").write_bytes(b"0" * 10**6)
-    assert estimate_disk(project.setup(), 1, project.setup().method).pool == before
-
-
-def test_every_predictor_and_stage_counts(project: Project) -> None:
-    setup = project.setup()
-
-    def estimate(**settings: Any) -> Any:
-        return estimate_disk(setup, len(POOL), setup.method.with_settings({k.replace("__", "."): v for k, v in settings.items()}))
-
-    plain = estimate()
-    assert estimate(agreement__weight=0.0).evidence == pytest.approx(plain.evidence / 2)  # the teacher's alone
-    assert estimate(curriculum__fractions=[1.0]).stages == pytest.approx(plain.stages * 6 / 9)
-    assert estimate(student__targets="hard", student__unlearning="off").stages < plain.stages
-
-
-def test_slices_of_a_2d_configuration_count(project: Project) -> None:
-    setup = project.setup()
-    two = {**setup.plans["configurations"]["2d"], "data_identifier": IDENTIFIER}
-    project.change_plans(lambda plans, c: plans["configurations"].update({"2d": two}))
-    from nnunet_ssl.nnunet_api.setup import load_setup
-
-    flat = load_setup("137", "2d", setup.plans_name)
-    assert estimate_disk(flat, 5, setup.method).evidence == pytest.approx(estimate_disk(setup, 5, setup.method).evidence)
