@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -50,7 +51,7 @@ class _TypicalStore(EvidenceStore):
         super().__init__(setup.data_folder, source=_SOURCE)
         self.setup = setup
 
-    def read(self, case: str) -> Evidence:
+    def read(self, case: str, shape: Sequence[int] | None = None) -> Evidence:
         masks = _masks(np.asarray(open_segmentation(self.setup.data_folder, case)[0]), self.setup)
         return typical_evidence(masks, has_regions=self.setup.has_regions)
 

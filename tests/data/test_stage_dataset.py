@@ -35,6 +35,7 @@ from tiny_setup import (
     phantom,
     teacher_store,
     write_evidence,
+    write_teacher,
 )
 
 from nnunet_ssl.confidence.evidence import Evidence
@@ -428,9 +429,7 @@ def test_2d_configurations(project: Project) -> None:
     setup = load_setup("137", "2d", "nnUNetPlans")
     pool = prepare_pool(setup, [project.unlabelled], skip_bad=False, num_processes=1, progress_bar=False)
     assert pool.folder.name.startswith("nnUNetPlans_2d__pool_")
-    checkpoint = project.results / DATASET / "nnUNetTrainer__nnUNetPlans__2d" / "fold_0" / "checkpoint_final.pth"
-    checkpoint.parent.mkdir(parents=True)
-    checkpoint.write_bytes(b"weights")  # nothing is predicted here
+    write_teacher("nnUNetTrainer", plans="nnUNetPlans", configuration="2d")
     method = MethodConfig().with_settings({"student.init": "scratch", "curriculum.fractions": [0.5, 1.0]})
     run = open_run(setup, 0, teacher_trainer="nnUNetTrainer", method=method)
     write_evidence(teacher_store(run))

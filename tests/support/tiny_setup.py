@@ -170,6 +170,7 @@ def write_teacher(
     plans: str = PLANS,
     fold: int | str = 0,
     dataset: str = DATASET,
+    configuration: str = CONFIGURATION,
     seed: int = 0,
     mirroring: tuple[int, ...] | None = (0, 1, 2),
 ) -> Path:
@@ -180,7 +181,7 @@ def write_teacher(
     from nnunet_ssl.nnunet_api.external_trainers import external_trainers
 
     with external_trainers(), contextlib.redirect_stdout(io.StringIO()):
-        trainer = get_trainer_from_args(dataset, CONFIGURATION, fold, trainer_name, plans, device=torch.device("cpu"))
+        trainer = get_trainer_from_args(dataset, configuration, fold, trainer_name, plans, device=torch.device("cpu"))
         torch.manual_seed(seed)
         trainer.initialize()
         trainer.inference_allowed_mirroring_axes = mirroring
