@@ -1,0 +1,133 @@
+"""Masked losses and the moving average on two CPU processes: every process takes part in every collective step, and all stay equal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from torch import Tensor, distributed, nn
+
+from nnunet_ssl.confidence.quantise import SHARE_STEPS
+from nnunet_ssl.config import StudentConfig
+from nnunet_ssl.training.extra_channels import CODE_LABELLED, CODE_POOL
+from nnunet_ssl.training.moving_average import MovingAverage
+from nnunet_ssl.training.student_loss import DualLoss
+from nnunet_ssl.training.supervised_loss import LabelledLoss
+
+CLASSES, SIDE = 3, 4
+
+
+def two_processes(folder: Path, work: Callable[[int], None]) -> None:
+    """Run `work(rank)` in two processes of one group; what fails in either fails here, and so does waiting for the other."""
+    torch.multiprocessing.start_processes(_in_group, args=(str(folder), work), nprocs=2, start_method="fork")
+
+
+def _in_group(rank: int, folder: str, work: Callable[[int], None]) -> None:
+    torch.set_num_threads(1)
+    timeout = timedelta(seconds=60)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2, timeout=timeout)
+    try:
+        work(rank)
+    finally:
+        distributed.destroy_process_group()
+
+
+def stock_loss(*, ddp: bool) -> Any:
+    """nnU-Net's Dice and cross-entropy with batch Dice."""
+    dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": ddp}
+    return DC_and_CE_loss(dice, {}, weight_ce=1, weight_dice=1, ignore_label=None, dice_class=MemoryEfficientSoftDiceLoss)
+
+
+def global_batch(num: int = 4) -> tuple[Tensor, Tensor]:
+    """Logits (num, 3, 4, 4, 4) and labels (num, 1, 4, 4, 4), the same in every process."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(num, CLASSES, SIDE, SIDE, SIDE, generator=generator)
+    return logits, torch.randint(CLASSES, (num, 1, SIDE, SIDE, SIDE), generator=generator)
+
+
+def mine(rank: int, batch: Tensor) -> Tensor:
+    """The half of a global batch that a process has."""
+    half = len(batch) // 2
+    return batch[rank * half : (rank + 1) * half].clone()
+
+
+def _batch_dice(rank: int, labelled: list[bool]) -> None:
+    logits, labels = global_batch()
+    is_labelled = torch.tensor(labelled)
+    own = mine(rank, logits).requires_grad_()
+    loss = LabelledLoss(stock_loss(ddp=True), num_outputs=CLASSES, gathers=True)
+    found = loss([own], [mine(rank, labels)], mine(rank, is_labelled))
+    found.backward()
+    # alone, over the labelled samples of both: one Dice for all, and each process's own cross-entropy
+    alone = stock_loss(ddp=False)
+    dice = alone.dc(logits[is_labelled], labels[is_labelled])
+    some = mine(rank, is_labelled)
+    entropy = nn.functional.cross_entropy(mine(rank, logits)[some], mine(rank, labels)[some, 0]) if bool(some.any()) else torch.zeros(())
+    torch.testing.assert_close(found.detach(), dice + entropy)
+    assert own.grad is not None
+    assert torch.equal(own.grad.flatten(1).abs().sum(1) > 0, some)  # pool samples teach nothing here
+
+
+@pytest.mark.parametrize("labelled", [[True, False, False, True], [True, True, False, False], [False, False, True, False]])
+def test_batch_dice_is_that_of_all_labelled_samples(tmp_path: Path, labelled: list[bool]) -> None:
+    two_processes(tmp_path, lambda rank: _batch_dice(rank, labelled))
+
+
+def _gradient_cap(rank: int) -> None:
+    config = StudentConfig(unlearning="paper", targets="hard", unlearning_gradient_ratio=0.01, lambda_low=5.0, tau=0.7)
+    loss = DualLoss(
+        supervised=stock_loss(ddp=True), config=config, has_regions=False, num_outputs=CLASSES, batch_dice=True, is_distributed=True
+    )
+    # steps in which one process has only labelled samples, then only pool samples, while the other has both
+    for kinds in ([CODE_LABELLED, CODE_LABELLED, CODE_LABELLED, CODE_POOL], [CODE_LABELLED, CODE_POOL, CODE_POOL, CODE_POOL]):
+        logits, labels = global_batch()
+        own = mine(rank, logits).requires_grad_()
+        code = torch.tensor(kinds, dtype=torch.int16).view(-1, 1, 1, 1, 1).expand_as(labels)
+        confidence = torch.full_like(code, SHARE_STEPS // 4)  # below tau: all of it is unlearned
+        channels = [code, confidence, *[confidence] * (CLASSES if config.needs_probabilities else 0)]
+        total = loss(own, [mine(rank, labels), mine(rank, torch.cat(channels, 1))])
+        total.backward()
+        assert bool(torch.isfinite(total))
+        assert own.grad is not None
+        assert bool(torch.isfinite(own.grad).all())
+        mixed = len(set(mine(rank, torch.tensor(kinds)).tolist())) == 2
+        ratio = loss.last_terms["unlearning_gradient_ratio"]
+        assert bool(torch.isfinite(ratio)) is mixed
+        if mixed:
+            assert float(ratio) > 0.01
+            torch.testing.assert_close(loss._last_scale, 0.01 / ratio)
+
+
+def test_all_processes_measure_the_gradient_cap_in_every_step(tmp_path: Path) -> None:
+    two_processes(tmp_path, _gradient_cap)
+
+
+def _average(rank: int) -> None:
+    torch.manual_seed(rank)
+    network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    wrapped = nn.parallel.DistributedDataParallel(network)
+    average = MovingAverage(network, decay=0.9)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    for step in range(4):
+        optimizer.zero_grad()
+        wrapped(torch.randn(2, 2)).square().sum().backward()  # other samples in each process
+        optimizer.step()
+        average.update()
+        for held in (False, True):
+            if held:
+                average.swap()
+            flat = torch.cat([p.detach().flatten() for p in network.parameters()])
+            both = [torch.empty_like(flat) for _ in range(2)]
+            distributed.all_gather(both, flat)
+            assert torch.equal(both[0], both[1]), step
+        average.swap()
+
+
+def test_moving_average_stays_equal(tmp_path: Path) -> None:
+    two_processes(tmp_path, _average)
