@@ -1,6 +1,7 @@
 # make demo         the whole method on a synthetic dataset, on a CPU
 # make test         lint, types and every test that needs no GPU
 # make leak-check   the proof that no label of an unlabelled case is ever opened
+# make thorough     the tests that take minutes each
 # make kill-check   60 kills of nnssl_run at seeded moments; each run has to end as an undisturbed one does
 # Other targets: venv, lint, types, format, clean. PYTHON and VENV can be set: make test PYTHON=python3.12
 
@@ -15,7 +16,7 @@ export OMP_NUM_THREADS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-.PHONY: venv demo test lint types leak-check kill-check format clean
+.PHONY: venv demo test lint types leak-check thorough kill-check format clean
 .DEFAULT_GOAL := test
 
 venv: $(INSTALLED)
@@ -29,7 +30,7 @@ demo: venv
 	$(BIN)/nnssl_demo -o demo
 
 test: lint types
-	$(BIN)/python -m pytest -m 'not gpu'
+	$(BIN)/python -m pytest -m 'not gpu and not thorough'
 
 lint: venv
 	$(BIN)/ruff check .
@@ -41,6 +42,9 @@ types: venv
 
 leak-check: venv
 	$(BIN)/python -m pytest -rA tests/test_leak_check.py
+
+thorough: venv
+	$(BIN)/python -m pytest -m thorough
 
 kill-check: venv
 	rm -rf build/kill-check

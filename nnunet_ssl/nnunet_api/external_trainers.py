@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 from collections.abc import Iterator
@@ -43,6 +44,12 @@ def find_trainer(name: str) -> Any:
     Raises:
         SetupError: if there is none.
     """
+    return _found(name, environment_with_trainers()[VARIABLE])
+
+
+@functools.lru_cache
+def _found(name: str, search_path: str) -> Any:
+    """Look once in every process for a name on a search path: nnU-Net imports every file of a folder anew each time it looks."""
     try:
         with external_trainers(), contextlib.redirect_stdout(io.StringIO()):
             return recursive_find_trainer_class_by_name(name)

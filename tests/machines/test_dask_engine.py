@@ -95,7 +95,7 @@ def values(store: Any, case: str) -> Any:
     return blosc2.open(str(store.path(case)), mode="r")[:]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_worker_that_dies_loses_no_case(taught_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two workers; one is killed in the middle of a sweep. The evidence is that of a single process, number by number."""
     monkeypatch.setenv("PYTHONPATH", SUPPORT)

@@ -106,6 +106,7 @@ def used_by(files: Iterable[Path], seen: set[int]) -> float:
     return sum(new.values()) / 1e6
 
 
+@pytest.mark.thorough
 def test_a_run_uses_what_was_estimated(larger_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project = larger_project
     asked = request(project.setup(), unlabelled=(project.unlabelled,))

@@ -104,7 +104,7 @@ def made(project: Project) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_script_does_what_one_command_does(fresh_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def pretend(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None) -> None:
         pretend_training(model, fold, seed=len(model.dataset) + int(model.dataset[7:10]))
