@@ -3,9 +3,11 @@
 # make leak-check   the proof that no label of an unlabelled case is ever opened
 # make thorough     the tests that take minutes each
 # make kill-check   60 kills of nnssl_run at seeded moments; each run has to end as an undisturbed one does
-# Other targets: venv, lint, types, format, clean. PYTHON and VENV can be set: make test PYTHON=python3.12
+# Other targets: venv, lint, types, format, clean. PYTHON, VENV and JOBS can be set: make test PYTHON=python3.12 JOBS=8
 
 PYTHON ?= python3
+# processes that run tests
+JOBS ?= 2
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -30,7 +32,7 @@ demo: venv
 	$(BIN)/nnssl_demo -o demo
 
 test: lint types
-	$(BIN)/python -m pytest -m 'not gpu and not thorough'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not gpu and not thorough' -n $(JOBS) --dist loadfile
 
 lint: venv
 	$(BIN)/ruff check .

@@ -182,4 +182,5 @@ pool.find_images = lambda *a: (lambda found, bad: ({**found, "pool_0": (LABEL,)}
     opened = watched.opened()
     assert done.returncode != 0
     assert str(watched.labels[0]) in done.stderr
-    assert opened in ({watched.labels[0]}, None)
+    # the audit hook may end the process before the kernel has anything to report
+    assert opened in ({watched.labels[0]}, set(), None)

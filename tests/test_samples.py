@@ -134,7 +134,6 @@ def test_evidence(place: Any) -> None:
 
 
 def test_plans_name_their_section(staged_project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    setup = staged_project.setup()
     monkeypatch.setattr(config, "SCHEMA", 0)
     with pytest.raises(NnsslError, match=r"nnUNetPlans_nnssl_tiny\.json, 3d_fullres: the plans' nnssl section has schema 1, this version"):
-        _ = setup.method
+        _ = staged_project.setup().method

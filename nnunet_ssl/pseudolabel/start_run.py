@@ -94,7 +94,7 @@ def open_run(
         for member in folds if taken is None else ():
             load_trained_model(teacher.folder, [member])  # a run must not begin with a teacher that cannot be used
         if left_out:
-            check_teacher_has_not_seen(teacher, fold, setup, by_case, left_out)
+            check_teacher_has_not_seen(teacher, fold, by_case, left_out)
             logger.info("groups left out: %s; %d pool cases take part", ", ".join(left_out), len(pool.images))
         begun = Manifest(
             dataset=setup.dataset,

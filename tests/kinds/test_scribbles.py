@@ -132,7 +132,7 @@ def test_too_few_cases_for_nnunets_own_split(without_splits: KindRun) -> None:
     with kind_environment(without_splits.project):
         before = mtimes(without_splits.project.raw, without_splits.project.preprocessed, without_splits.project.results)
         for flags in ([], ["--dry-run"]):
-            said = without_splits.ours(run_command, "-f", "0", "-device", "cpu", *flags, code=2)
+            said = without_splits.ours(run_command, "-f", "0", "-device", "cpu", "--stages", "1.0", *flags, code=2)
             (line,) = [line for line in said.splitlines() if line.startswith("nnssl_run: error: ")]
             assert TOO_FEW.format(splits) in line
             assert "Traceback" not in said

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from several_processes import run_rounds
@@ -107,7 +108,7 @@ def test_run_that_another_process_has_begun_meanwhile(taught_project: Project) -
 
 
 @pytest.mark.slow
-def test_two_processes_at_once_leave_the_bytes_of_one(taught_project: Project) -> None:
+def test_two_processes_at_once_leave_the_evidence_of_one(taught_project: Project) -> None:
     """One dies in its second sweep and is given again beside the other; a run of another fold begins at the same moment."""
     jobs = [{"command": "pseudolabel", "arguments": [*CALL, *part(i)]} for i in range(2)]
     fold_1 = {"command": "pseudolabel", "arguments": [*CALL, "-f", "1", *part(0, 6)]}
@@ -119,7 +120,17 @@ def test_two_processes_at_once_leave_the_bytes_of_one(taught_project: Project) -
     assert sorted(in_parts) == [f"teacher/{case}.b2nd" for case in POOL]
     ids = [open_tiny_run(taught_project, fold).manifest.dataset_ids for fold in (0, 1)]
     assert sorted(ids) == [[601, 602], [603, 604]]
-    for case in ("pool_2", "pool_3"):  # one of each part, by one process
-        teacher_store(run).path(case).unlink()
-    gather.gather_teacher_evidence(run, CPU)
-    assert evidence(run) == in_parts
+    store, of_both = teacher_store(run), ("pool_2", "pool_3")  # one of each part, again by one process
+    found = {case: store.read(case) for case in of_both}
+    for case in of_both:
+        store.path(case).unlink()
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the other processes: sums depend on it in their last digits
+    try:
+        gather.gather_teacher_evidence(run, CPU)
+    finally:
+        torch.set_num_threads(before)
+    # how blosc2 divides an array into blocks can differ between processes; what it holds cannot
+    for case in of_both:
+        for name in ("mean", "variance", "votes"):
+            assert np.array_equal(getattr(store.read(case), name), getattr(found[case], name)), (case, name)

@@ -96,7 +96,7 @@ def test_splits_that_have_changed_since_the_teacher_was_trained(taught_project: 
 def test_workspace_copied_from_another_fold(two_stages: tuple[Project, Any]) -> None:
     project, run = two_stages
     shutil.copytree(run.workspace, teacher_fold(project, 1) / "nnssl")
-    with pytest.raises(StateError, match=r"the run in .*fold_1/nnssl is of fold 0, not of fold 1; remove"):
+    with pytest.raises(StateError, match=r"fold_1/nnssl/manifest\.json is of the fold '0', not of '1'; restore it or remove"):
         open_tiny_run(project, 1, teacher_folds=[1])
 
 

@@ -62,7 +62,12 @@ def test_what_is_overridden() -> None:
     assert overridden(TransASPPStudentTrainer, nnUNetTrainer) == student | {"build_network_architecture"}
     for peer in PEERS:
         assert overridden(peer, nnUNetTrainer) == student | {"build_network_architecture"}
-    assert overridden(TransASPPTeacherTrainer, nnUNetTrainer) == common | {"build_network_architecture", "do_split"}
+    assert overridden(TransASPPTeacherTrainer, nnUNetTrainer) == common | {
+        "build_network_architecture",
+        "do_split",
+        "load_checkpoint",
+        "on_train_start",
+    }
     assert overridden(StageDataLoader, nnUNetDataLoader) == {"get_indices"}
 
 
