@@ -179,8 +179,7 @@ sound = pool.find_images
 pool.find_images = lambda *a: (lambda found, bad: ({**found, "pool_0": (LABEL,)}, bad))(*sound(*a))
 """
     done = watched.run(planted + RUN)
-    opened = watched.opened()
     assert done.returncode != 0
     assert str(watched.labels[0]) in done.stderr
-    # the audit hook may end the process before the kernel has anything to report
-    assert opened in ({watched.labels[0]}, set(), None)
+    # the hook ends the process before the file is opened, so that the kernel has nothing to report
+    assert "a label of a pool case was opened: " in done.stderr
