@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import select
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TextIO
 
 from nnunet_ssl.disk import meaning
 from nnunet_ssl.errors import NnsslError, NotYetError
@@ -18,6 +20,8 @@ EXIT_ERROR = 2
 """Exit code of an expected error; argparse uses the same for wrong arguments."""
 EXIT_NOT_YET = 3
 """Exit code where something that must come first is not done yet, so that a scheduler can tell this from an error."""
+EXIT_UNREAD = 141
+"""Exit code when whoever read the output has stopped, as shells report it (128 + SIGPIPE)."""
 EXIT_INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells report it (128 + SIGINT)."""
 
@@ -33,6 +37,13 @@ class _WarningFormatter(logging.Formatter):
         return f"{self.command_name}: {record.levelname.lower()}: {record.message}"
 
 
+class _Messages(logging.StreamHandler[TextIO]):
+    """To stdout; where that cannot be written to, the command hears of it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        raise
+
+
 @contextmanager
 def console_logging(command_name: str) -> Iterator[None]:
     """Send the package's log messages to the console: below WARNING to stdout as they are, the rest to stderr with the command's name.
@@ -43,7 +54,7 @@ def console_logging(command_name: str) -> Iterator[None]:
         command_name: what the user typed, for instance `nnssl_prepare`.
     """
     logger = logging.getLogger("nnunet_ssl")
-    messages = logging.StreamHandler(sys.stdout)
+    messages = _Messages(sys.stdout)
     messages.addFilter(lambda record: record.levelno < logging.WARNING)
     warnings = logging.StreamHandler(sys.stderr)
     warnings.setLevel(logging.WARNING)
@@ -69,7 +80,8 @@ def run_command(name: str, body: Callable[[], int | None]) -> int:
 
     Returns:
         The exit code: the body's own, 2 after an `NnsslError` (3 after a `NotYetError`) or where a file system refuses (no space, no
-        permission), 130 after an interrupt. Any other exception passes through with its traceback, because it is a defect.
+        permission), 130 after an interrupt, 141 when nobody reads the output any more (`| head`). Any other exception passes
+        through with its traceback, because it is a defect.
     """
     # before PyTorch is loaded: threads that spin while they wait slow a CPU down several times as soon as anything else runs on it
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -77,11 +89,17 @@ def run_command(name: str, body: Callable[[], int | None]) -> int:
     warnings.filterwarnings("ignore", message=r"`torch\.jit", category=FutureWarning)
     with console_logging(name):
         try:
-            return body() or 0
+            code = body() or 0
+            sys.stdout.flush()
+            return code
         except NnsslError as error:
             traceback.clear_frames(error.__traceback__)  # a progress bar that the error has cut off ends its line
             return _report(name, str(error), EXIT_NOT_YET if isinstance(error, NotYetError) else EXIT_ERROR)
         except OSError as error:
+            if isinstance(error, BrokenPipeError) and _nobody_reads_output():
+                # the interpreter flushes what is left when it ends, and would complain once more
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return EXIT_UNREAD
             if (line := meaning(error)) is None:
                 raise
             traceback.clear_frames(error.__traceback__)
@@ -89,6 +107,13 @@ def run_command(name: str, body: Callable[[], int | None]) -> int:
         except KeyboardInterrupt:
             print(f"{name}: interrupted; the same command again continues where that is possible.", file=sys.stderr)
             return EXIT_INTERRUPTED
+
+
+def _nobody_reads_output() -> bool:
+    """Whether standard output is a pipe whose reader has gone."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _report(name: str, message: str, code: int = EXIT_ERROR) -> int:

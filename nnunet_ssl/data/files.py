@@ -128,10 +128,15 @@ def cell_text(cell: str) -> str:
     return cell.removeprefix("'")
 
 
-def link(source: Path, destination: Path) -> None:
+def link(source: Path, destination: Path, *, lasting: Path | None = None) -> None:
     """Hard link, or a symbolic link across file systems, or a copy where neither exists; an existing destination is left alone.
 
     The linked file must never be written through: that would change the source.
+
+    Args:
+        source: the file.
+        destination: the link.
+        lasting: where the source will be found once the folder that it was written in is renamed; what a symbolic link has to name.
 
     Raises:
         FileNotFoundError: if the source does not exist (a symbolic link to it could be made all the same).
@@ -142,9 +147,9 @@ def link(source: Path, destination: Path) -> None:
         source = source.resolve(strict=True)
     except (OSError, RuntimeError) as error:  # a link that leads to itself raises either
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(source)) from error
-    for make in (os.link, os.symlink):
+    for make, path in ((os.link, source), (os.symlink, lasting or source)):
         try:
-            make(source, destination)
+            make(path, destination)
         except OSError:
             continue
         return

@@ -6,6 +6,8 @@ import json
 import logging
 import multiprocessing
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -362,5 +364,14 @@ def _run(jobs: Sequence[tuple[Any, ...]], num_processes: int, progress: bool) ->
     if num_processes <= 1 or len(jobs) <= 1:
         yield from bar(map(_work, jobs), total=len(jobs), desc="preprocessing the pool", disable=not progress or not jobs)
         return
-    with multiprocessing.get_context("spawn").Pool(min(num_processes, len(jobs)), initializer=use_one_thread) as workers:
-        yield from bar(workers.imap(_work, jobs), total=len(jobs), desc="preprocessing the pool", disable=not progress)
+    context = multiprocessing.get_context("spawn")
+    workers = ProcessPoolExecutor(min(num_processes, len(jobs)), mp_context=context, initializer=use_one_thread)
+    try:
+        yield from bar(workers.map(_work, jobs), total=len(jobs), desc="preprocessing the pool", disable=not progress)
+    except BrokenProcessPool as error:
+        raise StateError(
+            "a process that preprocesses the pool was ended from outside, probably for lack of memory; give the command again with a lower "
+            "-np, what is done is kept."
+        ) from error
+    finally:
+        workers.shutdown(cancel_futures=True)

@@ -231,8 +231,12 @@ class _StageWriter:
         kept = accepted_files(results_root() / self.sidecar.workspace, case, label_fingerprint, self.ending)
         load_properties(kept.properties.parent, case)  # nnU-Net's loader would run code that the file might carry
         link_label(kept, AcceptedFiles(self.raw / "labelsTr" / label, self.data / f"{case}{PARTS[1]}", self.data / f"{case}{PARTS[2]}"))
-        link(self.raw / "labelsTr" / label, self.pre / "gt_segmentations" / label)
+        self._link_ground_truth(label)
         link(self.pool.folder / f"{case}{PARTS[0]}", self.data / f"{case}{PARTS[0]}")
+
+    def _link_ground_truth(self, label: str) -> None:
+        lasting = (raw_root() / self.name / "labelsTr" / label).absolute()
+        link(self.raw / "labelsTr" / label, self.pre / "gt_segmentations" / label, lasting=lasting)
 
     def write_pseudo_case(self, pseudo: PseudoCase) -> None:
         """Images of label, confidence and uncertainty; preprocessed segmentation, properties and targets."""
@@ -240,7 +244,7 @@ class _StageWriter:
         write_label(pseudo.labels_image, self.raw / "labelsTr" / f"{case}{self.ending}", self.setup, properties)
         write_map(pseudo.confidence_image, self.raw / "confidenceTr" / f"{case}{self.map_ending}", properties)
         write_map(pseudo.uncertainty_image, self.raw / "uncertaintyTr" / f"{case}{self.map_ending}", properties)
-        link(self.raw / "labelsTr" / f"{case}{self.ending}", self.pre / "gt_segmentations" / f"{case}{self.ending}")
+        self._link_ground_truth(f"{case}{self.ending}")
         link(self.pool.folder / f"{case}.b2nd", self.data / f"{case}.b2nd")
         if not self.sidecar.num_probability_channels:
             pseudo = replace(pseudo, probabilities=None)

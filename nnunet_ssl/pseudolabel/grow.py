@@ -12,10 +12,11 @@ import torch
 from nnunet_ssl.confidence.curriculum import next_fraction, select
 from nnunet_ssl.config import SCHEMA, MethodConfig
 from nnunet_ssl.data.files import remove_leftovers
-from nnunet_ssl.data.manifest import StageRecord
+from nnunet_ssl.data.manifest import Manifest, StageRecord
 from nnunet_ssl.data.spread import spread
 from nnunet_ssl.data.stage_dataset import PseudoCase, StageSidecar, read_sidecar, stage_is_whole, write_stage
 from nnunet_ssl.data.stage_size import NOTHING, frame_bytes, mean_of, pseudo_case_bytes
+from nnunet_ssl.data.workspace_lock import writing_stages
 from nnunet_ssl.disk import require_free_together
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import preprocessed_root, raw_root, results_root
@@ -52,8 +53,15 @@ def grow(run: Run, *, device: torch.device, rescore: bool = False, engine: Engin
 
     Raises:
         SetupError: if the previous student is not trained.
-        StateError: if the curriculum is complete, or with `rescore` evidence is missing.
+        StateError: if the curriculum is complete, another process writes a stage of the run or has written one since the run was opened,
+            or with `rescore` evidence is missing.
     """
+    with writing_stages(run.workspace):
+        _refuse_stages_of_others(run)
+        return _grow(run, device=device, rescore=rescore, engine=engine)
+
+
+def _grow(run: Run, *, device: torch.device, rescore: bool, engine: Engine | None) -> StageRecord:
     begun, stage = time.perf_counter(), run.next_stage
     if stage is None:
         raise StateError(f"the curriculum of {run.workspace} is complete: {len(run.manifest.stages)} stages are written.")
@@ -82,6 +90,13 @@ def grow(run: Run, *, device: torch.device, rescore: bool = False, engine: Engin
     run.manifest.stages.append(record)
     run.manifest.save(run.workspace)
     return record
+
+
+def _refuse_stages_of_others(run: Run) -> None:
+    """What this process knows of the run must still hold, since it writes the manifest anew."""
+    on_disk = Manifest.load(run.workspace)
+    if on_disk is not None and [s.dataset for s in on_disk.stages] != [s.dataset for s in run.manifest.stages]:
+        raise StateError(f"another process has written a stage of {run.workspace} in the meantime; give the command again.")
 
 
 def labelling_student(run: Run, stage: int) -> int | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,6 +39,28 @@ def test_interrupt_is_one_line_and_code_130(capsys: pytest.CaptureFixture[str]) 
     assert captured.out == ""
     assert captured.err.startswith("nnssl_x: interrupted")
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("how", ["print('line')", "logging.getLogger('nnunet_ssl.x').info('line')"])
+def test_output_that_nobody_reads_ends_the_command_quietly(how: str) -> None:
+    """As `nnssl_x | head -1`: the reader goes while the command still writes."""
+    body = f"import logging\ndef body():\n    while True:\n        {how}"
+    code = f"{body}\nfrom nnunet_ssl.cli.command import run_command\nraise SystemExit(run_command('nnssl_x', body))"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"line\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_a_broken_pipe_of_our_own_is_a_defect() -> None:
+    code = "def body():\n    raise BrokenPipeError(32, 'a worker has gone')\n"
+    code += "from nnunet_ssl.cli.command import run_command\nrun_command('nnssl_x', body)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "BrokenPipeError: [Errno 32] a worker has gone" in done.stderr
 
 
 def test_a_defect_keeps_its_traceback_and_leaves_logging_as_it_was() -> None:

@@ -157,6 +157,15 @@ def test_symbolic_link_across_file_systems(tmp_path: Path, monkeypatch: pytest.M
     assert (tmp_path / "deep" / "b").read_text() == "content"
 
 
+def test_symbolic_link_names_where_the_file_will_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "a").write_text("content")
+    link(tmp_path / "unfinished" / "a", tmp_path / "b", lasting=tmp_path / "done" / "a")
+    (tmp_path / "unfinished").rename(tmp_path / "done")
+    assert (tmp_path / "b").read_text() == "content"
+
+
 def test_copy_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "link", refuse)
     monkeypatch.setattr(os, "symlink", refuse)

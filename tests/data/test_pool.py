@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -334,3 +337,20 @@ def test_labels_beside_the_images_exist(fresh_project: Project) -> None:
     pool = fresh_project.prepare_pool()
     used = {os.path.realpath(f) for files in pool.images.values() for f in files}
     assert used.isdisjoint({os.path.realpath(f) for f in labels})
+
+
+def test_worker_that_the_system_ends_is_told(fresh_project: Project) -> None:
+    """A pool of processes that waits for a lost one would wait for ever."""
+
+    def end_a_worker() -> None:
+        while not (workers := multiprocessing.active_children()):
+            time.sleep(0.01)
+        workers[0].kill()
+
+    thread = threading.Thread(target=end_a_worker, daemon=True)
+    thread.start()
+    with pytest.raises(StateError, match="ended from outside, probably for lack of memory; give the command again with a lower -np"):
+        fresh_project.prepare_pool(num_processes=2)
+    thread.join()
+    assert leftovers(fresh_project) == []
+    assert fresh_project.prepare_pool(num_processes=1).case_ids == POOL

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -263,6 +265,28 @@ def test_moved_plans_come_without_fingerprint(taught_project: Project) -> None:
     write_evidence(teacher_store(run))
     grow_stage(run)
     assert not preprocessed(taught_project, "dataset_fingerprint.json").exists()
+
+
+def test_raw_and_preprocessed_on_different_file_systems(taught_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No hard link reaches from one to the other; symbolic links do, and must not name the folder that the stage was written in."""
+    hard_link = os.link
+
+    def within_one(source: Path, place: Path) -> None:
+        if not all(path.is_relative_to(taught_project.preprocessed) for path in (source, place)):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        hard_link(source, place)
+
+    monkeypatch.setattr(os, "link", within_one)
+    run = open_tiny_run(taught_project)
+    write_evidence(teacher_store(run))
+    record = grow_stage(run)
+    for case in (*LABELLED, *record.cases):
+        label, truth = (
+            folder / f"{case}.nii.gz" for folder in (raw(taught_project, "labelsTr"), preprocessed(taught_project, "gt_segmentations"))
+        )
+        assert truth.is_symlink()
+        assert truth.read_bytes() == label.read_bytes()
+    assert not preprocessed(taught_project, IDENTIFIER, "lab_0.b2nd").is_symlink()
 
 
 # ---- classes are sampled where the labels can be trusted

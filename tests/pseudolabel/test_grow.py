@@ -25,6 +25,7 @@ from tiny_setup import (
 
 from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.data.stage_dataset import read_sidecar
+from nnunet_ssl.data.workspace_lock import writing_stages
 from nnunet_ssl.errors import SetupError, StateError
 
 
@@ -242,3 +243,23 @@ def test_workspace_lies_in_the_teachers_fold(taught_project: Project) -> None:
     run = begin(taught_project)
     assert run.workspace.parent == run.teacher.fold_folder(0)
     assert DATASET in run.workspace.parts
+
+
+# ---- two processes at once
+
+
+def test_another_process_writes_a_stage_of_the_run(taught_project: Project) -> None:
+    run = begin(taught_project)
+    with writing_stages(run.workspace), pytest.raises(StateError, match=r"another process is writing a stage of .*nnssl; wait for it"):
+        grow_stage(run)
+    assert open_tiny_run(taught_project).manifest.stages == []
+    assert grow_stage(run).stage == 1  # the lock is given back
+
+
+def test_another_process_has_written_the_stage_meanwhile(taught_project: Project) -> None:
+    run, other = begin(taught_project), open_tiny_run(taught_project)
+    grow_stage(other)
+    before = (run.workspace / "manifest.json").read_bytes()
+    with pytest.raises(StateError, match=r"another process has written a stage of .*nnssl in the meantime; give the command again"):
+        grow_stage(run)
+    assert (run.workspace / "manifest.json").read_bytes() == before

@@ -21,8 +21,7 @@ from tiny_setup import PLANS, Project, pretend_training
 from nnunet_ssl.locations import ModelLocation
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "many-machines.md"
-SBATCH = """#!{python}
-import json, sys
+SBATCH = """import json, sys
 notes = open({notes!r}, "a+")
 notes.seek(0)
 number = 1000 + len(notes.readlines())
@@ -63,7 +62,10 @@ def submit(script: str, folder: Path) -> list[Job]:
     """Run the script beside a scheduler of ours; returns the jobs in the order in which they were submitted."""
     stub, notes = folder / "bin" / "sbatch", folder / "notes"
     stub.parent.mkdir()
-    stub.write_text(SBATCH.format(python=sys.executable, notes=str(notes)))
+    scheduler = folder / "scheduler.py"
+    scheduler.write_text(SBATCH.format(notes=str(notes)))
+    # the path of an interpreter may hold spaces, which a first line `#!` cannot have
+    stub.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(scheduler))} "$@"\n')
     stub.chmod(0o755)
     environment = {**os.environ, "PATH": f"{stub.parent}{os.pathsep}{os.environ['PATH']}"}
     subprocess.run(["bash", "-c", script], env=environment, check=True, timeout=120)

@@ -154,6 +154,13 @@ def _name_steps(watched: Watch) -> None:
     from nnunet_ssl.run import pipeline
     from nnunet_ssl.training.phased_trainer import PhasedTrainer
 
+    ranked: list[int | None] = []
+    """Stages whose labels were chosen, which comes before they are ranked; labels do not tell: those of a stage before may be kept."""
+
+    def stage_of(run: Any) -> int | None:
+        ranked.append(run.next_stage)
+        return ranked[-1]
+
     watched.around(overlay, "lay_preset", "plans")
     watched.around(pipeline, "prepare_pool", "pool")
     watched.around(pipeline, "train", lambda model, fold: f"train {model.trainer} {model.dataset}")
@@ -162,8 +169,8 @@ def _name_steps(watched: Watch) -> None:
     watched.around(grow, "gather_held_out_evidence", lambda run, *_: f"held-out evidence {run.next_stage}")
     watched.around(grow, "gather_student_evidence", lambda run, *_: f"student evidence {run.next_stage}")
     watched.around(grow, "in_force", lambda run: f"study {run.next_stage}")
-    watched.around(grow, "choose_source", lambda run, *_: f"agreement {run.next_stage}")
-    watched.around(grow, "score_pool", lambda labels, *_: f"ranking {1 if labels.student is None else 2}")
+    watched.around(grow, "choose_source", lambda run, *_: f"agreement {stage_of(run)}")
+    watched.around(grow, "score_pool", lambda *_: f"ranking {ranked[-1]}")
     watched.around(grow, "write_ranking", lambda path, *_: f"table {path.stem[-1]}")
     watched.around(grow, "write_dataset", lambda run, *_: f"write {run.next_stage}")
     watched.around(pipeline, "publish", "publish")
