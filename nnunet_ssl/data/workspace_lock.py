@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from nnunet_ssl.data.files import OWN_PREFIX
 from nnunet_ssl.errors import StateError
-
-LOCK_FILE = f"{OWN_PREFIX}stage.lock"
-"""In the workspace: whoever holds it may write stages. The operating system frees it when its holder dies."""
 
 
 @contextmanager
 def writing_stages(workspace: Path) -> Iterator[None]:
     """Hold the right to write the stages of a run; nobody waits for it.
 
+    It is a lock on the manifest as it stands, which the operating system frees when its holder dies. A stage ends with another manifest in
+    its place: who locks that one has to see whether it still says what was known of the run.
+
     Raises:
         StateError: if another process has it.
     """
-    try:
-        with FileLock(workspace / LOCK_FILE, timeout=0):
-            yield
-    except Timeout as error:
-        raise StateError(f"another process is writing a stage of {workspace}; wait for it, or end it first.") from error
+    with (workspace / "manifest.json").open("rb+") as manifest:  # network drives lock only what is open for writing
+        try:
+            fcntl.flock(manifest, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StateError(f"another process is writing a stage of {workspace}; wait for it, or end it first.") from error
+        yield
