@@ -1,5 +1,5 @@
 # make demo         the whole method on a synthetic dataset, on a CPU
-# make test         lint, types and every test that needs no GPU
+# make test         lint, types and every test that needs neither a GPU nor minutes for itself
 # make leak-check   the proof that no label of an unlabelled case is ever opened
 # make thorough     the tests that take minutes each
 # make kill-check   60 kills of nnssl_run at seeded moments; each run has to end as an undisturbed one does

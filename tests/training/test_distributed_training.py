@@ -35,10 +35,8 @@ def train(rank: int, folder: Path, make: Callable[[], Any]) -> None:
         # nnU-Net takes several processes for several GPUs
         trainer.device, trainer.grad_scaler = torch.device("cpu"), None
         trainer.run_training()
-        average = getattr(trainer, "average", None)
         found = {
             "weights": unwrap(trainer.network).state_dict(),
-            "average": None if average is None else average.state(),
             "log": log(trainer),
             "batch_size": trainer.batch_size,
             "checkpoint": str(Path(trainer.output_folder) / "checkpoint_final.pth"),
