@@ -244,6 +244,9 @@ class StudentConfig:
     """Keep an exponential moving average of the student; it is what is evaluated, saved for inference and labels the next stage."""
     ema_decay: float | None = None
     """Decay of the average; null: one minus the inverse of a twentieth of the stage's steps, within [0.98, 0.999]."""
+    refresh: float = 0.0
+    """r: share of the moving average's own prediction in the soft targets of the last stage; it rises from 0 over the first half of that
+    stage. 0: the evidence alone. Needs `ema` and soft `targets`."""
     distillation_epochs: int = 20
     """Epochs at the end of the last stage in which only the student's uncertainty head learns (networks that have one); 0 skips it."""
     fine_tune_epochs: int = 0
@@ -268,8 +271,10 @@ class StudentConfig:
             _require(getattr(self, name) > 0, f"student.{name}", getattr(self, name), "a positive number")
         for name in ("weight_decay", "lambda_ce", "lambda_high", "lambda_low", "distillation_epochs", "fine_tune_epochs"):
             _require(getattr(self, name) >= 0, f"student.{name}", getattr(self, name), "a number of at least 0")
-        for name in ("ramp_up", "cutmix"):
+        for name in ("ramp_up", "cutmix", "refresh"):
             _require(0 <= getattr(self, name) <= 1, f"student.{name}", getattr(self, name), "in [0, 1]")
+        can_refresh = self.ema and self.targets == "soft"
+        _require(can_refresh or self.refresh == 0, "student.refresh", self.refresh, "0 unless student.ema is on and targets are soft")
         ratio = self.unlearning_gradient_ratio
         _require(ratio is None or ratio > 0, "student.unlearning_gradient_ratio", ratio, "a positive number or null")
         _require(self.ema_decay is None or 0 < self.ema_decay < 1, "student.ema_decay", self.ema_decay, "in (0, 1) or null")

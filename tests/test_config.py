@@ -105,6 +105,7 @@ def test_every_setting_has_a_description() -> None:
         ("student.ramp_up", 1.5),
         ("student.cutmix", -0.1),
         ("student.ema_decay", 1),
+        ("student.refresh", 1.5),
         ("agreement.weight", 1.1),
         ("agreement.max_change", -0.1),
         ("agreement.rollback_level", 1.1),
@@ -116,6 +117,14 @@ def test_values_out_of_range_name_the_setting(path: str, value: Any) -> None:
         MethodConfig().with_settings({path: value})
     assert "expected" in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("other", [{"student.ema": False}, {"student.targets": "hard"}])
+def test_targets_are_refreshed_where_they_are_soft_and_an_average_exists(other: dict[str, Any]) -> None:
+    assert MethodConfig().with_settings({"student.refresh": 0.5}).student.refresh == 0.5
+    assert MethodConfig().with_settings({**other, "student.refresh": 0.0}).student.refresh == 0
+    with pytest.raises(ConfigError, match=r"student\.refresh' is 0\.5; expected 0 unless"):
+        MethodConfig().with_settings({**other, "student.refresh": 0.5})
 
 
 @pytest.mark.parametrize(

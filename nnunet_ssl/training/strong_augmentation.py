@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from torch import Tensor
+
+from nnunet_ssl.training.weak_view import BesideWeakView
 
 CUT_OUT_PROBABILITY = 0.5
 """Share of pool samples that lose boxes."""
@@ -71,7 +74,7 @@ def is_intensity_transform(transform: BasicTransform) -> bool:
     return isinstance(inner, ImageOnlyTransform) and ".nnunet." not in type(inner).__module__
 
 
-def with_strong_augmentation(transforms: list[BasicTransform]) -> list[BasicTransform]:
+def with_strong_augmentation(transforms: list[BasicTransform], *, keeps_weak_view: bool = False) -> list[BasicTransform]:
     """Insert the strong augmentation of pool samples into nnU-Net's training transforms.
 
     The whole intensity block runs a second time with its own probabilities, so that each of its transforms is applied twice as often on
@@ -79,9 +82,12 @@ def with_strong_augmentation(transforms: list[BasicTransform]) -> list[BasicTran
 
     Args:
         transforms: nnU-Net's transforms in order; not changed.
+        keeps_weak_view: leave every image as it was before the strong augmentation as further channels behind it.
     """
     block = [t for t in transforms if is_intensity_transform(t)]
-    strong = PoolOnly(ComposeTransforms([*block, RandomTransform(CutOut(), apply_probability=CUT_OUT_PROBABILITY)]))
+    strong: BasicTransform = PoolOnly(ComposeTransforms([*block, RandomTransform(CutOut(), apply_probability=CUT_OUT_PROBABILITY)]))
+    if keeps_weak_view:
+        strong = BesideWeakView(strong, masks=[t for t in transforms if isinstance(t, MaskImageTransform)])
     last = max((i for i, t in enumerate(transforms) if is_intensity_transform(t)), default=_last_before_target_changes(transforms))
     return [*transforms[: last + 1], strong, *transforms[last + 1 :]]
 

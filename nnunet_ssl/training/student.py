@@ -20,12 +20,14 @@ from nnunet_ssl.training.extra_channels import ExtraLayout
 from nnunet_ssl.training.moving_average import MovingAverage, default_decay
 from nnunet_ssl.training.phased_trainer import PhasedTrainer
 from nnunet_ssl.training.phases import DISTILLATION, FINE_TUNING, SEMI_SUPERVISED, Phase
+from nnunet_ssl.training.reference_prediction import probabilities, reference_logits
 from nnunet_ssl.training.stage import read_stage
 from nnunet_ssl.training.stage_dataset import StageDataset
 from nnunet_ssl.training.stage_loader import StageDataLoader, loaders_built_by
 from nnunet_ssl.training.student_loss import CLASS_TERM, TERMS, DualLoss, ramp_weight
 from nnunet_ssl.training.student_pipeline import student_pipeline
 from nnunet_ssl.training.supervised_loss import weigh_cross_entropy
+from nnunet_ssl.training.target_refresh import TargetRefresh
 from nnunet_ssl.training.trans_aspp_network import TransASPPNetwork
 from nnunet_ssl.training.warm_start import load_all_weights
 
@@ -63,6 +65,12 @@ class SemiSupervisedStudent(PhasedTrainer):
         self.num_val_iterations_per_epoch = student.length.val_iterations_per_epoch
         self.average: MovingAverage | None = None
         self._cutmix = CutMix(probability=student.cutmix, generator=np.random.default_rng())
+        self.refresh = TargetRefresh(
+            final=student.refresh if self.stage.is_last else 0.0,
+            steps=self._semi_supervised_steps,
+            num_confidence=self.stage.num_confidence_channels,
+            is_augmented=student.strong_augmentation,
+        )
         self._stage_dataset: StageDataset | None = None
         self._continues = False
         self._step = 0
@@ -124,8 +132,11 @@ class SemiSupervisedStudent(PhasedTrainer):
         self._step = self.current_epoch * self.num_iterations_per_epoch
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        if self.phase.name == SEMI_SUPERVISED:
-            batch = self._cutmix(batch)
+        if self.phase.name != DISTILLATION:
+            batch, seen_by_average = self.refresh.views(batch)
+            if self.phase.name == SEMI_SUPERVISED:
+                self.refresh(batch["target"], seen_by_average, step=self._step, predict=self._average_prediction)
+                batch = self._cutmix(batch)
         self.loss.ramp = self._ramp()
         result = super().train_step(batch)
         self._step += 1
@@ -160,6 +171,14 @@ class SemiSupervisedStudent(PhasedTrainer):
     def _semi_supervised_steps(self) -> int:
         """Optimiser steps of the semi-supervised phase."""
         return self.stage.num_epochs * self.num_iterations_per_epoch
+
+    def _average_prediction(self, images: torch.Tensor) -> torch.Tensor:
+        """Probabilities (P, H, *spatial) of the moving average, without dropout, for images (P, C, *spatial)."""
+        with self._evaluated_weights():
+            self.network.eval()
+            logits = reference_logits(self.network, images.to(self.device, non_blocking=True))
+            self.network.train()
+        return probabilities(logits, has_regions=self.label_manager.has_regions)
 
     def _semi_supervised_loss(self, supervised: nn.Module) -> nn.Module:
         """The loss of batches with samples from the pool, around nnU-Net's own."""
@@ -202,7 +221,12 @@ class SemiSupervisedStudent(PhasedTrainer):
         """Stands in for nnU-Net's loader class: validation gets that class, training ours."""
         if not isinstance(data, StageDataset):
             return nnUNetDataLoader(data, *args, transforms=transforms, **kwargs)
-        ours = student_pipeline(transforms, num_channels=self._layout().num_channels, strong=self.method.student.strong_augmentation)
+        ours = student_pipeline(
+            transforms,
+            num_channels=self._layout().num_channels,
+            strong=self.method.student.strong_augmentation,
+            keeps_weak_view=self.refresh.needs_weak_view,
+        )
         return StageDataLoader(data, *args, transforms=ours, **kwargs)
 
     def _start_phase(self, phase: Phase) -> None:

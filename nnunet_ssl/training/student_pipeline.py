@@ -9,15 +9,16 @@ from nnunet_ssl.training.extra_channels import PackExtraChannels, SplitExtraChan
 from nnunet_ssl.training.strong_augmentation import with_strong_augmentation
 
 
-def student_pipeline(stock: BasicTransform, *, num_channels: int, strong: bool) -> ComposeTransforms:
+def student_pipeline(stock: BasicTransform, *, num_channels: int, strong: bool, keeps_weak_view: bool = False) -> ComposeTransforms:
     """The student's training transforms.
 
     Args:
         stock: what `get_training_transforms` of the trainer returns; not changed.
         num_channels: extra channels behind the segmentation.
         strong: augment pool images more strongly than labelled ones.
+        keeps_weak_view: with strong augmentation, leave the images as they were before it behind those after it.
     """
     middle: list[BasicTransform] = list(stock.transforms) if isinstance(stock, ComposeTransforms) else [stock]
     if strong:
-        middle = with_strong_augmentation(middle)
+        middle = with_strong_augmentation(middle, keeps_weak_view=keeps_weak_view)
     return ComposeTransforms([SplitExtraChannels(num_channels=num_channels), *middle, PackExtraChannels()])

@@ -29,11 +29,6 @@ def sigmoid_ramp(step: int, *, ramp_steps: int) -> float:
     return 1.0 if step >= ramp_steps else math.exp(-RAMP_EXPONENT * (1 - step / ramp_steps) ** 2)
 
 
-def probabilities(logits: Tensor, *, has_regions: bool) -> Tensor:
-    """Softmax, or for regions sigmoid, in float32."""
-    return logits.float().sigmoid() if has_regions else logits.float().softmax(1)
-
-
 def squared_difference(probs: Tensor, reference: Tensor, certain: Tensor | None = None) -> Tensor:
     """Mean of (p - p')^2 over voxels and outputs.
 

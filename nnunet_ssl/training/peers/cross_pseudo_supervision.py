@@ -16,6 +16,7 @@ from nnunet_ssl.training.peers.peer_loss import ReferenceLoss, pool_samples
 from nnunet_ssl.training.peers.peer_student import PeerStudent
 from nnunet_ssl.training.peers.second_network import Learner, second_learner
 from nnunet_ssl.training.phases import DISTILLATION, SEMI_SUPERVISED
+from nnunet_ssl.training.reference_prediction import reference_logits
 from nnunet_ssl.training.student_loss import ramp_weight
 from nnunet_ssl.training.trans_aspp_network import TransASPPNetwork
 
@@ -103,7 +104,7 @@ class CrossPseudoSupervisionTrainer(TransASPPNetwork, PeerStudent):
         if self.phase.name != SEMI_SUPERVISED or not bool(from_pool.any()):
             return None
         images = batch["data"][from_pool].to(self.device, non_blocking=True)
-        return decisions(self._predict(self.second.network, images), has_regions=self.label_manager.has_regions)
+        return decisions(reference_logits(self.second.network, images), has_regions=self.label_manager.has_regions)
 
     @contextmanager
     def _second_in_turn(self) -> Iterator[None]:

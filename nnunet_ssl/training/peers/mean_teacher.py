@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from nnunet_ssl.training.peers.consistency import probabilities, sigmoid_ramp, squared_difference, with_noise
+from nnunet_ssl.training.peers.consistency import sigmoid_ramp, squared_difference, with_noise
 from nnunet_ssl.training.peers.peer_loss import ReferenceLoss, pool_samples
 from nnunet_ssl.training.peers.peer_student import PeerStudent
 from nnunet_ssl.training.phases import SEMI_SUPERVISED
+from nnunet_ssl.training.reference_prediction import probabilities, reference_logits
 from nnunet_ssl.training.trans_aspp_network import TransASPPNetwork
 
 CONSISTENCY_WEIGHT = 0.1
@@ -67,7 +68,7 @@ class MeanTeacherTrainer(TransASPPNetwork, PeerStudent):
 
     def _teacher_probabilities(self, images: Tensor) -> Tensor:
         """One prediction under noise of its own, (P, H, *spatial)."""
-        return probabilities(self._predict(self.network, with_noise(images)), has_regions=self.label_manager.has_regions)
+        return probabilities(reference_logits(self.network, with_noise(images)), has_regions=self.label_manager.has_regions)
 
     def _ramp(self) -> float:
         return sigmoid_ramp(self._step, ramp_steps=self._semi_supervised_steps) if self.phase.name == SEMI_SUPERVISED else 0.0

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nnunet_ssl.training.peers.peer_loss import PeerLoss
 from nnunet_ssl.training.student import SemiSupervisedStudent
@@ -27,7 +25,7 @@ class PeerStudent(SemiSupervisedStudent):
     """
 
     fixed_settings: ClassVar[Mapping[str, Any]] = MappingProxyType(
-        {"student.strong_augmentation": False, "student.cutmix": 0.0, "student.ema": False}
+        {"student.strong_augmentation": False, "student.cutmix": 0.0, "student.ema": False, "student.refresh": 0.0}
     )
     loss_kind: ClassVar[type[PeerLoss]]
     more_settings: ClassVar[tuple[str, ...]] = ()
@@ -52,16 +50,3 @@ class PeerStudent(SemiSupervisedStudent):
 
     def _terms(self) -> dict[str, int]:
         return dict.fromkeys(self.loss_kind.terms, 1)
-
-    @torch.no_grad()
-    def _predict(self, network: nn.Module, images: Tensor) -> Tensor:
-        """Logits (P, H, *spatial) of a network in training mode, dropout included, for images (P, C, *spatial) on its device.
-
-        They are nobody's to learn from: without gradient, and without the wrapper, which would wait for other processes' samples.
-        """
-        inner = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
-        # as nnU-Net does: mixed precision on CUDA devices alone
-        with torch.autocast("cuda") if images.device.type == "cuda" else nullcontext():
-            output = inner(images)
-        logits: Tensor = output if isinstance(output, Tensor) else output[0]
-        return logits

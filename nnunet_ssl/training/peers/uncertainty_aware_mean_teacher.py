@@ -7,8 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nnunet_ssl.training.peers.consistency import greatest_entropy, predictive_entropy, probabilities, squared_difference
+from nnunet_ssl.training.peers.consistency import greatest_entropy, predictive_entropy, squared_difference
 from nnunet_ssl.training.peers.mean_teacher import ConsistencyLoss, MeanTeacherTrainer
+from nnunet_ssl.training.reference_prediction import probabilities
 
 NUM_PASSES = 8
 """T, the teacher's passes that the entropy is estimated from."""
