@@ -174,9 +174,9 @@ def test_control_the_kernel_sees_what_python_does_not(watched: Watched) -> None:
 def test_control_a_pool_that_took_a_label_for_an_image_would_be_caught(watched: Watched) -> None:
     """The very run of the proof, with a defect planted: one label is taken for an image."""
     planted = """
-from nnunet_ssl.data import pool
-sound = pool.find_images
-pool.find_images = lambda *a: (lambda found, bad: ({**found, "pool_0": (LABEL,)}, bad))(*sound(*a))
+from nnunet_ssl.data import pool_images
+sound = pool_images.find_images
+pool_images.find_images = lambda *a: (lambda found, bad: ({**found, "pool_0": (LABEL,)}, bad))(*sound(*a))
 """
     done = watched.run(planted + RUN)
     assert done.returncode != 0

@@ -19,7 +19,7 @@ from nnunet_ssl.cli.arguments import (
 from nnunet_ssl.cli.command import command
 
 if TYPE_CHECKING:
-    from nnunet_ssl.data.pool import PoolIndex
+    from nnunet_ssl.data.pool_index import PoolIndex
     from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
 NAME = "nnssl_prepare"
@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from nnunet_ssl.data.gpu_estimate import describe_size
     from nnunet_ssl.data.groups import check_asked
     from nnunet_ssl.data.overlay import lay_preset
-    from nnunet_ssl.data.pool import load_pool, prepare_part, prepare_pool
+    from nnunet_ssl.data.pool import prepare_part, prepare_pool
+    from nnunet_ssl.data.pool_index import load_pool
     from nnunet_ssl.errors import ConfigError
     from nnunet_ssl.machines.engine import engine_at
     from nnunet_ssl.nnunet_api.setup import load_setup

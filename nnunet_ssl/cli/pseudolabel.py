@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     import torch
 
     from nnunet_ssl.data.groups import check_asked, keep_groups
-    from nnunet_ssl.data.pool import load_pool
+    from nnunet_ssl.data.pool_index import load_pool
     from nnunet_ssl.machines.engine import engine_at
     from nnunet_ssl.nnunet_api.setup import load_setup
     from nnunet_ssl.pseudolabel.accept import accept

@@ -247,7 +247,8 @@ def _print_next(arguments: argparse.Namespace, requests: Sequence[RunRequest]) -
 
 def _print_estimate(requests: Sequence[RunRequest]) -> None:
     """Disk for all runs together; they share the pool."""
-    from nnunet_ssl.data.pool import find_images, load_pool
+    from nnunet_ssl.data.pool_images import find_images
+    from nnunet_ssl.data.pool_index import load_pool
     from nnunet_ssl.run.estimate import estimate_disk, of_all_folds
 
     first = requests[0]

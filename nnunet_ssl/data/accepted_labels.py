@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_ssl.data.files import link, temporary_folder
-from nnunet_ssl.data.pool import PoolIndex
+from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.errors import InputError, StateError
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint
 from nnunet_ssl.nnunet_api.preprocessing import PARTS, preprocess_label

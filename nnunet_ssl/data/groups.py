@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nnunet_ssl.data.files import write_json
-from nnunet_ssl.data.pool import PoolIndex
+from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.errors import InputError, NnsslError, StateError
 from nnunet_ssl.nnunet_api.setup import NnunetSetup, read_json
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from nnunet_ssl.data.pool import PoolIndex
+from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.errors import ConfigError, InputError
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint
 from nnunet_ssl.nnunet_api.preprocessing import load_properties

@@ -21,7 +21,7 @@ from nnunet_ssl.confidence.quantise import share_to_int16
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.accepted_labels import AcceptedFiles, accepted_files, link_label
 from nnunet_ssl.data.files import link, remove_leftovers, temporary_folder, write_json
-from nnunet_ssl.data.pool import PoolIndex
+from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.data.whole_array import array_bytes, write_bytes
 from nnunet_ssl.errors import SetupError, StateError
 from nnunet_ssl.locations import STAGE_SIDECAR, preprocessed_root, raw_root, results_root, targets_folder

@@ -16,7 +16,7 @@ from nnunet_ssl.confidence.evidence import Evidence, fuse, merge
 from nnunet_ssl.confidence.thresholds import UnlearningGate, gate_at
 from nnunet_ssl.confidence.voxel_confidence import calibrated_confidence, paper_confidence, variance_of_labels
 from nnunet_ssl.data.evidence_store import EvidenceStore
-from nnunet_ssl.data.pool import PoolIndex
+from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.data.stage_dataset import PseudoCase
 from nnunet_ssl.nnunet_api.geometry import background_probabilities, to_image_grid
 from nnunet_ssl.nnunet_api.preprocessed_case import open_segmentation

@@ -16,7 +16,7 @@ from nnunet_ssl.confidence.evidence import MAX_VARIANCE, Evidence
 from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.data.files import remove_leftovers
 from nnunet_ssl.data.manifest import Manifest, PredictionsRecord
-from nnunet_ssl.data.pool import PoolIndex
+from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.data.prediction_folders import check_predictions, content_fingerprint, find_predictions, stamp
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.machines.engine import Engine

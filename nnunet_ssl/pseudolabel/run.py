@@ -10,7 +10,7 @@ from pathlib import Path
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.evidence_store import EvidenceStore, held_out_stores, student_store, teacher_stores
 from nnunet_ssl.data.manifest import Manifest
-from nnunet_ssl.data.pool import PoolIndex
+from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.locations import ModelLocation, stage_dataset_name
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nnunet_ssl.data.groups import asked_groups, groups_file, held_out_groups, kept_groups
 from nnunet_ssl.data.manifest import Manifest
-from nnunet_ssl.data.pool import PoolIndex
+from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.errors import ConfigError, InputError, StateError
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint, pool_images_seen

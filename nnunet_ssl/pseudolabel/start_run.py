@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.manifest import Manifest, PredictionsRecord
-from nnunet_ssl.data.pool import load_pool
+from nnunet_ssl.data.pool_index import load_pool
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
 from nnunet_ssl.locations import PREDICTIONS, ModelLocation
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint_of_samples

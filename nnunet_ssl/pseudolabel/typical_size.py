@@ -15,7 +15,7 @@ from nnunet_ssl.confidence.evidence import Evidence
 from nnunet_ssl.confidence.typical_evidence import typical_evidence
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.evidence_store import EvidenceStore
-from nnunet_ssl.data.pool import PoolIndex
+from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.data.spread import spread
 from nnunet_ssl.data.stage_size import StageBytes, mean_of, pseudo_case_bytes
 from nnunet_ssl.errors import SetupError

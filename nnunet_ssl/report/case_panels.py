@@ -15,7 +15,7 @@ from nnunet_ssl.confidence.evidence import Evidence, fuse, merge
 from nnunet_ssl.confidence.quantise import share_from_int16
 from nnunet_ssl.data.evidence_store import student_store, teacher_stores
 from nnunet_ssl.data.manifest import Manifest, StageRecord
-from nnunet_ssl.data.pool import load_pool
+from nnunet_ssl.data.pool_index import load_pool
 from nnunet_ssl.data.stage_dataset import CODE_IGNORED, read_sidecar
 from nnunet_ssl.errors import NnsslError, StateError
 from nnunet_ssl.locations import preprocessed_root, targets_folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nnunet_ssl.data.pool import load_pool
+from nnunet_ssl.data.pool_index import load_pool
 from nnunet_ssl.data.pool_size import pool_case_bytes
 from nnunet_ssl.data.stage_size import frame_bytes
 from nnunet_ssl.errors import NnsslError

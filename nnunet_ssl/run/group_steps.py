@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from nnunet_ssl.data.groups import asked_groups, describe_groups, keep_groups, kept_groups
-from nnunet_ssl.data.pool import load_pool
+from nnunet_ssl.data.pool_index import load_pool
 from nnunet_ssl.errors import ConfigError, SetupError
 from nnunet_ssl.pseudolabel.run_groups import left_out_groups, without_groups
 from nnunet_ssl.run.run_request import RunRequest, Step

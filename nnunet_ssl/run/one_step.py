@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from nnunet_ssl.data.pool import load_pool
+from nnunet_ssl.data.pool_index import load_pool
 from nnunet_ssl.errors import ConfigError, NotYetError, SetupError
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.run.run_request import Step

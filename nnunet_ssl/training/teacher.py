@@ -68,7 +68,7 @@ class TransASPPTeacherTrainer(TransASPPNetwork, PhasedTrainer):
         return datasets
 
     def _pool(self) -> Any:
-        from nnunet_ssl.data.pool import find_pool  # the pool's module is needed in this phase alone
+        from nnunet_ssl.data.pool_index import find_pool  # the pool's module is needed in this phase alone
 
         return find_pool(self.plans_manager, self.configuration_manager)
 

@@ -13,7 +13,7 @@ from tiny_setup import DATASET, LABELLED, PLANS, POOL, Project, mtimes, open_tin
 from nnunet_ssl.cli import prepare, pseudolabel
 from nnunet_ssl.cli import run as run_command
 from nnunet_ssl.data.groups import kept_groups
-from nnunet_ssl.data.pool import load_pool
+from nnunet_ssl.data.pool_index import load_pool
 from nnunet_ssl.locations import ModelLocation
 
 SET_UP = ["-d", "137", "-c", "3d_fullres", "-p", PLANS]

@@ -10,7 +10,7 @@ from tiny_setup import DATASET, LABELLED, POOL, Project, mtimes, write_teacher
 
 from nnunet_ssl.data.group_folds import write_group_folds
 from nnunet_ssl.data.groups import asked_groups, check_asked, describe_groups, groups_file, held_out_groups, keep_groups, kept_groups
-from nnunet_ssl.data.pool import PoolIndex, load_pool
+from nnunet_ssl.data.pool_index import PoolIndex, load_pool
 from nnunet_ssl.errors import InputError, StateError
 
 OF_POOL = {case: "north" if i < 4 else "south" for i, case in enumerate(POOL)}

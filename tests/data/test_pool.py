@@ -17,8 +17,11 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nn
 from tiny_setup import DATASET, IDENTIFIER, LABELLED, POOL, Project, digests, label_files, mtimes, phantom, write_image
 
 from nnunet_ssl.data import pool as pool_module
+from nnunet_ssl.data import pool_workers
 from nnunet_ssl.data.files import TEMPORARY_PREFIX
-from nnunet_ssl.data.pool import find_images, find_pool, load_pool, pool_is_current
+from nnunet_ssl.data.pool import pool_is_current
+from nnunet_ssl.data.pool_images import find_images
+from nnunet_ssl.data.pool_index import find_pool, load_pool
 from nnunet_ssl.errors import InputError, SetupError, StateError
 from nnunet_ssl.nnunet_api.preprocessing import check_case
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
@@ -205,7 +208,7 @@ def test_pool_of_several_folders(fresh_project: Project, tmp_path: Path) -> None
 
 
 def test_interrupted_preparation_continues(fresh_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    work, seen = pool_module._work, []
+    work, seen = pool_workers._work, []
 
     def interrupted(job: tuple[Any, ...]) -> tuple[str, str | None]:
         if len(seen) == 3:
@@ -213,7 +216,7 @@ def test_interrupted_preparation_continues(fresh_project: Project, monkeypatch: 
         seen.append(job[0])
         return work(job)
 
-    monkeypatch.setattr(pool_module, "_work", interrupted)
+    monkeypatch.setattr(pool_workers, "_work", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fresh_project.prepare_pool()
     assert leftovers(fresh_project) == []
@@ -223,7 +226,7 @@ def test_interrupted_preparation_continues(fresh_project: Project, monkeypatch: 
     assert sorted(f.stem for f in progress.iterdir()) == seen
     before = mtimes(data)
     assert len(before) >= 9
-    monkeypatch.setattr(pool_module, "_work", work)
+    monkeypatch.setattr(pool_workers, "_work", work)
     assert fresh_project.prepare_pool().case_ids == POOL
     after = mtimes(data)
     assert not progress.exists()

@@ -15,7 +15,8 @@ from tiny_setup import DATASET, PLANS, POOL, Project, mtimes, phantom, write_ima
 from nnunet_ssl.cli.prepare import main
 from nnunet_ssl.data import pool as pool_module
 from nnunet_ssl.data.files import TEMPORARY_PREFIX
-from nnunet_ssl.data.pool import load_pool, prepare_part
+from nnunet_ssl.data.pool import prepare_part
+from nnunet_ssl.data.pool_index import load_pool
 from nnunet_ssl.data.pool_progress import PoolProgress
 from nnunet_ssl.errors import InputError, SetupError
 from nnunet_ssl.machines.part import Part

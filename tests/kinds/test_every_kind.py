@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tiny_setup import Project
 
 from nnunet_ssl.cli import report
-from nnunet_ssl.data.pool import load_pool
+from nnunet_ssl.data.pool_index import load_pool
 from nnunet_ssl.locations import ModelLocation
 
 pytestmark = pytest.mark.slow

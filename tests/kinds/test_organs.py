@@ -11,7 +11,7 @@ from dataset_kinds import POOL, scene
 from kind_commands import STUDENT, KindRun
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
-from nnunet_ssl.data.pool import load_pool
+from nnunet_ssl.data.pool_index import load_pool
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ from dataset_kinds import POOL, scene
 from kind_commands import KindRun
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
-from nnunet_ssl.data.pool import load_pool
+from nnunet_ssl.data.pool_index import load_pool
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.nnunet_api.preprocessing import check_case
 

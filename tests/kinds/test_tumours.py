@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from nnunet_ssl.confidence.calibration import calibrated
 from nnunet_ssl.confidence.calibration_map import CalibrationMap
-from nnunet_ssl.data.pool import load_pool
+from nnunet_ssl.data.pool_index import load_pool
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,8 @@ from tiny_setup import PLANS, POOL, Project, open_tiny_run, teacher_store
 from nnunet_ssl.cli.prepare import main as prepare
 from nnunet_ssl.cli.pseudolabel import main as pseudolabel
 from nnunet_ssl.cli.run import main as run_command
-from nnunet_ssl.data.pool import _work_elsewhere, load_pool
+from nnunet_ssl.data.pool_index import load_pool
+from nnunet_ssl.data.pool_workers import _work_elsewhere
 from nnunet_ssl.errors import ConfigError, InputError, StateError
 from nnunet_ssl.machines import dask_engine, local_cluster
 from nnunet_ssl.machines.dask_engine import DaskEngine

@@ -15,7 +15,7 @@ from cross_fitted import begin, rising
 from tiny_setup import POOL, Project, grow_stage, mtimes, open_tiny_run, teacher_store, write_evidence
 
 from nnunet_ssl.data.groups import keep_groups
-from nnunet_ssl.data.pool import load_pool
+from nnunet_ssl.data.pool_index import load_pool
 from nnunet_ssl.pseudolabel.audit import advise, audit
 from nnunet_ssl.pseudolabel.domain_shift import Shift, compare, image_features
 from nnunet_ssl.pseudolabel.held_out_study import study_held_out

@@ -12,7 +12,7 @@ from tiny_setup import Project, evidence_of, phantom, write_image
 
 from nnunet_ssl.confidence.evidence import Evidence
 from nnunet_ssl.data.evidence_store import EvidenceStore
-from nnunet_ssl.data.pool import PoolIndex, load_pool
+from nnunet_ssl.data.pool_index import PoolIndex, load_pool
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.pseudolabel.label_change import label_change
 from nnunet_ssl.pseudolabel.pool_labels import PoolLabels, confident_voxels

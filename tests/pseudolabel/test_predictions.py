@@ -55,7 +55,7 @@ def evidence(project: Project, case: str, paths: list[Path]) -> Any:
 
 
 def open_pool(project: Project) -> Any:
-    from nnunet_ssl.data.pool import load_pool
+    from nnunet_ssl.data.pool_index import load_pool
 
     return load_pool(project.setup())
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.data.files import TEMPORARY_PREFIX
-from nnunet_ssl.data.pool import load_pool
+from nnunet_ssl.data.pool_index import load_pool
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.nnunet_api.evidence_predictor import EvidencePredictor
 from nnunet_ssl.nnunet_api.swept_evidence import to_evidence

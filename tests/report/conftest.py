@@ -21,7 +21,7 @@ from nnunet_ssl.config import SCHEMA, MethodConfig
 from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.data.files import write_json
 from nnunet_ssl.data.manifest import Manifest, StageRecord
-from nnunet_ssl.data.pool import PoolIndex
+from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.data.stage_dataset import PseudoCase, StageSidecar, write_stage
 from nnunet_ssl.locations import ModelLocation, pool_folder, pool_index, preprocessed_root, raw_root, stage_dataset_name
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint

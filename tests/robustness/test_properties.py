@@ -24,7 +24,7 @@ from nnunet_ssl.data.case_names import name_problem, shown
 from nnunet_ssl.data.image_files import channels_by_case, complete_cases
 from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.data.overlay import _read_overlay
-from nnunet_ssl.data.pool import _index_content, _read_index
+from nnunet_ssl.data.pool_index import index_content, read_index
 from nnunet_ssl.errors import ConfigError, NnsslError
 
 SAME = settings(derandomize=True, database=None, deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
@@ -108,10 +108,10 @@ def test_pool_index_is_read_or_refused_by_name(content: Any) -> None:
         path = Path(folder) / "index.json"
         path.write_text(json.dumps(content))
         try:
-            pool = _read_index(Path(folder), path)
+            pool = read_index(Path(folder), path)
         except NnsslError as error:
             assert "index.json" in str(error)  # noqa: PT017
-            assert _index_content(path) is None
+            assert index_content(path) is None
         else:
             assert all("/" not in case for case in pool.case_ids)
 

@@ -36,14 +36,14 @@ def die_at(owner: Any, name: str, *, call: int, after: bool = False, when: Calla
 
 def arm(point: str) -> None:
     """Set the trap of that name."""
-    from nnunet_ssl.data import pool, stage_dataset
+    from nnunet_ssl.data import pool_workers, stage_dataset
     from nnunet_ssl.data.manifest import Manifest
     from nnunet_ssl.nnunet_api.evidence_predictor import EvidencePredictor
 
     if point == "pool":
-        die_at(pool, "preprocess_case", call=4)
+        die_at(pool_workers, "preprocess_case", call=4)
     elif point == "second pool case":
-        die_at(pool, "preprocess_case", call=2)
+        die_at(pool_workers, "preprocess_case", call=2)
     elif point == "second sweep":
         die_at(EvidencePredictor, "sweep", call=2)
     elif point == "evidence":

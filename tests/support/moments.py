@@ -179,14 +179,14 @@ def _name_steps(watched: Watch) -> None:
 
 
 def _name_events(watched: Watch) -> None:
-    from nnunet_ssl.data import pool, stage_dataset
+    from nnunet_ssl.data import pool_workers, stage_dataset
     from nnunet_ssl.data.evidence_store import EvidenceStore
     from nnunet_ssl.nnunet_api.evidence_predictor import EvidencePredictor
     from nnunet_ssl.report import write_report
     from nnunet_ssl.training.phased_trainer import PhasedTrainer
     from nnunet_ssl.training.student import SemiSupervisedStudent
 
-    watched.at(pool, "preprocess_case", "case")
+    watched.at(pool_workers, "preprocess_case", "case")
     watched.at(EvidencePredictor, "sweep", "sweep")
     watched.at(EvidenceStore, "write", "store")
     watched.at(EvidenceStore, "read", "read")
@@ -201,7 +201,7 @@ def _name_events(watched: Watch) -> None:
 
 def _name_units(watched: Watch) -> None:
     """Work that must not begin again once it stands on disk; `kill_check.standing` names it alike."""
-    from nnunet_ssl.data import pool
+    from nnunet_ssl.data import pool_workers
     from nnunet_ssl.data.evidence_store import EvidenceStore
     from nnunet_ssl.pseudolabel import grow
     from nnunet_ssl.run import pipeline
@@ -210,7 +210,7 @@ def _name_units(watched: Watch) -> None:
     def dataset(trainer: Any) -> str:
         return str(trainer.plans_manager.dataset_name)
 
-    watched.unit(pool, "preprocess_case", lambda case, *_: f"preprocess {case}")
+    watched.unit(pool_workers, "preprocess_case", lambda case, *_: f"preprocess {case}")
     watched.unit(EvidenceStore, "write", lambda store, case, *_: f"sweep {store.folder.name} {case}")
     watched.unit(PhasedTrainer, "on_train_epoch_start", lambda trainer: f"epoch {dataset(trainer)} {trainer.current_epoch}")
     watched.unit(PhasedTrainer, "perform_actual_validation", lambda trainer, *_: f"validate {dataset(trainer)}")

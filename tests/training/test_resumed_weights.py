@@ -18,7 +18,7 @@ from nnunetv2.run.run_training import maybe_load_checkpoint
 from seeded_training import seed_trainings
 from short_training import log, run, same
 
-from nnunet_ssl.data import pool as pool_module
+from nnunet_ssl.data import pool_index
 from nnunet_ssl.data.files import TEMPORARY_PREFIX
 from nnunet_ssl.training.peers.cross_pseudo_supervision import CrossPseudoSupervisionTrainer
 from nnunet_ssl.training.peers.mean_teacher import MeanTeacherTrainer
@@ -39,7 +39,7 @@ PHASES = {"fine_tune_epochs": 1, "distillation_epochs": 2}
 def make(tiny: Any, short: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Makes trainers, all draws of which follow from the epoch."""
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
-    monkeypatch.setattr(pool_module, "find_pool", lambda plans, configuration: None)
+    monkeypatch.setattr(pool_index, "find_pool", lambda plans, configuration: None)
     seed_trainings(monkeypatch.setattr)
     tiny.write_sidecar(stage=1, num_stages=1, num_epochs=2)
 

@@ -15,9 +15,9 @@ from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.logging.nnunet_logger import MetaLogger
 from short_training import log, run
 
-from nnunet_ssl.data import pool as pool_module
+from nnunet_ssl.data import pool_index
 from nnunet_ssl.data.groups import keep_groups
-from nnunet_ssl.data.pool import PoolIndex
+from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint, pool_images_seen
 from nnunet_ssl.training.teacher import TransASPPTeacherTrainer
 
@@ -28,7 +28,7 @@ HEAD = "uncertainty_head."
 @pytest.fixture
 def make_teacher(tiny: Any, short: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Teachers with two epochs of each phase."""
-    monkeypatch.setattr(pool_module, "find_pool", lambda plans, configuration: None)
+    monkeypatch.setattr(pool_index, "find_pool", lambda plans, configuration: None)
 
     def make(**teacher: Any) -> Any:
         settings = short(epochs=2, teacher={"distillation_epochs": 2, **teacher})
@@ -159,9 +159,7 @@ def test_the_pool_is_learnt_from_where_there_is_one(make_tiny: Any, make_teacher
     for case in ("pool_0", "pool_1"):
         for part in (".b2nd", "_seg.b2nd", ".pkl"):
             (folder / f"{case}{part}").write_bytes((tiny.folder("Dataset901_Tiny_f0s1") / tiny.identifier / f"{case}{part}").read_bytes())
-    monkeypatch.setattr(
-        pool_module, "find_pool", lambda plans, configuration: SimpleNamespace(folder=folder, case_ids=["pool_0", "pool_1"])
-    )
+    monkeypatch.setattr(pool_index, "find_pool", lambda plans, configuration: SimpleNamespace(folder=folder, case_ids=["pool_0", "pool_1"]))
     trainer = make_teacher(distillation_epochs=1)
     run(trainer, until_epoch=2)
     trainer.on_train_epoch_start()
@@ -179,7 +177,7 @@ def test_images_of_a_group_that_the_fold_holds_out_are_not_learnt_from(
         for case in ("pool_0", "pool_1"):
             (folder / f"{case}{part}").write_bytes((tiny.folder("Dataset901_Tiny_f0s1") / tiny.identifier / f"{case}{part}").read_bytes())
     pool = PoolIndex(folder, {case: (f"{case}_0000.nii.gz",) for case in ("pool_0", "pool_1")})
-    monkeypatch.setattr(pool_module, "find_pool", lambda plans, configuration: pool)
+    monkeypatch.setattr(pool_index, "find_pool", lambda plans, configuration: pool)
     trainer = make_teacher(distillation_epochs=1)
     train, validation = trainer.do_split()
     keep_groups(pool, {**dict.fromkeys(train, "north"), **dict.fromkeys(validation, "south"), "pool_0": "south", "pool_1": "north"})

@@ -1,0 +1,73 @@
+"""Finding the images of the pool in the folders of `-u`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from nnunet_ssl.data.case_names import same_name
+from nnunet_ssl.data.image_files import channels_by_case, complete_cases
+from nnunet_ssl.errors import InputError
+from nnunet_ssl.nnunet_api.setup import NnunetSetup
+
+
+def find_images(folder: Path, file_ending: str, num_files: int) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+    """Group the images of a folder by case; only names `<case>_NNNN<ending>` count, so label files lying beside them are never touched.
+
+    Args:
+        folder: the folder of `-u`.
+        file_ending: of the labelled dataset, for instance `.nii.gz`.
+        num_files: image files of a case, one per channel (RGB images hold three in one).
+
+    Returns:
+        The image files of every complete case, and the reason for every other.
+
+    Raises:
+        InputError: if the folder does not exist or holds no image.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; -u takes the folder of unlabelled images.")
+    channels, misnamed = channels_by_case(folder, file_ending)
+    if not channels and not misnamed:
+        raise InputError(f"{folder} holds no image named <case>_0000{file_ending}; the pool would be empty.")
+    complete, incomplete = complete_cases(channels, folder, file_ending, num_files)
+    return complete, {**misnamed, **incomplete}
+
+
+def collect_images(setup: NnunetSetup, folders: Sequence[Path], skip_bad: bool) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+    """The images of all folders together.
+
+    Args:
+        setup: the labelled dataset and its plans.
+        folders: those of `-u`.
+        skip_bad: leave incomplete and misnamed cases out.
+
+    Returns:
+        The image files of every complete case, sorted by case, and the reason for every case left out.
+
+    Raises:
+        InputError: for a folder without images, a case in two folders or labelled as well, and, unless `skip_bad`, an incomplete one.
+    """
+    images: dict[str, tuple[str, ...]] = {}
+    skipped: dict[str, str] = {}
+    for folder in folders:
+        found, bad = find_images(folder, setup.file_ending, setup.num_files)
+        if bad and not skip_bad:
+            raise InputError(f"{next(iter(bad.values()))} Complete it, or leave bad cases out with --skip-bad.")
+        if twice := _common(found, images):
+            case, other = twice
+            raise InputError(f"case '{case}' is in two folders ({images[other][0]} and {found[case][0]}); rename one.")
+        images.update(found)
+        skipped.update(bad)
+    if both := _common(images, setup.labelled_cases):
+        case, labelled = both
+        raise InputError(
+            f"case '{case}' is in the pool ({images[case][0]}) and a labelled case of {setup.dataset} ('{labelled}'); remove or rename it."
+        )
+    return dict(sorted(images.items())), skipped
+
+
+def _common(cases: Collection[str], others: Collection[str]) -> tuple[str, str] | None:
+    """A case that both have, by its names in both; names that differ by case or accents alone are one."""
+    known = {same_name(other): other for other in others}
+    return next(((case, known[same_name(case)]) for case in sorted(cases) if same_name(case) in known), None)
