@@ -22,7 +22,7 @@ def require_evidence_room(run: Run, store: EvidenceStore, num_cases: int, label:
     """
     mean = store.mean_bytes() or stored_evidence_bytes(run)
     if mean is None:
-        mean = typical_case_size(run.setup, run.method, run.pool.folder).evidence
+        mean = typical_case_size(run.setup, run.method, run.pool).evidence
     require_free(store.folder, num_cases * mean, f"evidence of the {label} ({num_cases} cases)")
 
 

@@ -56,13 +56,13 @@ class _TypicalStore(EvidenceStore):
         return typical_evidence(masks, has_regions=self.setup.has_regions)
 
 
-def typical_case_size(setup: NnunetSetup, method: MethodConfig, pool_folder: Path | None = None) -> CaseSize:
+def typical_case_size(setup: NnunetSetup, method: MethodConfig, pool: PoolIndex | None = None) -> CaseSize:
     """Make evidence of a few labelled cases from their labels, and a stage's files of that; compress both as for the pool.
 
     Args:
         setup: the labelled dataset and its plans.
         method: what a stage stores.
-        pool_folder: preprocessed images of the pool; sizes are those of its images. None, or one without images: of the labelled ones.
+        pool: sizes are those of its images, of no other image that lies beside them. None: those of the labelled ones.
 
     Raises:
         SetupError: if no labelled case is preprocessed.
@@ -70,8 +70,7 @@ def typical_case_size(setup: NnunetSetup, method: MethodConfig, pool_folder: Pat
     labelled = _preprocessed_cases(setup.data_folder)
     if not labelled:
         raise SetupError(f"{setup.data_folder} holds no preprocessed case; run nnUNetv2_preprocess again.")
-    pooled = _preprocessed_cases(pool_folder) if pool_folder is not None else []
-    wanted = _mean_voxels(pool_folder, pooled) if pool_folder is not None and pooled else _mean_voxels(setup.data_folder, labelled)
+    wanted = _mean_voxels(setup.data_folder, labelled) if pool is None else _mean_voxels(pool.folder, pool.case_ids)
     properties: dict[str, Any] = load_properties(setup.data_folder, labelled[0])
     image_voxels = prod(properties["shape_before_cropping"])
     chosen = spread(labelled, 1 if image_voxels > _LARGE_VOXELS else _CASES)

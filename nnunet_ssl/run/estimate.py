@@ -49,11 +49,11 @@ def estimate_disk(request: RunRequest, num_pool_cases: int) -> DiskEstimate:
     """
     setup, method, folds = request.setup, request.method, request.folds
     try:
-        pool_folder = load_pool(setup).folder
+        pool = load_pool(setup)
     except NnsslError:  # not prepared yet
-        pool_folder = None
-    case = typical_case_size(setup, method, pool_folder)
-    run = request.begun() if pool_folder is not None else None
+        pool = None
+    case = typical_case_size(setup, method, pool)
+    run = request.begun() if pool is not None else None
     evidence_bytes = (stored_evidence_bytes(run) if run is not None else None) or case.evidence
     predictors = len(folds) + (method.curriculum.num_stages - 1 if method.agreement.weight > 0 else 0)
     held_out = len(setup.labelled_cases) if len(folds) > 1 else 0
