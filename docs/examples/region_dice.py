@@ -27,7 +27,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table."""
     arguments = parser().parse_args(argv)
-    from nnunet_ssl.nnunet_api.setup import NnunetSetup, read_json
+    from nnunet_ssl.nnunet_api.json_file import read_json
+    from nnunet_ssl.nnunet_api.setup import NnunetSetup
     from nnunet_ssl.report.validation import foreground_keys, read_summary
     from nnunet_ssl.run.aligned_text import aligned, number
 

@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from nnunet_ssl.data.pool_index import load_pool
     from nnunet_ssl.errors import ConfigError
     from nnunet_ssl.machines.engine import engine_at
-    from nnunet_ssl.nnunet_api.setup import load_setup
+    from nnunet_ssl.nnunet_api.load_setup import load_setup
 
     asks_for_groups = arguments.groups is not None or arguments.group_folds
     if not arguments.u and not arguments.preset and not asks_for_groups:

@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from nnunet_ssl.data.groups import check_asked, keep_groups
     from nnunet_ssl.data.pool_index import load_pool
     from nnunet_ssl.machines.engine import engine_at
-    from nnunet_ssl.nnunet_api.setup import load_setup
+    from nnunet_ssl.nnunet_api.load_setup import load_setup
     from nnunet_ssl.pseudolabel.accept import accept
     from nnunet_ssl.pseudolabel.grow import grow
     from nnunet_ssl.pseudolabel.publish import publish

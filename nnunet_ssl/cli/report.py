@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the report and print where it is and what comes next."""
     arguments = parser().parse_args(argv)
-    from nnunet_ssl.nnunet_api.setup import load_setup
+    from nnunet_ssl.nnunet_api.load_setup import load_setup
     from nnunet_ssl.report.write_report import write_report
 
     setup = load_setup(arguments.d, arguments.c, arguments.p)

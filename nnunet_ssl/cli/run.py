@@ -129,7 +129,7 @@ def _requests(arguments: argparse.Namespace, assignments: dict[str, object]) -> 
     """One run for every fold asked for."""
     from nnunet_ssl.data.groups import check_asked
     from nnunet_ssl.data.overlay import laid_before, lay_preset, overlaid
-    from nnunet_ssl.nnunet_api.setup import load_setup
+    from nnunet_ssl.nnunet_api.load_setup import load_setup
     from nnunet_ssl.pseudolabel.start_run import settings_in_force
     from nnunet_ssl.run.run_request import RunRequest
 

@@ -14,8 +14,11 @@ from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.files import write_json
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import preprocessed_root, results_root
+from nnunet_ssl.nnunet_api.dataset_name import resolve_dataset
+from nnunet_ssl.nnunet_api.json_file import read_json
+from nnunet_ssl.nnunet_api.load_setup import OWN_PLANS
 from nnunet_ssl.nnunet_api.planning import plan_dataset
-from nnunet_ssl.nnunet_api.setup import OWN_PLANS, NnunetSetup, read_json, resolve_dataset
+from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
 _DEFAULT_PLANS = "nnUNetPlans"
 

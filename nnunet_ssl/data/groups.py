@@ -11,7 +11,8 @@ from pathlib import Path
 from nnunet_ssl.data.files import write_json
 from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.errors import InputError, NnsslError, StateError
-from nnunet_ssl.nnunet_api.setup import NnunetSetup, read_json
+from nnunet_ssl.nnunet_api.json_file import read_json
+from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
 COLUMNS = ("case", "group")
 FOLDERS = "folders"

@@ -11,7 +11,7 @@ from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.files import write_json
 from nnunet_ssl.errors import ConfigError, StateError
 from nnunet_ssl.names import check_names
-from nnunet_ssl.nnunet_api.setup import read_json
+from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.schemas import schema_of
 
 SCHEMA = 3

@@ -14,9 +14,10 @@ from nnunet_ssl.data.files import remove_leftovers, write_json
 from nnunet_ssl.errors import ConfigError
 from nnunet_ssl.locations import presets_folder
 from nnunet_ssl.networks.self_configuration import derive_architecture
+from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.nnunet_api.planning import size_configuration
 from nnunet_ssl.nnunet_api.resampling import probability_resampling
-from nnunet_ssl.nnunet_api.setup import SHAPES_DATA, NnunetSetup, read_json
+from nnunet_ssl.nnunet_api.setup import SHAPES_DATA, NnunetSetup
 
 logger = logging.getLogger(__name__)
 

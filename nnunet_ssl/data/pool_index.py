@@ -11,8 +11,9 @@ from nnunet_ssl.data.case_names import name_problem
 from nnunet_ssl.errors import NnsslError, SetupError, StateError
 from nnunet_ssl.locations import pool_folder, pool_index
 from nnunet_ssl.names import check_names
+from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.nnunet_api.preprocessing import PARTS
-from nnunet_ssl.nnunet_api.setup import NnunetSetup, read_json
+from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.schemas import schema_of
 
 SCHEMA = 1

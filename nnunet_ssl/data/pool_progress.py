@@ -9,7 +9,7 @@ from typing import Any
 
 from nnunet_ssl.data.files import TEMPORARY_PREFIX, remove_leftovers, write_json
 from nnunet_ssl.errors import NnsslError
-from nnunet_ssl.nnunet_api.setup import read_json
+from nnunet_ssl.nnunet_api.json_file import read_json
 
 
 class PoolProgress:

@@ -15,7 +15,9 @@ from nnunet_ssl.demo.stock_command import run_stock_command
 from nnunet_ssl.demo.synthetic import DATASET_ID, DATASET_NAME, SyntheticDataset, write_synthetic_dataset
 from nnunet_ssl.demo.true_dice import EvaluatedModel, format_true_dice, write_true_dice
 from nnunet_ssl.locations import ModelLocation, preprocessed_root, presets_folder
-from nnunet_ssl.nnunet_api.setup import NnunetSetup, load_setup, read_json
+from nnunet_ssl.nnunet_api.json_file import read_json
+from nnunet_ssl.nnunet_api.load_setup import load_setup
+from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.report.validation import foreground_keys, read_summary
 from nnunet_ssl.report.write_report import write_report

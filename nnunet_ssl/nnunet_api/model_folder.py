@@ -6,7 +6,9 @@ from pathlib import Path
 
 from nnunet_ssl.errors import SetupError
 from nnunet_ssl.locations import ModelLocation, results_root
-from nnunet_ssl.nnunet_api.setup import NnunetSetup, checked_setup, read_json
+from nnunet_ssl.nnunet_api.json_file import read_json
+from nnunet_ssl.nnunet_api.load_setup import checked_setup
+from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
 
 def find_model(dataset: str, trainer: str, plans: str, configuration: str) -> ModelLocation:

@@ -11,8 +11,8 @@ from nnunet_ssl.errors import ConfigError
 from nnunet_ssl.networks.gpu_memory import largest_batch, training_bytes, usable_bytes
 from nnunet_ssl.networks.network_count import NetworkCount, count_network
 from nnunet_ssl.networks.self_configuration import derive_architecture
+from nnunet_ssl.nnunet_api.load_setup import OWN_PLANS
 from nnunet_ssl.nnunet_api.resampling import TORCH, image_resampling, probability_resampling
-from nnunet_ssl.nnunet_api.setup import OWN_PLANS
 
 _PLANNED = (
     "n_stages", "features_per_stage", "kernel_sizes", "strides", "n_blocks_per_stage", "n_conv_per_stage_decoder", "aspp_dilations",

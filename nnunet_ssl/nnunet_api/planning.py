@@ -14,8 +14,9 @@ import numpy as np
 
 from nnunet_ssl.errors import ConfigError, SetupError
 from nnunet_ssl.locations import preprocessed_root, raw_root
+from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.nnunet_api.planner import TransASPPPlanner
-from nnunet_ssl.nnunet_api.setup import NnunetSetup, read_json
+from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
 MIN_GPU_MEMORY_GB = 4
 _OF_DATASET = ("labels", "file_ending", "numTraining")

@@ -16,8 +16,8 @@ from nnunet_ssl.networks.sampling import has_uncertainty_head
 from nnunet_ssl.nnunet_api.checkpoints import UNCERTAINTY_TERM, load_checkpoint
 from nnunet_ssl.nnunet_api.external_trainers import find_trainer
 from nnunet_ssl.nnunet_api.finite_weights import require_finite_weights
+from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.nnunet_api.plans_check import check_dataset_json, check_plans
-from nnunet_ssl.nnunet_api.setup import read_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
-from nnunet_ssl.nnunet_api.setup import read_json
+from nnunet_ssl.nnunet_api.json_file import read_json
 
 
 def refuse_other_fold(checkpoint: Mapping[str, Any], path: Path, fold: int | str) -> None:

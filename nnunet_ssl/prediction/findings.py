@@ -13,7 +13,7 @@ from nnunet_ssl.confidence.predicted_dice import DicePrediction, PredictedMean, 
 from nnunet_ssl.confidence.review import review_limit
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import AUDIT_FILE, PREDICTIONS, STUDY_FILE
-from nnunet_ssl.nnunet_api.setup import read_json
+from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.prediction.origin import NO_RUN, Origin
 from nnunet_ssl.schemas import STUDY, schema_of
 

@@ -13,7 +13,7 @@ from nnunet_ssl.errors import NnsslError, SetupError
 from nnunet_ssl.locations import AUDIT_FILE, PUBLISHED_MARKER, STAGE_SIDECAR, STUDY_FILE, ModelLocation, raw_root, results_root
 from nnunet_ssl.names import check_relative_path
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint_of_samples
-from nnunet_ssl.nnunet_api.setup import read_json
+from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.schemas import PUBLISHED, schema_of
 
 NO_RUN = "the model belongs to no run of nnssl_run, or its run has another teacher by now"

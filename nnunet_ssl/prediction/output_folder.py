@@ -9,7 +9,8 @@ from typing import Any
 from nnunet_ssl.data.files import remove_leftovers, replacing, write_csv, write_json
 from nnunet_ssl.errors import InputError, StateError
 from nnunet_ssl.nnunet_api.geometry import map_ending, write_label, write_map
-from nnunet_ssl.nnunet_api.setup import NnunetSetup, read_json
+from nnunet_ssl.nnunet_api.json_file import read_json
+from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.prediction.predict_case import CasePrediction
 from nnunet_ssl.prediction.prepared_model import PreparedModel
 from nnunet_ssl.prediction.volumes import volume_names

@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
 from nnunet_ssl.locations import preprocessed_root, raw_root, results_root
-from nnunet_ssl.nnunet_api.setup import read_json
+from nnunet_ssl.nnunet_api.json_file import read_json
 
 FIRST_ID = 601
 LAST_ID = 999

@@ -10,7 +10,7 @@ from nnunet_ssl.disk import require_free
 from nnunet_ssl.errors import SetupError, StateError
 from nnunet_ssl.locations import PUBLISHED_MARKER, ModelLocation, fold_name, results_root
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
-from nnunet_ssl.nnunet_api.setup import read_json
+from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.schemas import PUBLISHED
 

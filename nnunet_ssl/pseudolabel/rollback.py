@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import wilcoxon
 
 from nnunet_ssl.locations import ModelLocation
-from nnunet_ssl.nnunet_api.setup import read_json
+from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.pseudolabel.run import Run
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import STUDY_FILE
-from nnunet_ssl.nnunet_api.setup import read_json
+from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.schemas import STUDY, schema_of
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import ModelLocation
-from nnunet_ssl.nnunet_api.setup import NnunetSetup, read_json
+from nnunet_ssl.nnunet_api.json_file import read_json
+from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
 from nnunet_ssl.nnunet_api.external_trainers import environment_with_trainers
-from nnunet_ssl.nnunet_api.setup import read_json
+from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.run.training_entry import FOLDER_VARIABLE
 
 logger = logging.getLogger(__name__)

@@ -132,7 +132,7 @@ def gather_evidence(plans: str, views: int) -> None:
     import torch
 
     from nnunet_ssl.cli.arguments import use_device
-    from nnunet_ssl.nnunet_api.setup import load_setup
+    from nnunet_ssl.nnunet_api.load_setup import load_setup
     from nnunet_ssl.pseudolabel.gather import gather_teacher_evidence
     from nnunet_ssl.pseudolabel.start_run import open_run
 

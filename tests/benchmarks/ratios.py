@@ -45,7 +45,7 @@ def main() -> int:
 
 def run_of(arguments: argparse.Namespace) -> Any:
     """The run on disk."""
-    from nnunet_ssl.nnunet_api.setup import load_setup
+    from nnunet_ssl.nnunet_api.load_setup import load_setup
     from nnunet_ssl.pseudolabel.start_run import open_run
 
     setup = load_setup("137", "3d_fullres", "nnUNetPlans_nnssl_cpu")

@@ -46,7 +46,7 @@ from nnunet_ssl.data.files import TEMPORARY_PREFIX
 from nnunet_ssl.data.pool import prepare_pool
 from nnunet_ssl.data.stage_dataset import StageSidecar, check_stage_place, read_sidecar, stage_is_whole
 from nnunet_ssl.errors import SetupError, StateError
-from nnunet_ssl.nnunet_api.setup import load_setup
+from nnunet_ssl.nnunet_api.load_setup import load_setup
 from nnunet_ssl.pseudolabel.start_run import open_run
 
 STAGE = "Dataset601_Tiny_f0s1"

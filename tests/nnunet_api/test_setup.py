@@ -14,7 +14,9 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from tiny_setup import CONFIGURATION, DATASET, IDENTIFIER, LABELLED, PLANS, Project
 
 from nnunet_ssl.errors import ConfigError, InputError, SetupError
-from nnunet_ssl.nnunet_api.setup import NnunetSetup, load_setup, read_json
+from nnunet_ssl.nnunet_api.json_file import read_json
+from nnunet_ssl.nnunet_api.load_setup import load_setup
+from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
 
 def test_set_up_is_what_nnunet_planned(project: Project) -> None:

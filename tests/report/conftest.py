@@ -25,7 +25,8 @@ from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.data.stage_dataset import PseudoCase, StageSidecar, write_stage
 from nnunet_ssl.locations import ModelLocation, pool_folder, pool_index, preprocessed_root, raw_root, stage_dataset_name
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint
-from nnunet_ssl.nnunet_api.setup import NnunetSetup, load_setup
+from nnunet_ssl.nnunet_api.load_setup import load_setup
+from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.pseudolabel.ranking import ScoredCase, write_ranking
 
 DATASET, CONFIGURATION, PLANS = "Dataset137_Toy", "3d_fullres", "nnUNetPlans"

@@ -12,7 +12,7 @@ from tiny_setup import DATASET, OUR_STUDENT, OUR_TEACHER, PLANS, Project, preten
 from nnunet_ssl.cli.run import main
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import ModelLocation
-from nnunet_ssl.nnunet_api.setup import load_setup
+from nnunet_ssl.nnunet_api.load_setup import load_setup
 from nnunet_ssl.pseudolabel.start_run import open_run
 from nnunet_ssl.run.cross_validation import FoldFigures, fold_figures, format_cross_validation
 from nnunet_ssl.training.stage import read_stage

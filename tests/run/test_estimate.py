@@ -32,7 +32,7 @@ from tiny_setup import (
 
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.nnunet_api.external_trainers import external_trainers
-from nnunet_ssl.nnunet_api.setup import load_setup
+from nnunet_ssl.nnunet_api.load_setup import load_setup
 from nnunet_ssl.run.estimate import estimate_disk, of_all_folds
 from nnunet_ssl.run.pipeline import execute, pipeline
 from nnunet_ssl.run.run_request import RunRequest

@@ -110,7 +110,7 @@ class KindRun:
 
     def open(self) -> Any:
         """The run on disk."""
-        from nnunet_ssl.nnunet_api.setup import load_setup
+        from nnunet_ssl.nnunet_api.load_setup import load_setup
         from nnunet_ssl.pseudolabel.start_run import open_run
 
         fold = "all" if self.kind.fold == "all" else int(self.kind.fold)

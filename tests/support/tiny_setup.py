@@ -63,7 +63,7 @@ class Project:
 
     def setup(self, plans: str = PLANS, dataset: str = "137") -> Any:
         """The `NnunetSetup` of plans."""
-        from nnunet_ssl.nnunet_api.setup import load_setup
+        from nnunet_ssl.nnunet_api.load_setup import load_setup
 
         return load_setup(dataset, CONFIGURATION, plans)
 
