@@ -30,6 +30,26 @@ def labelled_in_batch(batch_size: int, share: float, draw: float) -> int:
     return min(max(round(batch_size * share), 1), batch_size - 1)
 
 
+def share_of_process(share: float, *, rank: int, processes: int, epoch: int) -> float:
+    """The labelled share of a process that draws a single sample, so that all processes together keep the share in every step.
+
+    In each epoch some processes draw labelled cases alone and the others cases of the pool. They take turns, because nnU-Net forces
+    foreground by process, which must not single out one kind.
+
+    Args:
+        share: wanted share of labelled samples over all processes, in (0, 1]; 1 means all.
+        rank: of the process, from 0.
+        processes: how many train together.
+        epoch: the current one.
+
+    Returns:
+        1 or 0; the share itself where the process trains alone.
+    """
+    if processes == 1:
+        return share
+    return float((rank + epoch) % processes < labelled_in_batch(processes, share, draw=0.0))
+
+
 class StageDataLoader(nnUNetDataLoader):
     """nnU-Net's loader over a `StageDataset`; only the choice of cases differs."""
 

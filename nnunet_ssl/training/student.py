@@ -15,6 +15,7 @@ from torch import nn
 from nnunet_ssl.locations import targets_folder
 from nnunet_ssl.networks import unwrap
 from nnunet_ssl.training.cutmix import CutMix
+from nnunet_ssl.training.distributed import num_processes
 from nnunet_ssl.training.epoch_terms import to_host
 from nnunet_ssl.training.extra_channels import ExtraLayout
 from nnunet_ssl.training.moving_average import MovingAverage, default_decay
@@ -23,7 +24,7 @@ from nnunet_ssl.training.phases import DISTILLATION, FINE_TUNING, SEMI_SUPERVISE
 from nnunet_ssl.training.reference_prediction import probabilities, reference_logits
 from nnunet_ssl.training.stage import read_stage
 from nnunet_ssl.training.stage_dataset import StageDataset
-from nnunet_ssl.training.stage_loader import StageDataLoader, loaders_built_by
+from nnunet_ssl.training.stage_loader import StageDataLoader, loaders_built_by, share_of_process
 from nnunet_ssl.training.student_loss import CLASS_TERM, TERMS, DualLoss, ramp_weight
 from nnunet_ssl.training.student_pipeline import student_pipeline
 from nnunet_ssl.training.supervised_loss import weigh_cross_entropy
@@ -129,6 +130,8 @@ class SemiSupervisedStudent(PhasedTrainer):
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
+        if self._stage_dataset is not None:
+            self._stage_dataset.labelled_share = self._labelled_share()
         self._step = self.current_epoch * self.num_iterations_per_epoch
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -208,7 +211,11 @@ class SemiSupervisedStudent(PhasedTrainer):
         return ExtraLayout.for_stage(self.label_manager, self.stage.num_confidence_channels, self.stage.num_probability_channels)
 
     def _labelled_share(self) -> float:
-        return 1.0 if self.phase.name == FINE_TUNING else self.method.student.labelled_share
+        """Share of labelled samples that this process draws in the current epoch."""
+        share = 1.0 if self.phase.name == FINE_TUNING else self.method.student.labelled_share
+        if self.batch_size > 1:
+            return share
+        return share_of_process(share, rank=self.local_rank, processes=num_processes(), epoch=self.current_epoch)
 
     def _ramp(self) -> float:
         """Weight of the pool terms in the next step."""
@@ -230,8 +237,6 @@ class SemiSupervisedStudent(PhasedTrainer):
         return StageDataLoader(data, *args, transforms=ours, **kwargs)
 
     def _start_phase(self, phase: Phase) -> None:
-        if self._stage_dataset is not None:
-            self._stage_dataset.labelled_share = self._labelled_share()
         if phase.name == DISTILLATION and self.average is not None:
             # the head belongs to the network that is saved and used
             self.average.commit()

@@ -34,8 +34,16 @@ def train(rank: int, folder: Path, make: Callable[[], Any]) -> None:
         trainer = make()
         # nnU-Net takes several processes for several GPUs
         trainer.device, trainer.grad_scaler = torch.device("cpu"), None
+        step, drawn = trainer.train_step, []
+
+        def watched(batch: dict[str, Any]) -> dict[str, Any]:
+            drawn.append([not str(key).startswith("pool") for key in batch["keys"]])
+            return step(batch)
+
+        trainer.train_step = watched
         trainer.run_training()
         found = {
+            "labelled": drawn,
             "weights": unwrap(trainer.network).state_dict(),
             "log": log(trainer),
             "batch_size": trainer.batch_size,
@@ -56,7 +64,7 @@ def two_ranks(folder: Path, make: Callable[[], Any]) -> tuple[dict[str, Any], di
 @pytest.mark.parametrize("batch_size", [2, 4])
 @pytest.mark.parametrize("kind", [TransASPPTeacherTrainer, TransASPPStudentTrainer, SemiSupervisedStudentTrainer])
 def test_processes_learn_the_same(tiny: Any, short: Settings, tmp_path: Path, kind: Any, batch_size: int) -> None:
-    """With a batch of 2, each process has one sample a step, labelled or from the pool as it comes."""
+    """With a batch of 2, one process has a labelled sample and the other one of the pool."""
     tiny.plans["configurations"][tiny.configuration]["batch_size"] = batch_size
     is_teacher = kind is TransASPPTeacherTrainer
     dataset = ["Dataset137_Tiny"] if is_teacher else []
@@ -74,6 +82,9 @@ def test_processes_learn_the_same(tiny: Any, short: Settings, tmp_path: Path, ki
         assert same(saved, first["weights"])
     else:
         assert not same(saved, first["weights"])  # the moving average
+        together = [a + b for a, b in zip(first["labelled"], second["labelled"], strict=True)]
+        assert len(together) == 2 * 4
+        assert {(sum(step), len(step)) for step in together} == {(batch_size // 2, batch_size)}
         for name in ("loss_supervised", "loss_high", "loss_low"):
             assert np.isfinite(first["log"][name]).any(), name
 

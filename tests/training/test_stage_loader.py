@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnunet_ssl.training.stage_loader import StageDataLoader, labelled_in_batch
+from nnunet_ssl.training.stage_loader import StageDataLoader, labelled_in_batch, share_of_process
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,22 @@ def test_share(batch_size: int, share: float, expected: int) -> None:
 
 def test_batches_of_one_alternate_by_chance() -> None:
     assert [labelled_in_batch(1, 0.3, draw) for draw in (0.0, 0.29, 0.3, 0.99)] == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(("share", "processes", "labelled"), [(0.5, 2, 1), (0.5, 4, 2), (0.9, 2, 1), (0.1, 4, 1), (0.5, 3, 2), (1.0, 3, 3)])
+def test_processes_with_one_sample_each_keep_the_share_and_take_turns(share: float, processes: int, labelled: int) -> None:
+    shares = [
+        [share_of_process(share, rank=rank, processes=processes, epoch=epoch) for rank in range(processes)] for epoch in range(processes)
+    ]
+    assert {value for epoch in shares for value in epoch} <= {0.0, 1.0}
+    assert [sum(epoch) for epoch in shares] == [labelled] * processes
+    assert [sum(of_rank) for of_rank in zip(*shares, strict=True)] == [labelled] * processes
+    assert {labelled_in_batch(1, value, draw) for value, draw in ((0.0, 0.0), (0.0, 0.99))} == {0}
+    assert {labelled_in_batch(1, 1.0, draw) for draw in (0.0, 0.99)} == {1}
+
+
+def test_a_process_alone_keeps_its_share() -> None:
+    assert share_of_process(0.3, rank=0, processes=1, epoch=5) == 0.3
 
 
 def loader(labelled: list[str], pool: list[str], *, share: float, batch_size: int) -> Any:
