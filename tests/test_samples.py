@@ -13,7 +13,7 @@ import pytest
 
 from nnunet_ssl import config, schemas
 from nnunet_ssl.config import MethodConfig
-from nnunet_ssl.data import evidence_store, manifest, pool
+from nnunet_ssl.data import evidence_store, manifest, pool_index
 from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.errors import NnsslError
@@ -45,7 +45,7 @@ def read_manifest(path: Path) -> Any:
 
 
 def read_pool(path: Path) -> Any:
-    return pool._read_index(path.parent, path)
+    return pool_index.read_index(path.parent, path)
 
 
 def read_settings(path: Path) -> Any:
@@ -54,7 +54,7 @@ def read_settings(path: Path) -> Any:
 
 READERS: dict[str, tuple[str, Callable[[Path], Any], int]] = {
     "manifest": ("manifest.json", read_manifest, manifest.SCHEMA),
-    "pool_index": ("data__pool_1234.json", read_pool, pool.SCHEMA),
+    "pool_index": ("data__pool_1234.json", read_pool, pool_index.SCHEMA),
     "settings": ("section.json", read_settings, config.SCHEMA),
     "held_out": (STUDY_FILE, lambda path: read_held_out(path.parent), schemas.STUDY),
     "audit": (AUDIT_FILE, _read_study, schemas.STUDY),

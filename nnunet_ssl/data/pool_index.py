@@ -72,7 +72,8 @@ def read_index(folder: Path, index_file: Path) -> PoolIndex:
     """The pool as its index has it.
 
     Raises:
-        StateError: if the index is damaged, of a newer version or has strange names.
+        StateError: if the index is damaged or of a newer version.
+        InputError: if it is no JSON or has strange names.
     """
     content = _checked_index(read_json(index_file), index_file)
     images = {case: tuple(entry["images"]) for case, entry in sorted(content["cases"].items())}

@@ -62,7 +62,7 @@ def typical_case_size(setup: NnunetSetup, method: MethodConfig, pool: PoolIndex 
     Args:
         setup: the labelled dataset and its plans.
         method: what a stage stores.
-        pool: sizes are those of its images, of no other image that lies beside them. None: those of the labelled ones.
+        pool: sizes are those of its images, of no other image that lies beside them. None, or without images: those of the labelled ones.
 
     Raises:
         SetupError: if no labelled case is preprocessed.
@@ -70,7 +70,7 @@ def typical_case_size(setup: NnunetSetup, method: MethodConfig, pool: PoolIndex 
     labelled = _preprocessed_cases(setup.data_folder)
     if not labelled:
         raise SetupError(f"{setup.data_folder} holds no preprocessed case; run nnUNetv2_preprocess again.")
-    wanted = _mean_voxels(setup.data_folder, labelled) if pool is None else _mean_voxels(pool.folder, pool.case_ids)
+    wanted = _mean_voxels(pool.folder, pool.case_ids) if pool is not None and pool.images else _mean_voxels(setup.data_folder, labelled)
     properties: dict[str, Any] = load_properties(setup.data_folder, labelled[0])
     image_voxels = prod(properties["shape_before_cropping"])
     chosen = spread(labelled, 1 if image_voxels > _LARGE_VOXELS else _CASES)

@@ -25,7 +25,7 @@ from nnunet_ssl.training.reference_prediction import probabilities, reference_lo
 from nnunet_ssl.training.stage import read_stage
 from nnunet_ssl.training.stage_dataset import StageDataset
 from nnunet_ssl.training.stage_loader import StageDataLoader, loaders_built_by, share_of_process
-from nnunet_ssl.training.student_loss import CLASS_TERM, TERMS, DualLoss, ramp_weight
+from nnunet_ssl.training.student_loss import CLASS_TERM, IMPOSSIBLE, TERMS, DualLoss, ramp_weight
 from nnunet_ssl.training.student_pipeline import student_pipeline
 from nnunet_ssl.training.supervised_loss import weigh_cross_entropy
 from nnunet_ssl.training.target_refresh import TargetRefresh
@@ -176,12 +176,18 @@ class SemiSupervisedStudent(PhasedTrainer):
         return self.stage.num_epochs * self.num_iterations_per_epoch
 
     def _average_prediction(self, images: torch.Tensor) -> torch.Tensor:
-        """Probabilities (P, H, *spatial) of the moving average, without dropout, for images (P, C, *spatial)."""
+        """Probabilities (P, H, *spatial) of the moving average, without dropout, for images (P, C, *spatial).
+
+        A blind class has none: the pool's targets say nothing of it, and would be its alone wherever the student has learned it.
+        """
         with self._evaluated_weights():
             self.network.eval()
             logits = reference_logits(self.network, images.to(self.device, non_blocking=True))
             self.network.train()
-        return probabilities(logits, has_regions=self.label_manager.has_regions)
+        has_regions = self.label_manager.has_regions
+        if self.stage.blind_heads and not has_regions:
+            logits = logits.float().index_fill(1, torch.tensor(self.stage.blind_heads, device=logits.device), IMPOSSIBLE)
+        return probabilities(logits, has_regions=has_regions)
 
     def _semi_supervised_loss(self, supervised: nn.Module) -> nn.Module:
         """The loss of batches with samples from the pool, around nnU-Net's own."""

@@ -67,7 +67,7 @@ def mix_into_targets(target: Sequence[Tensor], probs: Tensor, *, share: float, n
     """Mix a prediction into the class probabilities of a batch's pool samples, in place and at every scale.
 
     Labels and confidence stay those of the evidence, and with them which voxels are learned and which are unlearned. Voxels that do not
-    count (padding, ignored) are left alone.
+    count (padding, ignored) are left alone, and so are those where half precision has overflowed.
 
     Args:
         target: segmentations at every scale, then int16 extra channels at the same scales: code, C confidences, one probability per output.
@@ -82,5 +82,6 @@ def mix_into_targets(target: Sequence[Tensor], probs: Tensor, *, share: float, n
         q = of_pool[:, 1 + num_confidence :]
         p = interpolate(probs.to(q.device), tuple(q.shape[2:]), mode="nearest-exact") * SHARE_STEPS
         mixed = q.float().lerp(p, share).round().to(q.dtype)
-        of_pool[:, 1 + num_confidence :] = mixed.where(of_pool[:, :1] == CODE_POOL, q)
+        counts = (of_pool[:, :1] == CODE_POOL) & p.isfinite().all(1, keepdim=True)
+        of_pool[:, 1 + num_confidence :] = mixed.where(counts, q)
         extra[from_pool] = of_pool

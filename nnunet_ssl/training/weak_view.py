@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class BesideWeakView(BasicTransform):
-    """Applies a transform to the image and keeps the image as it was before, as as many channels behind the changed ones.
+    """Applies a transform to the image and keeps the image as it was before; its channels come behind the changed ones.
 
     Every sample of a batch gets its second half, whether the transform changed it or not. Later transforms that move voxels (mirroring)
     move both halves alike.
@@ -40,4 +40,5 @@ class BesideWeakView(BasicTransform):
 def split_views(data: Tensor) -> tuple[Tensor, Tensor]:
     """Strong and weak view (B, C, *spatial) of the images (B, 2C, *spatial) of a batch."""
     strong, weak = data.chunk(2, dim=1)
-    return strong.contiguous(), weak
+    strong = strong.contiguous()
+    return strong.pin_memory() if data.is_pinned() else strong, weak

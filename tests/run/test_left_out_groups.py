@@ -1,4 +1,4 @@
-"""`nnssl_run --leave-group-out` with real trainings of two steps: nothing of the scanner that judges is looked at by anyone."""
+"""`nnssl_run --leave-group-out` with real trainings of two steps: no pool image of the scanner that judges is looked at by anyone."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from nnunet_ssl.data.pool_index import load_pool
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
 from nnunet_ssl.pseudolabel.publish import published_model
 from nnunet_ssl.run import training_process
+from nnunet_ssl.training.stage import read_stage
 
 pytestmark = pytest.mark.slow
 
@@ -44,14 +45,16 @@ def test_the_other_scanner_only_validates(
         pool = load_pool(project.setup()).folder
         files = [file for case in SOUTH for file in (project.unlabelled / f"{case}_0000.nii.gz", *pool.glob(f"{case}*"))]
         assert len(files) == 2 * 4
-        with watching(files) as opened:
+        other = pool / f"{NORTH[0]}.b2nd"
+        with watching([*files, other]) as opened:
             assert main([*CALL, "--stages", "0.5", "1.0"]) == 0
-            assert opened() in (set(), None)
+            assert opened() in ({other}, None)
         assert "groups left out: south; 4 pool cases take part" in capsys.readouterr().out
         run = open_tiny_run(project, 1)
         assert [sorted(stage.cases) for stage in run.manifest.stages][-1] == NORTH
         assert load_checkpoint(run.teacher.checkpoint(1))["nnssl"]["pool_images"] == NORTH
         for stage in run.manifest.stages:
+            assert sorted(read_stage(stage.dataset).labelled_cases) == LABELLED[:4]
             with (run.workspace / f"ranking_{stage.stage}.csv").open() as file:
                 assert sorted(row["case"] for row in csv.DictReader(file)) == NORTH
         assert not [path for case in SOUTH for path in run.workspace.rglob(f"{case}*")]

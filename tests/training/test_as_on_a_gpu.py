@@ -1,7 +1,7 @@
 """What nnU-Net does on every GPU unless told otherwise: torch.compile, half precision, scaled gradients, and DDP with `-num_gpus`.
 
 On a CPU the same code runs with PyTorch's compiler up to the point where it would write kernels. With a GPU, the tests marked `gpu` leave
-everything as it is.
+compiler and half precision as they are. Scales start low, since the first steps from nnU-Net's own overflow and would not count.
 """
 
 from __future__ import annotations
@@ -117,9 +117,13 @@ def test_student_through_all_phases(
     tiny.write_sidecar(stage=2, num_epochs=2)
     settings = short(iterations=3, student=LAST_STAGE)
     with one_rank(tmp_path, device) if is_distributed else contextlib.nullcontext():
-        trainer = tiny.trainer(TransASPPStudentTrainer, settings=settings)
-        run(as_on_a_gpu(trainer, device))
+        trainer = as_on_a_gpu(tiny.trainer(TransASPPStudentTrainer, settings=settings), device)
+        asked, predict = [], trainer._average_prediction
+        trainer._average_prediction = lambda images: asked.append(predict(images)) or asked[-1]
+        run(trainer)
     check(trainer, epochs=4, steps=12)
+    assert len(asked) == 2 * 3 - 1
+    assert all(torch.isfinite(probs).all() for probs in asked)
     for name in ("loss_supervised", "loss_high", "loss_low", "unlearning_gradient_ratio"):
         assert np.isfinite(log(trainer)[name][:2]).all(), name
 
@@ -133,3 +137,5 @@ def test_other_students(tiny: Any, short: Settings, as_on_a_gpu: Any, device: st
     tiny.write_sidecar(num_epochs=1)
     trainer = run(as_on_a_gpu(tiny.trainer(kind, settings=short(epochs=1, iterations=3)), device))
     check(trainer, epochs=1, steps=3)
+    if kind is CrossPseudoSupervisionTrainer:
+        assert trainer.second.grad_scaler.steps == 3

@@ -15,12 +15,16 @@ from short_training import log, run
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from nnunet_ssl.training.peers.cross_pseudo_supervision import CrossPseudoSupervisionTrainer
+from nnunet_ssl.training.peers.mean_teacher import MeanTeacherTrainer
 from nnunet_ssl.training.peers.naive_self_training import NaiveSelfTrainingTrainer
+from nnunet_ssl.training.peers.uncertainty_aware_mean_teacher import UAMTTrainer
 from nnunet_ssl.training.student import TransASPPStudentTrainer
 from nnunet_ssl.training.target_refresh import TargetRefresh, mix_into_targets
 from nnunet_ssl.training.weak_view import BesideWeakView, split_views
 
 Settings = Callable[..., dict[str, Any]]
+PEERS = [NaiveSelfTrainingTrainer, MeanTeacherTrainer, UAMTTrainer, CrossPseudoSupervisionTrainer]
 
 
 def target(codes: tuple[int, int], q: tuple[int, int] = (9000, 1000)) -> list[Tensor]:
@@ -149,8 +153,26 @@ def test_the_targets_that_the_loss_gets_are_the_averages(tiny: Any, short: Setti
     assert (extra[2:].float() / 10_000 - expected[0])[:, exists].abs().max() < 1e-4
 
 
-def test_peers_never_refresh(tiny: Any, short: Settings) -> None:
+def test_overflow_leaves_the_evidence() -> None:
+    mixed, p = target((1, 2)), prediction(0.5)
+    p[0, :, 2, 2] = torch.nan
+    mix_into_targets(mixed, p, share=0.5, num_confidence=1)
+    assert mixed[2][1, 2:, 2, 2].tolist() == [9000, 1000]
+    assert mixed[2][1, 2:, 1, 1].tolist() == [7000, 3000]
+
+
+def test_a_blind_class_has_no_part_in_the_prediction(tiny: Any, short: Settings) -> None:
+    tiny.write_sidecar(stage=2, blind_heads=[2])
+    trainer = tiny.trainer(TransASPPStudentTrainer, settings=short(student={"refresh": 1.0}))
+    trainer.initialize()
+    probs = trainer._average_prediction(torch.zeros(1, 1, 16, 16, 16))
+    assert probs[:, 2].max() == 0
+    torch.testing.assert_close(probs.sum(1), torch.ones(1, 16, 16, 16))
+
+
+@pytest.mark.parametrize("kind", PEERS)
+def test_peers_never_refresh(tiny: Any, short: Settings, kind: Any) -> None:
     tiny.write_sidecar(stage=2)
-    peer = tiny.trainer(NaiveSelfTrainingTrainer, settings=short(student={"refresh": 0.5}))
+    peer = tiny.trainer(kind, settings=short(student={"refresh": 0.5}))
     assert peer.refresh.final == 0
     assert not peer.refresh.needs_weak_view

@@ -8,11 +8,11 @@ import torch
 from nnunet_ssl.training.peers.consistency import (
     greatest_entropy,
     predictive_entropy,
-    probabilities,
     sigmoid_ramp,
     squared_difference,
     with_noise,
 )
+from nnunet_ssl.training.reference_prediction import probabilities
 
 
 def test_ramp() -> None:
