@@ -31,7 +31,7 @@ def labelled_in_batch(batch_size: int, share: float, draw: float) -> int:
 
 
 def share_of_process(share: float, *, rank: int, processes: int, epoch: int) -> float:
-    """The labelled share of a process that draws a single sample, so that all processes together keep the share in every step.
+    """The labelled share of a process that draws a single sample, so that all processes together keep the share.
 
     In each epoch some processes draw labelled cases alone and the others cases of the pool. They take turns, because nnU-Net forces
     foreground by process, which must not single out one kind.

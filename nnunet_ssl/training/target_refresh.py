@@ -57,9 +57,10 @@ class TargetRefresh:
             step: the optimiser step about to be taken, from 0.
             predict: the average's probabilities (P, H, *spatial) of images (P, C, *spatial).
         """
-        share = self.share(step)
+        if (share := self.share(step)) == 0:
+            return
         from_pool = samples_from_pool(target[len(target) // 2])
-        if share > 0 and bool(from_pool.any()):
+        if bool(from_pool.any()):
             mix_into_targets(target, predict(images[from_pool]), share=share, num_confidence=self.num_confidence)
 
 

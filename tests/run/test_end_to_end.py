@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from file_watch import watching
 from nnunetv2.evaluation.accumulate_cv_results import accumulate_cv_results
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from real_trainings import copy_project, give_one_thread
 from tiny_setup import (
     CONFIGURATION,
     DATASET,
@@ -26,7 +26,6 @@ from tiny_setup import (
     Project,
     digests,
     environment,
-    folders,
     grow_stage,
     label_files,
     mtimes,
@@ -37,31 +36,19 @@ from tiny_setup import (
 from nnunet_ssl.cli.run import main
 from nnunet_ssl.data.files import TEMPORARY_PREFIX
 from nnunet_ssl.pseudolabel.publish import published_model
-from nnunet_ssl.run import training_process
 from nnunet_ssl.run.training_process import validation_dice
 
 pytestmark = pytest.mark.slow
 
 PROJECT = Path(__file__).resolve().parents[2]
 CALL = ["-d", "137", "-c", CONFIGURATION, "-f", "0", "-p", PLANS, "-device", "cpu", "-np", "1"]
-ONE_THREAD = "import multiprocessing; multiprocessing.cpu_count = lambda: 1; "
-"""nnU-Net gives a training on a CPU all its cores."""
 MODEL = f"{OUR_TEACHER}__{PLANS}__{CONFIGURATION}"
-
-
-def copy_without_pool(source: Project, root: Path) -> Project:
-    """The set-up before `nnssl_prepare`, with unlabelled images of its own."""
-    found = folders(root)
-    for name in ("raw", "preprocessed", "unlabelled"):
-        shutil.copytree(getattr(source, name), getattr(found, name), dirs_exist_ok=True, ignore=shutil.ignore_patterns("*__pool_*"))
-    return found
 
 
 @pytest.fixture(scope="module")
 def module_patch() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_process, "_ENTRY", ONE_THREAD + training_process._ENTRY)
-        patch.setenv("OMP_NUM_THREADS", "1")
+        give_one_thread(patch)
         yield patch
 
 
@@ -70,7 +57,7 @@ def finished(
     built_project: Project, tmp_path_factory: pytest.TempPathFactory, module_patch: pytest.MonkeyPatch
 ) -> tuple[Project, dict[str, str]]:
     """A run from the first image to the published model; and what the labelled dataset was before."""
-    project = copy_without_pool(built_project, tmp_path_factory.mktemp("whole"))
+    project = copy_project(built_project, tmp_path_factory.mktemp("whole"), with_pool=False)
     with environment(project, workers=0):
         before = digests(project.labelled_files())
         with watching(label_files(project.unlabelled)) as opened:

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 from file_watch import watching
-from tiny_setup import CONFIGURATION, DATASET, LABELLED, PLANS, POOL, Project, environment, folders, label_files, mtimes, open_tiny_run
+from real_trainings import copy_project, give_one_thread
+from tiny_setup import CONFIGURATION, DATASET, LABELLED, PLANS, POOL, Project, environment, label_files, mtimes, open_tiny_run
 
 from nnunet_ssl.cli.run import main
 from nnunet_ssl.pseudolabel.publish import published_model
-from nnunet_ssl.run import training_process
 
 pytestmark = pytest.mark.slow
 
 CALL = ["-d", "137", "-c", CONFIGURATION, "-f", "all", "-p", PLANS, "-device", "cpu", "-np", "1", "--stages", "1.0", "--num-samples", "2"]
-ONE_THREAD = "import multiprocessing; multiprocessing.cpu_count = lambda: 1; "
 
 
 def test_audit_then_run(
     built_project: Project, tmp_path: Path, quiet_machine: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    project = folders(tmp_path)
-    for name in ("raw", "preprocessed", "unlabelled"):
-        shutil.copytree(getattr(built_project, name), getattr(project, name), dirs_exist_ok=True)
+    project = copy_project(built_project, tmp_path, with_pool=True)
     parts = (LABELLED[:2], LABELLED[2:4], LABELLED[4:])
     splits = [{"train": [c for c in LABELLED if c not in held_out], "val": held_out} for held_out in parts]
     (project.preprocessed / DATASET / "splits_final.json").write_text(json.dumps(splits))
-    monkeypatch.setattr(training_process, "_ENTRY", ONE_THREAD + training_process._ENTRY)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    give_one_thread(monkeypatch)
     with environment(project, workers=0), watching(label_files(project.unlabelled)) as opened:
         assert main([*CALL, "-u", str(project.unlabelled), "--audit"]) == 0
         assert opened() in (set(), None)

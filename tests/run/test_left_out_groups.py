@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 from file_watch import watching
-from tiny_setup import CONFIGURATION, DATASET, LABELLED, PLANS, POOL, Project, environment, folders, open_tiny_run
+from real_trainings import copy_project, give_one_thread
+from tiny_setup import CONFIGURATION, DATASET, LABELLED, PLANS, POOL, Project, environment, open_tiny_run
 
 from nnunet_ssl.cli.prepare import main as prepare
 from nnunet_ssl.cli.run import main
 from nnunet_ssl.data.pool_index import load_pool
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
 from nnunet_ssl.pseudolabel.publish import published_model
-from nnunet_ssl.run import training_process
 from nnunet_ssl.training.stage import read_stage
 
 pytestmark = pytest.mark.slow
@@ -24,21 +23,17 @@ pytestmark = pytest.mark.slow
 SET_UP = ["-d", "137", "-c", CONFIGURATION, "-p", PLANS]
 CALL = [*SET_UP, "-f", "1", "-device", "cpu", "-np", "1", "--leave-group-out", "--num-samples", "2", "--set", "agreement.max_change=1"]
 NORTH, SOUTH = POOL[:4], POOL[4:]
-ONE_THREAD = "import multiprocessing; multiprocessing.cpu_count = lambda: 1; "
 
 
 def test_the_other_scanner_only_validates(
     built_project: Project, tmp_path: Path, quiet_machine: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    project = folders(tmp_path)
-    for name in ("raw", "preprocessed", "unlabelled"):
-        shutil.copytree(getattr(built_project, name), getattr(project, name), dirs_exist_ok=True)
+    project = copy_project(built_project, tmp_path, with_pool=True)
     (project.preprocessed / DATASET / "splits_final.json").unlink()
     groups = tmp_path / "groups.csv"
     rows = [f"{case},{'north' if case in (*NORTH, *LABELLED[:4]) else 'south'}\n" for case in (*POOL, *LABELLED)]
     groups.write_text("case,group\n" + "".join(rows))
-    monkeypatch.setattr(training_process, "_ENTRY", ONE_THREAD + training_process._ENTRY)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    give_one_thread(monkeypatch)
     with environment(project, workers=0):
         flags = ["-u", str(project.unlabelled), "-np", "1", "--groups", str(groups), "--group-folds"]
         assert prepare([*SET_UP, *flags]) == 0

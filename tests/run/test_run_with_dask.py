@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import blosc2
 import numpy as np
 import pytest
-from tiny_setup import CONFIGURATION, PLANS, Project, digests, environment, folders, open_tiny_run, pretend_training
+from real_trainings import copy_project
+from tiny_setup import CONFIGURATION, PLANS, Project, digests, environment, open_tiny_run, pretend_training
 
 from nnunet_ssl.cli.run import main
 from nnunet_ssl.locations import ModelLocation
@@ -18,14 +18,6 @@ from nnunet_ssl.machines.dask_engine import DaskEngine
 
 CALL = ["-d", "137", "-c", CONFIGURATION, "-f", "0", "-p", PLANS, "-device", "cpu", "-np", "1", "--num-samples", "2"]
 CALL += ["--stages", "0.5", "1.0", "--set", "agreement.max_change=1"]
-
-
-def copy_of(source: Project, root: Path) -> Project:
-    """The set-up before `nnssl_prepare`."""
-    found = folders(root)
-    for name in ("raw", "preprocessed", "unlabelled"):
-        shutil.copytree(getattr(source, name), getattr(found, name), dirs_exist_ok=True, ignore=shutil.ignore_patterns("*__pool_*"))
-    return found
 
 
 @pytest.fixture
@@ -50,7 +42,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def test_workers_make_what_one_process_makes(built_project: Project, tmp_path: Path, quiet_machine: None, asked: list[str]) -> None:
     found: list[dict[str, Any]] = []
     for name, flags in (("alone", []), ("workers", ["--dask", "local:2"])):
-        project = copy_of(built_project, tmp_path / name)
+        project = copy_project(built_project, tmp_path / name, with_pool=False)
         with environment(project, workers=0):
             assert main([*CALL, "-u", str(project.unlabelled), *flags]) == 0
             assert bool(asked) == bool(flags)
