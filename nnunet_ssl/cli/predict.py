@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if prepared.findings.limit is None:
         print(f"no threshold for review: {prepared.findings.ranking}{_audit_line(prepared)}")
     print(f"review: {', '.join(review) or 'no case is marked'}")
-    evaluate = f"nnUNetv2_evaluate_folder REFERENCE_FOLDER {arguments.o} -djfile {arguments.o / 'dataset.json'}"
-    print(f"next, where there are reference labels: {evaluate} -pfile {arguments.o / 'plans.json'}")
+    files = shlex.join(map(str, (arguments.o, "-djfile", arguments.o / "dataset.json", "-pfile", arguments.o / "plans.json")))
+    print(f"next, where there are reference labels: nnUNetv2_evaluate_folder REFERENCE_FOLDER {files}")
     return EXIT_ERROR if done.failed else 0
 
 

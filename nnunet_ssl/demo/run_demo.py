@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,7 @@ def run_demo(request: DemoRequest) -> DemoResult:
 
 def _plan(logs: Path) -> Step:
     flags = ("-d", DATASET_ID, "-c", CONFIGURATION, "-npfp", 1, "-np", 1)
-    command = " ".join(map(str, ("nnUNetv2_plan_and_preprocess", *flags)))
+    command = shlex.join(map(str, ("nnUNetv2_plan_and_preprocess", *flags)))
 
     def work() -> None:
         run_stock_command("nnUNetv2_plan_and_preprocess", *flags, log=logs / "plan_and_preprocess.txt")
@@ -181,7 +182,7 @@ def _predict(candidate: _Candidate, dataset: SyntheticDataset, out: Path, device
         run_stock_command("nnUNetv2_predict", *flags, log=log)
         run_stock_command("nnUNetv2_evaluate_folder", dataset.test_labels, out, *files, "-np", 1, log=log)
 
-    command = " ".join(map(str, ("nnUNetv2_predict", *flags)))
+    command = shlex.join(map(str, ("nnUNetv2_predict", *flags)))
     return Step(f"predict the test set with the {candidate.name}", command, is_newer(summary, model.checkpoint(FOLD)), work)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,7 @@ def run_stock_command(command: str, *flags: object, log: Path) -> None:
     """
     module, function = _ENTRIES[command]
     arguments = [str(flag) for flag in flags]
-    logger.info("%s %s  (log: %s)", command, " ".join(arguments), log)
+    logger.info("%s  (log: %s)", shlex.join([command, *arguments]), log)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
         line = [sys.executable, "-u", "-c", f"from {module} import {function}; {function}()", *arguments]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 
 from nnunet_ssl.data.groups import asked_groups, describe_groups, keep_groups, kept_groups
 from nnunet_ssl.data.pool_index import load_pool
@@ -23,7 +24,7 @@ def group_steps(request: RunRequest, prepare: str, pseudolabel: str) -> list[Ste
     """
     steps = []
     if request.groups is not None:
-        steps.append(_keep_step(request, request.groups, f"{prepare} --groups {request.groups}"))
+        steps.append(_keep_step(request, request.groups, f"{prepare} --groups {shlex.quote(request.groups)}"))
     if request.leave_group_out:
         steps.append(_leave_out_step(request, f"{pseudolabel} --leave-group-out"))
     return steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from nnunet_ssl.machines.engine import engine_at
@@ -35,4 +36,4 @@ def accept_step(request: RunRequest, folder: Path, command: str) -> Step:
     def work() -> None:
         accept(request.open(), folder)
 
-    return Step("accept labels", f"{command} --accept {folder}", is_done, work, is_before_stages=True, key="accept")
+    return Step("accept labels", f"{command} --accept {shlex.quote(str(folder))}", is_done, work, is_before_stages=True, key="accept")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -52,10 +53,10 @@ def pipeline(request: RunRequest) -> list[Step]:
     plans = "" if request.setup.plans_name == "nnUNetPlans" else f" -p {request.setup.plans_name}"
     grow_line = f"nnssl_pseudolabel -d {number} -c {configuration} -f {request.fold}{plans} -tr {request.teacher_trainer}"
     if request.predictions:
-        grow_line += f" --from-predictions {' '.join(map(str, request.predictions))}"
+        grow_line += f" --from-predictions {shlex.join(map(str, request.predictions))}"
     steps: list[Step] = []
     if request.unlabelled:
-        folders = " ".join(map(str, request.unlabelled))
+        folders = shlex.join(map(str, request.unlabelled))
         steps.append(
             Step(
                 "prepare the pool",

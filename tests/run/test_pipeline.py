@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,15 @@ def test_commands_are_those_a_user_would_type(project: Project) -> None:
     assert commands[1] == f"nnUNetv2_train 137 3d_fullres 0 -tr {OUR_TEACHER} -p {PLANS}"
     assert commands[2] == commands[4] == commands[6] == grow
     assert commands[3] == f"nnUNetv2_train STAGE_ID 3d_fullres 0 -tr {OUR_STUDENT} -p {PLANS}"
+
+
+def test_commands_can_be_typed_where_names_have_spaces(project: Project, tmp_path: Path) -> None:
+    folders = (tmp_path / "new scans", tmp_path / "it's old")
+    asked = request(project, unlabelled=folders, groups="site (A|B)", accept=tmp_path / "corrected by hand")
+    lines = [shlex.split(step.command) for step in pipeline(asked)]
+    assert lines[0][-2:] == list(map(str, folders))
+    assert ["--groups", "site (A|B)"] in [line[-2:] for line in lines]
+    assert ["--accept", str(tmp_path / "corrected by hand")] in [line[-2:] for line in lines]
 
 
 def test_prepared_pool_needs_no_folder(project: Project) -> None:
