@@ -89,6 +89,7 @@ ARMS: dict[str, Arm] = {
         Arm(name="agreement_1", kind="run", settings={"agreement.weight": 1.0}),
         Arm(name="scratch", kind="run", settings={"student.init": "scratch"}),
         Arm(name="uncalibrated", kind="run", settings={"evidence.confidence": "paper"}),
+        Arm(name="soft_everywhere", kind="run", settings={"student.tau": 0.0, "student.confidence_weighting": False}),
     )
 }
 """By name."""
