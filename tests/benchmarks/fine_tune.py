@@ -1,0 +1,69 @@
+"""Train a model of a run of `hippocampus.py` or `single_stage.py` on with manual labels alone, and evaluate it.
+
+    python tests/benchmarks/fine_tune.py --data ../shared/data/hippocampus --out /data/development_run --name tuned \
+        --model /data/development_run/nnUNet_results/Dataset603_.../fold_all/checkpoint_final.pth --epochs 10 --lr 0.0005
+
+`student.fine_tune_epochs` does this at the end of a student's last stage; here every variant starts from the same student. nnU-Net's
+`-pretrained_weights` would not do: it leaves the last layers out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from hippocampus import CONFIGURATION, DATASET, Benchmark, Model
+
+TRAINER = "TransASPPTeacherTrainer"
+
+
+def main() -> int:
+    """Lay plans of that length, train, print the Dice."""
+    arguments = parse()
+    bench = Benchmark(arguments)
+    overlay = json.loads(bench.overlay_file().read_text())
+    length = {**overlay["nnssl"]["teacher"]["length"], "num_epochs": arguments.epochs}
+    teacher = {**overlay["nnssl"]["teacher"], "length": length, "initial_lr": arguments.lr, "distillation_epochs": 0}
+    path = bench.out / f"{arguments.name}.json"
+    path.write_text(json.dumps({**overlay, "nnssl": {"teacher": teacher}}, indent=1))
+    bench.call("nnssl_prepare", "-d", DATASET, "-c", CONFIGURATION, "--preset", path)
+    # nnU-Net reads its folders when it is imported
+    os.environ.update(bench.env)
+    train_on(arguments.model, f"nnUNetPlans_nnssl_{arguments.name}", arguments.device)
+    print(arguments.name, bench.evaluate(Model(arguments.name, DATASET, TRAINER, f"nnUNetPlans_nnssl_{arguments.name}")))
+    return 0
+
+
+def train_on(checkpoint: Path, plans: str, device: str) -> None:
+    """One supervised training on all labels from the weights of a checkpoint, with its own learning rate from start to end."""
+    from nnunetv2.run.run_training import get_trainer_from_args
+
+    trainer = get_trainer_from_args(str(DATASET), CONFIGURATION, "all", TRAINER, plans, device=torch.device(device))
+    trainer.initialize()
+    trainer.network.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=False)["network_weights"])
+    trainer.run_training()
+
+
+def parse() -> argparse.Namespace:
+    """The command line, with what `Benchmark` reads besides."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with images/, labels/ and splits.json")
+    parser.add_argument("--out", type=Path, required=True, help="--out folder of the run")
+    parser.add_argument("--name", required=True, help="of the variant; one that is not used yet")
+    parser.add_argument("--model", type=Path, required=True, help="checkpoint to start from")
+    parser.add_argument("--epochs", type=int, default=10, help="of the teacher's iterations each (default: %(default)s)")
+    parser.add_argument("--lr", type=float, default=5e-4, help="learning rate at the start (default: %(default)s)")
+    parser.add_argument("--labels", default="8", choices=("4", "8", "16", "32"))
+    parser.add_argument("--draw", type=int, default=0)
+    parser.add_argument("--preset", default="cpu", help="overlay of the run")
+    parser.add_argument("--device", default="cpu")
+    parser.set_defaults(split="development")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
