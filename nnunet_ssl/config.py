@@ -209,7 +209,7 @@ class StudentConfig:
     lambda_ce: float = 1.0
     """Weight of the cross-entropy beside the Dice loss in L_sup."""
     labelled_share: float = 0.5
-    """Share of each batch that is drawn from labelled cases; at least one sample of each kind."""
+    """Share of the samples that are drawn from labelled cases; on average over batches where it is no whole number of a batch's samples."""
     lambda_high: float = 1.0
     """lambda_1, the weight of L_high."""
     lambda_low: float = 0.1

@@ -1,7 +1,8 @@
-"""A loader whose batches hold a fixed share of labelled samples."""
+"""A loader whose batches hold a wanted share of labelled samples."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,11 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_trainer_module
 from numpy.typing import NDArray
 
+_ROUNDING = 1e-9
+"""0.29 times 100 is a little less than 29."""
+_TURN = (math.sqrt(5) - 1) / 2
+"""Multiples of the golden ratio, less their whole part, fill [0, 1) evenly from the first few on."""
+
 
 def labelled_in_batch(batch_size: int, share: float, draw: float) -> int:
     """How many samples of a batch are labelled.
@@ -18,20 +24,19 @@ def labelled_in_batch(batch_size: int, share: float, draw: float) -> int:
     Args:
         batch_size: samples in the batch.
         share: wanted share of labelled samples, in (0, 1]; 1 means all.
-        draw: random number in [0, 1), which decides in batches of one sample.
+        draw: number in [0, 1), which decides where the share is no whole number of samples.
 
     Returns:
-        The share rounded, but at least one labelled and one pool sample where the batch has room for both and the share is below 1.
+        The whole number below or above `batch_size` times the share, with the chances that give the share on average: half of a batch of
+        two is one sample in every batch, three quarters are one sample or two.
     """
-    if share >= 1:
-        return batch_size
-    if batch_size == 1:
-        return int(draw < share)
-    return min(max(round(batch_size * share), 1), batch_size - 1)
+    wanted = batch_size * share
+    certain = math.floor(wanted + _ROUNDING)
+    return certain + int(draw < wanted - certain)
 
 
 def share_of_process(share: float, *, rank: int, processes: int, epoch: int) -> float:
-    """The labelled share of a process that draws a single sample, so that all processes together keep the share.
+    """The labelled share of a process that draws a single sample, so that all processes together keep the share over the epochs.
 
     In each epoch some processes draw labelled cases alone and the others cases of the pool. They take turns, because nnU-Net forces
     foreground by process, which must not single out one kind.
@@ -47,7 +52,7 @@ def share_of_process(share: float, *, rank: int, processes: int, epoch: int) -> 
     """
     if processes == 1:
         return share
-    return float((rank + epoch) % processes < labelled_in_batch(processes, share, draw=0.0))
+    return float((rank + epoch) % processes < labelled_in_batch(processes, share, draw=epoch * _TURN % 1))
 
 
 class StageDataLoader(nnUNetDataLoader):

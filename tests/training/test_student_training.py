@@ -49,10 +49,12 @@ def test_other_kinds_of_data(make_tiny: Any, short: Settings, options: dict[str,
     assert np.isfinite(log(trainer)["loss_high"]).all()
 
 
-def test_batches_of_one_sample(tiny: Any, short: Settings) -> None:
-    tiny.plans["configurations"][tiny.configuration]["batch_size"] = 1
+@pytest.mark.parametrize(("batch_size", "share"), [(1, 0.5), (2, 0.9), (2, 0.1)])
+def test_batches_of_one_kind(tiny: Any, short: Settings, batch_size: int, share: float) -> None:
+    tiny.plans["configurations"][tiny.configuration]["batch_size"] = batch_size
     tiny.write_sidecar(num_epochs=1)
-    trainer = run(tiny.trainer(SemiSupervisedStudentTrainer, settings=short(iterations=8, student={"labelled_share": 0.5})))
+    settings = short(iterations=8, student={"labelled_share": share, "refresh": 1.0})
+    trainer = run(tiny.trainer(SemiSupervisedStudentTrainer, settings=settings))
     assert np.isfinite(log(trainer)["train_losses"]).all()
 
 
