@@ -17,8 +17,7 @@ from pathlib import Path
 
 import torch
 from hippocampus import CONFIGURATION, DATASET, Benchmark, Model
-
-TRAINER = "TransASPPTeacherTrainer"
+from single_stage import TEACHER, variant_parser
 
 
 def main() -> int:
@@ -34,7 +33,7 @@ def main() -> int:
     # nnU-Net reads its folders when it is imported
     os.environ.update(bench.env)
     train_on(arguments.model, f"nnUNetPlans_nnssl_{arguments.name}", arguments.device)
-    print(arguments.name, bench.evaluate(Model(arguments.name, DATASET, TRAINER, f"nnUNetPlans_nnssl_{arguments.name}")))
+    print(arguments.name, bench.evaluate(Model(arguments.name, DATASET, TEACHER, f"nnUNetPlans_nnssl_{arguments.name}")))
     return 0
 
 
@@ -42,26 +41,18 @@ def train_on(checkpoint: Path, plans: str, device: str) -> None:
     """One supervised training on all labels from the weights of a checkpoint, with its own learning rate from start to end."""
     from nnunetv2.run.run_training import get_trainer_from_args
 
-    trainer = get_trainer_from_args(str(DATASET), CONFIGURATION, "all", TRAINER, plans, device=torch.device(device))
+    trainer = get_trainer_from_args(str(DATASET), CONFIGURATION, "all", TEACHER, plans, device=torch.device(device))
     trainer.initialize()
     trainer.network.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=False)["network_weights"])
     trainer.run_training()
 
 
 def parse() -> argparse.Namespace:
-    """The command line, with what `Benchmark` reads besides."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with images/, labels/ and splits.json")
-    parser.add_argument("--out", type=Path, required=True, help="--out folder of the run")
-    parser.add_argument("--name", required=True, help="of the variant; one that is not used yet")
+    """The command line."""
+    parser = variant_parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="checkpoint to start from")
     parser.add_argument("--epochs", type=int, default=10, help="of the teacher's iterations each (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=5e-4, help="learning rate at the start (default: %(default)s)")
-    parser.add_argument("--labels", default="8", choices=("4", "8", "16", "32"))
-    parser.add_argument("--draw", type=int, default=0)
-    parser.add_argument("--preset", default="cpu", help="overlay of the run")
-    parser.add_argument("--device", default="cpu")
-    parser.set_defaults(split="development")
     return parser.parse_args()
 
 

@@ -36,19 +36,25 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-    """The command line, with what `Benchmark` reads besides."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """The command line."""
+    parser = variant_parser(__doc__)
+    parser.add_argument("--student", default="{}", help="JSON, settings of the student in place of the preset's")
+    parser.add_argument("--perfect-labels", action="store_true", help="true labels in place of the pseudo-labels")
+    return parser.parse_args()
+
+
+def variant_parser(description: str | None) -> argparse.ArgumentParser:
+    """The flags of every variant of a development run: those that `Benchmark` reads, and a name."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with images/, labels/ and splits.json")
     parser.add_argument("--out", type=Path, required=True, help="--out folder of hippocampus.py --split development")
     parser.add_argument("--name", required=True, help="of the variant; one that is not used yet")
-    parser.add_argument("--student", default="{}", help="JSON, settings of the student in place of the preset's")
-    parser.add_argument("--perfect-labels", action="store_true", help="true labels in place of the pseudo-labels")
     parser.add_argument("--labels", default="8", choices=("4", "8", "16", "32"))
     parser.add_argument("--draw", type=int, default=0)
     parser.add_argument("--preset", default="cpu", help="overlay of the run")
     parser.add_argument("--device", default="cpu")
     parser.set_defaults(split="development")
-    return parser.parse_args()
+    return parser
 
 
 def lay_variant(bench: Benchmark, name: str, student: dict[str, Any]) -> str:
