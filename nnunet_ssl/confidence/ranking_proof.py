@@ -10,12 +10,23 @@ import numpy as np
 
 from nnunet_ssl.confidence.case_bootstrap import LEAST_CASES, defined_resamples, resample_cases, values_of_common_cases
 from nnunet_ssl.confidence.score_choice import choose_case_score
-from nnunet_ssl.confidence.selective import Numbers, augrc, aurc, random_augrc, random_aurc, spearman, spearman_of_resamples
+from nnunet_ssl.confidence.selective import (
+    Numbers,
+    augrc,
+    aurc,
+    random_augrc,
+    random_aurc,
+    share_of_orders,
+    spearman,
+    spearman_of_resamples,
+)
 from nnunet_ssl.errors import StateError
 
 Verdict = Literal["proven", "unproven", "refuted"]
 QUANTILES = (0.025, 0.975)
 """Of the bootstrap distribution, a 95 % interval."""
+MOST_ORDERED_CASES = 7
+"""Up to so many held-out cases, whose 5040 orders can all be tried, a verdict must also be rare among these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +52,7 @@ class RankingProof:
     random_augrc: float | None
     """Expected `augrc` of a random order of the same cases."""
     verdict: Verdict
-    """`proven`: the interval lies above 0; `refuted`: below 0; `unproven`: neither, or there is none."""
+    """`proven`: the interval lies above 0; `refuted`: below 0; `unproven`: neither, or there is none, or chance could do as much."""
     reason: str
     """Why, in a sentence for the log."""
 
@@ -88,8 +99,10 @@ def prove_score(name: str, scores: Mapping[str, float | None], dice: Mapping[str
     """Prove one score; cases are the unit.
 
     Resamples in which the scores or the Dice are constant have no rank correlation and are left out; where they are more than half, or
-    fewer than 4 cases are held out, there is no interval and the score is unproven. A score that means nothing comes out as proven in about
-    2.5 of 100 data sets, as it should, but in 3 to 7 where only 4 or 5 cases are held out: simulated, and part of what `num_cases` says.
+    fewer than 4 cases are held out, there is no interval and the score is unproven. Of few cases the interval alone says too much (four
+    in perfect order have one from 1 to 1): up to 7, no more than 2.5 % of all their orders may have such a correlation, which four cases
+    never reach. Simulated, a score that means nothing comes out as proven in 1 of 100 data sets with five cases, in 1.5 with six and in
+    2 to 2.7 with 7 to 20.
 
     Args:
         name: of the score.
@@ -108,6 +121,9 @@ def prove_score(name: str, scores: Mapping[str, float | None], dice: Mapping[str
     if interval is not None:
         side = {"proven": "lies above", "refuted": "lies below", "unproven": "includes"}[verdict]
         why = f"rank correlation {rho:.2f} in {len(truth)} held-out cases, 95 % interval {interval[0]:.2f} to {interval[1]:.2f} {side} 0"
+    if verdict != "unproven" and (chance := _chance(truth, own)) > QUANTILES[0]:
+        verdict = "unproven"
+        why = f"rank correlation {rho:.2f} in {len(truth)} held-out cases, which {100 * chance:.1f} % of all their orders reach by chance"
     return RankingProof(
         score=name,
         num_cases=len(truth),
@@ -135,6 +151,11 @@ def _interval(truth: Numbers, own: Numbers, seed: int) -> tuple[tuple[float, flo
         return None, f"too many of the {len(truth)} held-out cases have the same score or Dice"
     low, high = (float(q) for q in np.quantile(correlations, QUANTILES))
     return (low, high), ""
+
+
+def _chance(truth: Numbers, own: Numbers) -> float:
+    """Share of all orders of few cases whose rank correlation is at least as far on its side of 0; 0 where they are too many to try."""
+    return share_of_orders(own, truth) if len(truth) <= MOST_ORDERED_CASES else 0.0
 
 
 def _verdict(interval: tuple[float, float] | None) -> Verdict:

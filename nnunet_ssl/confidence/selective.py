@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
@@ -49,6 +51,37 @@ def spearman_of_resamples(scores: ArrayLike, dice: ArrayLike, resamples: NDArray
     correlations = np.full(len(resamples), np.nan)
     np.divide((ranked_s * ranked_d).sum(axis=1), np.sqrt(variances), out=correlations, where=variances > 0)
     return correlations
+
+
+def share_of_orders(scores: ArrayLike, dice: ArrayLike) -> float:
+    """Share of all orders of the scores whose rank correlation is at least as high, or as low where it is negative.
+
+    The one-sided p value of an exact permutation test.
+
+    Args:
+        scores: (n,) case scores; n! orders are tried.
+        dice: (n,) true Dice of the same cases.
+
+    Returns:
+        In (0, 1].
+
+    Raises:
+        StateError: if there are fewer than 2 cases, or the two differ in length or hold NaN or infinity.
+    """
+    s, d = _checked(scores, dice)
+    if len(s) < 2:
+        raise StateError(f"{len(s)} cases have no orders to compare; expected at least 2.")
+    # mean ranks and their products are multiples of 1/4: sums of them, which stand for the correlation, are compared exactly
+    ranked_s, ranked_d = stats.rankdata(s), stats.rankdata(d) - (len(d) + 1) / 2
+
+    def covariance(order: Numbers, axis: int) -> Numbers:
+        return np.asarray(np.moveaxis(order, axis, -1) @ ranked_d)
+
+    side: Literal["greater", "less"] = "greater" if covariance(ranked_s, 0) >= 0 else "less"
+    test = stats.permutation_test(
+        (ranked_s,), covariance, permutation_type="pairings", vectorized=True, n_resamples=np.inf, alternative=side
+    )
+    return float(test.pvalue)
 
 
 def aurc(scores: ArrayLike, losses: ArrayLike) -> float:

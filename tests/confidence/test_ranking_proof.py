@@ -1,6 +1,8 @@
 """Verdicts on case scores from held-out cases."""
 
+import itertools
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -70,6 +72,29 @@ def test_no_proof_without_cases_that_differ(scores: dict[str, float | None], dic
     assert (proof.verdict, proof.interval) == ("unproven", None)
     assert reason in proof.reason
     assert proof.reason.startswith("mean is unproven: ")
+
+
+def test_few_cases_in_perfect_order_may_be_chance() -> None:
+    four, reversed_four = (prove_score("mean", by_case(list(scores.values())[:4]), DICE) for scores in (ORDERED, REVERSED))
+    assert (four.verdict, four.interval) == ("unproven", (1, 1))
+    assert four.reason == "mean is unproven: rank correlation 1.00 in 4 held-out cases, which 4.2 % of all their orders reach by chance."
+    assert (
+        reversed_four.reason
+        == "mean is unproven: rank correlation -1.00 in 4 held-out cases, which 4.2 % of all their orders reach by chance."
+    )
+    assert prove_score("mean", by_case([1, 2, 3, 4, 5]), DICE).verdict == "proven"  # 1 of 120 orders
+    # 4 neighbours and the perfect order itself are 5 of 120
+    swapped = prove_score("mean", by_case([1, 2, 3, 5, 4]), DICE)
+    assert (swapped.verdict, swapped.spearman) == ("unproven", pytest.approx(0.9))
+
+
+@pytest.mark.parametrize("num_cases", [4, 5, 6])
+def test_a_score_that_means_nothing_is_proven_in_one_of_forty_orders_at_most(num_cases: int) -> None:
+    orders = list(itertools.permutations(range(num_cases)))
+    verdicts = Counter(prove_score("mean", by_case(order), DICE).verdict for order in orders)
+    assert verdicts["proven"] <= len(orders) / 40
+    assert verdicts["refuted"] <= len(orders) / 40
+    assert (verdicts["proven"] > 0) == (verdicts["refuted"] > 0) == (num_cases > 4)
 
 
 def test_without_cases_there_are_no_figures() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from nnunet_ssl.confidence.selective import augrc, aurc, random_augrc, random_aurc, spearman, spearman_of_resamples
+from nnunet_ssl.confidence.selective import augrc, aurc, random_augrc, random_aurc, share_of_orders, spearman, spearman_of_resamples
 from nnunet_ssl.errors import StateError
 
 AREAS = {"aurc": aurc, "augrc": augrc}
@@ -128,3 +128,31 @@ def test_what_cannot_be_ranked_is_refused(area: Area) -> None:
         area([1, np.nan], [0, 1])
     with pytest.raises(StateError, match="finite"):
         spearman([1, 2], [0, np.inf])
+
+
+def test_share_of_orders_by_hand() -> None:
+    dice = [0.1, 0.2, 0.3, 0.4]
+    assert share_of_orders([1, 2, 3, 4], dice) == pytest.approx(1 / 24)
+    assert share_of_orders([4, 3, 2, 1], dice) == pytest.approx(1 / 24)
+    # besides the perfect order, those that exchange two neighbours
+    assert share_of_orders([1, 2, 4, 3], dice) == pytest.approx(4 / 24)
+    assert share_of_orders([2, 2, 2, 2], dice) == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 3)), min_size=2, max_size=5))
+def test_share_of_orders_counts_rank_correlations(values: list[tuple[int, int]]) -> None:
+    scores, dice = (np.array(column, dtype=float) for column in zip(*values, strict=True))
+    found = share_of_orders(scores, dice)
+    if np.ptp(scores) == 0 or np.ptp(dice) == 0:
+        assert found == 1
+        return
+    own = stats.spearmanr(scores, dice).statistic
+    others = np.array([stats.spearmanr(order, dice).statistic for order in permutations(scores)])
+    as_far = others >= own - 1e-9 if own > -1e-9 else others <= own + 1e-9
+    assert found == pytest.approx(as_far.mean())
+
+
+def test_orders_of_a_single_case_are_refused() -> None:
+    with pytest.raises(StateError, match="1 cases have no orders"):
+        share_of_orders([1.0], [0.5])
