@@ -80,7 +80,7 @@ class TeacherConfig:
     lambda_ce: float = 1.0
     """Weight of the cross-entropy beside the Dice loss, lambda_CE of Eq. 6."""
     optimizer: OptimizerName = "nnunet"
-    """`nnunet`: nnU-Net's SGD with momentum 0.99; `adamw`: for short trainings, with an `initial_lr` near 1e-3."""
+    """`nnunet`: nnU-Net's SGD with momentum 0.99; `adamw`: for short trainings, with an `initial_lr` of 1e-3 to 3e-3."""
     initial_lr: float = 1e-2
     """Learning rate at the start of the supervised phase (nnU-Net's default)."""
     weight_decay: float = 3e-5

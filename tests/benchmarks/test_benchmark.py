@@ -10,6 +10,7 @@ import pytest
 from arms import ARMS, Arm, Lengths, overlay_of
 from benchmark import Draw, jobs_of
 from job_queue import JobQueue
+from supervised import supervised_overlay
 
 from nnunet_ssl.config import MethodConfig
 
@@ -52,6 +53,16 @@ def test_control_of_the_students_length_learns_from_labels_alone() -> None:
     student = MethodConfig.from_dict(overlay_of(ARMS["supervised_continued"], SHARED, LENGTHS, 5)["nnssl"]).student
     assert (student.lambda_high, student.lambda_low, student.cutmix) == (0, 0, 0)
     assert (student.length.num_epochs, student.fine_tune_epochs) == (1, 5)
+
+
+def test_supervised_variants_replace_settings_of_the_teacher_and_nothing_else() -> None:
+    shared = overlay_of(ARMS["ours"], SHARED, LENGTHS, 5)
+    overlay = supervised_overlay(shared, 60, {"initial_lr": 0.003})
+    assert (overlay["network"], overlay["features"], list(overlay["nnssl"])) == ("TransASPPUNet", SHARED["features"], ["teacher"])
+    teacher = MethodConfig.from_dict(overlay["nnssl"]).teacher
+    assert (teacher.initial_lr, teacher.weight_decay, teacher.distillation_epochs) == (0.003, 0.01, 0)
+    assert steps(MethodConfig.from_dict(overlay["nnssl"]))[0] == 3000
+    assert shared["nnssl"]["teacher"]["initial_lr"] == 0.001  # the run's own overlay is left as it is
 
 
 def test_teachers_are_trained_once_for_all_arms(tmp_path: Path) -> None:
