@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 import torch
-from hippocampus import CONFIGURATION, DATASET, Benchmark, Model
+from hippocampus import CONFIGURATION, DATASET, Benchmark, Model, supervised_overlay
 from single_stage import TEACHER, variant_parser
 
 
@@ -25,10 +25,8 @@ def main() -> int:
     arguments = parse()
     bench = Benchmark(arguments)
     overlay = json.loads(bench.overlay_file().read_text())
-    length = {**overlay["nnssl"]["teacher"]["length"], "num_epochs": arguments.epochs}
-    teacher = {**overlay["nnssl"]["teacher"], "length": length, "initial_lr": arguments.lr, "distillation_epochs": 0}
     path = bench.out / f"{arguments.name}.json"
-    path.write_text(json.dumps({**overlay, "nnssl": {"teacher": teacher}}, indent=1))
+    path.write_text(json.dumps(supervised_overlay(overlay, arguments.epochs, {"initial_lr": arguments.lr}), indent=1))
     bench.call("nnssl_prepare", "-d", DATASET, "-c", CONFIGURATION, "--preset", path)
     # nnU-Net reads its folders when it is imported
     os.environ.update(bench.env)

@@ -25,6 +25,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 DATASET, CEILING = 137, 138
 CONFIGURATION = "3d_fullres"
@@ -205,8 +206,7 @@ class Benchmark:
         teacher, student = overlay["nnssl"]["teacher"], overlay["nnssl"]["student"]
         steps = [part["length"]["num_epochs"] * part["length"]["iterations_per_epoch"] for part in (teacher, student)]
         epochs = round(sum(steps) / teacher["length"]["iterations_per_epoch"])
-        overlay["nnssl"] = {"teacher": {**teacher, "length": {**teacher["length"], "num_epochs": epochs}, "distillation_epochs": 0}}
-        return self.lay("control", overlay)
+        return self.lay("control", supervised_overlay(overlay, epochs, {}))
 
     def overlay_file(self) -> Path:
         shipped = Path(self.env["nnUNet_extTrainer"]).parent / "plans" / f"{self.arguments.preset}.json"
@@ -261,6 +261,13 @@ STOCK_OVERLAY: dict[str, object] = {
         "student": {"length": {"num_epochs": 25, "iterations_per_epoch": 50, "val_iterations_per_epoch": 2}},
     },
 }
+
+
+def supervised_overlay(overlay: dict[str, Any], epochs: int, teacher: dict[str, Any]) -> dict[str, Any]:
+    """An overlay with its teacher's settings alone, some of them replaced, of so many epochs and without distillation."""
+    settings = {**overlay["nnssl"]["teacher"], "distillation_epochs": 0, **teacher}
+    settings["length"] = {**settings["length"], "num_epochs": epochs}
+    return {**overlay, "nnssl": {"teacher": settings}}
 
 
 def link(source: Path, target: Path) -> None:

@@ -13,9 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any
 
-from hippocampus import CEILING, DATASET, Benchmark, Model
+from hippocampus import CEILING, DATASET, Benchmark, Model, supervised_overlay
 from single_stage import TEACHER, variant_parser
 
 
@@ -29,13 +28,6 @@ def main() -> int:
     bench.train_supervised(dataset, plans)
     print(arguments.name, bench.evaluate(Model(arguments.name, dataset, TEACHER, plans)))
     return 0
-
-
-def supervised_overlay(overlay: dict[str, Any], epochs: int, teacher: dict[str, Any]) -> dict[str, Any]:
-    """An overlay with its teacher's settings alone, some of them replaced, of so many epochs and without distillation."""
-    settings = {**overlay["nnssl"]["teacher"], "distillation_epochs": 0, **teacher}
-    settings["length"] = {**settings["length"], "num_epochs": epochs}
-    return {**overlay, "nnssl": {"teacher": settings}}
 
 
 def parse() -> argparse.Namespace:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from arms import ARMS, Arm, Lengths, overlay_of
 from benchmark import Draw, jobs_of
+from hippocampus import supervised_overlay
 from job_queue import JobQueue
-from supervised import supervised_overlay
 
 from nnunet_ssl.config import MethodConfig
 
