@@ -70,7 +70,7 @@ def share_of_orders(scores: ArrayLike, dice: ArrayLike) -> float:
     """
     s, d = _checked(scores, dice)
     if len(s) < 2:
-        raise StateError(f"{len(s)} cases have no orders to compare; expected at least 2.")
+        raise StateError(f"scores of {len(s)} cases have one order only; expected at least 2 cases.")
     # mean ranks and their products are multiples of 1/4: sums of them, which stand for the correlation, are compared exactly
     ranked_s, ranked_d = stats.rankdata(s), stats.rankdata(d) - (len(d) + 1) / 2
 

@@ -75,26 +75,24 @@ def test_no_proof_without_cases_that_differ(scores: dict[str, float | None], dic
 
 
 def test_few_cases_in_perfect_order_may_be_chance() -> None:
-    four, reversed_four = (prove_score("mean", by_case(list(scores.values())[:4]), DICE) for scores in (ORDERED, REVERSED))
-    assert (four.verdict, four.interval) == ("unproven", (1, 1))
-    assert four.reason == "mean is unproven: rank correlation 1.00 in 4 held-out cases, which 4.2 % of all their orders reach by chance."
-    assert (
-        reversed_four.reason
-        == "mean is unproven: rank correlation -1.00 in 4 held-out cases, which 4.2 % of all their orders reach by chance."
-    )
+    for scores, rho in (([1, 2, 3, 4], "1.00"), ([4, 3, 2, 1], "-1.00")):
+        proof = prove_score("mean", by_case(scores), DICE)
+        assert (proof.verdict, proof.interval) == ("unproven", (float(rho), float(rho)))
+        chance = "which 4.2 % of all their orders reach by chance"
+        assert proof.reason == f"mean is unproven: rank correlation {rho} in 4 held-out cases, {chance}."
     assert prove_score("mean", by_case([1, 2, 3, 4, 5]), DICE).verdict == "proven"  # 1 of 120 orders
     # 4 neighbours and the perfect order itself are 5 of 120
     swapped = prove_score("mean", by_case([1, 2, 3, 5, 4]), DICE)
     assert (swapped.verdict, swapped.spearman) == ("unproven", pytest.approx(0.9))
 
 
-@pytest.mark.parametrize("num_cases", [4, 5, 6])
-def test_a_score_that_means_nothing_is_proven_in_one_of_forty_orders_at_most(num_cases: int) -> None:
+@pytest.mark.parametrize(("num_cases", "percent"), [(4, 0), (5, 0.8), (6, 1.7)])
+def test_how_often_a_score_that_means_nothing_is_proven(num_cases: int, percent: float) -> None:
+    # every order of the cases is then as likely as any other
     orders = list(itertools.permutations(range(num_cases)))
     verdicts = Counter(prove_score("mean", by_case(order), DICE).verdict for order in orders)
-    assert verdicts["proven"] <= len(orders) / 40
-    assert verdicts["refuted"] <= len(orders) / 40
-    assert (verdicts["proven"] > 0) == (verdicts["refuted"] > 0) == (num_cases > 4)
+    for verdict in ("proven", "refuted"):
+        assert round(100 * verdicts[verdict] / len(orders), 1) == percent
 
 
 def test_without_cases_there_are_no_figures() -> None:

@@ -154,5 +154,5 @@ def test_share_of_orders_counts_rank_correlations(values: list[tuple[int, int]])
 
 
 def test_orders_of_a_single_case_are_refused() -> None:
-    with pytest.raises(StateError, match="1 cases have no orders"):
+    with pytest.raises(StateError, match="scores of 1 cases have one order only"):
         share_of_orders([1.0], [0.5])
