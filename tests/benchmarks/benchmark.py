@@ -2,9 +2,10 @@
 
     python tests/benchmarks/benchmark.py drain --data ../shared/data/hippocampus --out /data/bench --labels 8 --draws 0 1
 
-Every draw has nnU-Net folders of its own below `--out`. The fold teachers and their evidence are made once per draw and shared by all arms
-that need them. Two lanes on two cores do the most (see `job_queue.py`). `--list` shows what is done. Rows of finished arms are in
-`rows/*.json`; `benchmark.py summary` collects them into `runs.csv` and compares every arm with a control.
+Every draw has nnU-Net folders of its own below `--out`. The teachers and their evidence are made once per draw and shared by all arms that
+need them: the fold teachers that `nnssl_run -f all` trains by default, or the one of all labels where nnU-Net has no folds (`--teachers`).
+Two lanes on two cores do the most (see `job_queue.py`). `--list` shows what is done. Rows of finished arms are in `rows/*.json`;
+`benchmark.py summary` collects them into `runs.csv` and compares every arm with a control.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ CLASSES = {name: value for name, value in hippocampus.LABELS.items() if value}
 TEACHER = "TransASPPTeacherTrainer"
 BETTER = "better_control"
 """Of each draw, the better of the two supervised controls: what the main table compares with."""
+NNUNET_FOLDS = 5
 FIRST_ID, IDS_PER_ARM = 601, 10
 """Every arm has a block of stage datasets of its own, so that two lanes never take the same ids."""
 
@@ -55,9 +57,14 @@ class Draw:
         return Path(self.arguments.out) / self.name
 
     @property
-    def folds(self) -> list[int]:
-        """nnU-Net's five folds, or as many as there are labels."""
-        return list(range(min(5, self.labels)))
+    def teachers(self) -> str:
+        """`folds` or `single`: what was asked for, else what `nnssl_run -f all` does; nnU-Net has no folds of fewer than five cases."""
+        return str(self.arguments.teachers or ("folds" if self.labels >= NNUNET_FOLDS else "single"))
+
+    @property
+    def folds(self) -> list[int | str]:
+        """Folds that a teacher is trained on: nnU-Net's five, or as many as there are labels, or all labels at once."""
+        return ["all"] if self.teachers == "single" else list(range(min(NNUNET_FOLDS, self.labels)))
 
     @property
     def environment(self) -> dict[str, str]:
@@ -74,7 +81,8 @@ class Draw:
     def script(self, command: str, *flags: object) -> tuple[str, ...]:
         """A subcommand of this file for this draw."""
         shared = ("--data", self.arguments.data, "--out", self.arguments.out, "--split", self.arguments.split)
-        return tuple(map(str, (sys.executable, __file__, command, *shared, "--labels", self.labels, "--draws", self.draw, *flags)))
+        drawn = ("--labels", self.labels, "--draws", self.draw, "--teachers", self.teachers)
+        return tuple(map(str, (sys.executable, __file__, command, *shared, *drawn, *flags)))
 
 
 def dataset_name(number: int) -> str:
@@ -116,7 +124,7 @@ def plans_job(draw: Draw, name: str, arm: Arm, lengths: Lengths) -> Job:
 
 
 def teacher_jobs(draw: Draw, lengths: Lengths) -> list[Job]:
-    """The fold teachers, and their evidence on pool and held-out cases with the audit."""
+    """The teachers, and their evidence on pool and held-out cases with the audit."""
     plans = plans_job(draw, "teacher", Arm(name="teacher", kind="run"), lengths)
     model, jobs = draw.model("teacher", TEACHER), [plans]
     for fold in draw.folds:
@@ -169,18 +177,18 @@ def supervised_jobs(draw: Draw, arm: Arm, lengths: Lengths) -> list[Job]:
 def evaluate_job(draw: Draw, arm: Arm, trained: Job) -> Job:
     """Stock prediction and all metrics of an arm."""
     row = Path(draw.arguments.out) / "rows" / f"{draw.name}.{arm.name}.json"
-    steps = ("--overlay", draw.arguments.overlay, "--teacher-epochs", draw.arguments.teacher_epochs)
-    command = draw.script("evaluate", "--arms", arm.name, *steps, "--student-epochs", draw.arguments.student_epochs)
+    steps = ("--teacher-epochs", draw.arguments.teacher_epochs, "--student-epochs", draw.arguments.student_epochs)
+    command = draw.script("evaluate", "--arms", arm.name, "--overlay", draw.arguments.overlay, *steps)
     return Job(name=f"{draw.name}.{arm.name}.evaluate", command=command, makes=(row,), needs=(trained.name,))
 
 
 def prepare(draw: Draw) -> None:
-    """Datasets, nnU-Net's plans, splits that hold every case out once, and the pool."""
+    """Datasets, nnU-Net's plans, splits of few labels that hold every case out once, and the pool."""
     flags = {"labels": str(draw.labels), "draw": draw.draw, "preset": "cpu", "stock": False, "only": None, "run_flags": ""}
     bench = hippocampus.Benchmark(argparse.Namespace(**{**vars(draw.arguments), **flags, "out": draw.root}))
     bench.set_up()
     splits = bench.plans_file(DATASET, "splits_final")
-    if draw.labels < 5 and not splits.is_file():  # nnU-Net's own split needs five cases
+    if draw.teachers == "folds" and draw.labels < NNUNET_FOLDS and not splits.is_file():  # nnU-Net's own split needs five cases
         cases = sorted(bench.labelled)
         write_json(splits, [{"train": [c for c in cases if c != held_out], "val": [held_out]} for held_out in cases])
     bench.call("nnssl_prepare", "-d", DATASET, "-c", CONFIGURATION, "-u", bench.out / "pool")
@@ -210,7 +218,7 @@ def evaluate(draw: Draw, arm: Arm, lengths: Lengths) -> None:
     metrics = folder_metrics(predictions, Path(draw.arguments.data) / "labels", cases=cases, classes=CLASSES)
     epochs = lengths.student_epochs if arm.kind == "continued" else lengths.total_epochs(len(draw.folds))
     seconds = sum(s for job, s in total_seconds(out / "job_times.csv").items() if job == f"{draw.name}.{arm.name}")
-    facts = {"draw": draw.draw, "labels": draw.labels, "arm": arm.name, "split": draw.arguments.split}
+    facts = {"draw": draw.draw, "labels": draw.labels, "arm": arm.name, "split": draw.arguments.split, "teachers": draw.teachers}
     measured = {name: round(value, 4) for name, value in metrics.items()}
     steps = epochs * lengths.iterations_per_epoch
     write_json(row, {**facts, "steps": steps, **measured, "seconds": round(seconds), "commit": git_commit()})
@@ -241,8 +249,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--draws", type=int, nargs="+", default=[0])
     parser.add_argument("--arms", nargs="+", default=["supervised", "ours"], choices=list(ARMS))
     parser.add_argument("--overlay", type=Path, default=Path(__file__).with_name("overlay.json"), help="network and shared settings")
-    parser.add_argument("--teacher-epochs", type=int, default=20, help="of each fold's teacher, 50 steps each")
-    parser.add_argument("--student-epochs", type=int, default=40)
+    parser.add_argument("--teachers", choices=("folds", "single"), help="in place of what nnssl_run does with so many labels")
+    parser.add_argument("--teacher-epochs", type=int, default=30, help="of each teacher, 50 steps each")
+    parser.add_argument("--student-epochs", type=int, default=30)
     parser.add_argument("--control", default="supervised", choices=[*ARMS, BETTER], help="of the summary")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--list", action="store_true", help="show the jobs and stop")

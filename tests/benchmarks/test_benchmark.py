@@ -18,9 +18,9 @@ LENGTHS = Lengths(teacher_epochs=4, student_epochs=6, iterations_per_epoch=50, v
 SHARED = json.loads(Path(__file__).with_name("overlay.json").read_text())
 
 
-def draw(folder: Path, *, labels: int = 8) -> Draw:
+def draw(folder: Path, *, labels: int = 8, teachers: str | None = None) -> Draw:
     overlay = Path(__file__).with_name("overlay.json")
-    flags = {"data": folder / "data", "out": folder, "split": "development", "device": "cpu", "overlay": overlay}
+    flags = {"data": folder / "data", "out": folder, "split": "development", "device": "cpu", "overlay": overlay, "teachers": teachers}
     return Draw(argparse.Namespace(**flags, teacher_epochs=4, student_epochs=6), labels, 0)
 
 
@@ -57,12 +57,12 @@ def test_control_of_the_students_length_learns_from_labels_alone() -> None:
 
 def test_supervised_variants_replace_settings_of_the_teacher_and_nothing_else() -> None:
     shared = overlay_of(ARMS["ours"], SHARED, LENGTHS, 5)
-    overlay = supervised_overlay(shared, 60, {"initial_lr": 0.003})
+    overlay = supervised_overlay(shared, 60, {"initial_lr": 0.001})
     assert (overlay["network"], overlay["features"], list(overlay["nnssl"])) == ("TransASPPUNet", SHARED["features"], ["teacher"])
     teacher = MethodConfig.from_dict(overlay["nnssl"]).teacher
-    assert (teacher.initial_lr, teacher.weight_decay, teacher.distillation_epochs) == (0.003, 0.01, 0)
+    assert (teacher.initial_lr, teacher.weight_decay, teacher.distillation_epochs) == (0.001, 0.01, 0)
     assert steps(MethodConfig.from_dict(overlay["nnssl"]))[0] == 3000
-    assert shared["nnssl"]["teacher"]["initial_lr"] == 0.001  # the run's own overlay is left as it is
+    assert shared["nnssl"]["teacher"]["initial_lr"] == 0.003  # the run's own overlay is left as it is
 
 
 def test_teachers_are_trained_once_for_all_arms(tmp_path: Path) -> None:
@@ -88,9 +88,26 @@ def test_supervised_arms_need_no_teacher(tmp_path: Path) -> None:
     assert ceiling.command[1] == "138"
 
 
-@pytest.mark.parametrize(("labels", "folds"), [(4, 4), (8, 5), (32, 5)])
-def test_folds_of_few_labels(tmp_path: Path, labels: int, folds: int) -> None:
-    assert draw(tmp_path, labels=labels).folds == list(range(folds))
+@pytest.mark.parametrize(
+    ("labels", "asked", "folds"),
+    [(4, None, ["all"]), (4, "folds", [0, 1, 2, 3]), (8, None, [0, 1, 2, 3, 4]), (8, "single", ["all"]), (32, None, [0, 1, 2, 3, 4])],
+)
+def test_teachers_are_those_of_the_product_or_what_is_asked_for(
+    tmp_path: Path, labels: int, asked: str | None, folds: list[int | str]
+) -> None:
+    drawn = draw(tmp_path, labels=labels, teachers=asked)
+    jobs = {job.name: job for job in jobs_of(drawn, [ARMS["ours"], ARMS["supervised"]], LENGTHS)}
+    name = f"development_l{labels}_d0"
+    assert [job.removeprefix(f"{name}.teacher.f") for job in jobs if ".teacher.f" in job] == [str(fold) for fold in folds]
+    command = jobs[f"{name}.ours"].command
+    at = command.index("--teacher-folds") + 1
+    assert command[at : at + len(folds)] == tuple(map(str, folds))
+    assert command[at + len(folds)].startswith("--")
+    evaluate = jobs[f"{name}.ours.evaluate"].command
+    assert evaluate[evaluate.index("--teachers") + 1] == ("single" if folds == ["all"] else "folds")
+    # steps of the control: all teachers and the student
+    overlay = json.loads((tmp_path / name / "overlays" / "supervised.json").read_text())
+    assert steps(MethodConfig.from_dict(overlay["nnssl"]))[0] == 200 * len(folds) + 300
 
 
 def test_jobs_run_in_folders_of_their_draw(tmp_path: Path) -> None:
