@@ -209,7 +209,8 @@ class StudentConfig:
     lambda_ce: float = 1.0
     """Weight of the cross-entropy beside the Dice loss in L_sup."""
     labelled_share: float = 0.5
-    """Share of the samples that are drawn from labelled cases; on average over batches where it is no whole number of a batch's samples."""
+    """Share of the samples that are drawn from labelled cases; on average over batches where it is no whole number of a batch's samples. 1
+    leaves the pool out: the control of equal stages."""
     lambda_high: float = 1.0
     """lambda_1, the weight of L_high."""
     lambda_low: float = 0.1
@@ -266,7 +267,7 @@ class StudentConfig:
         _require_choice("student.unlearning", self.unlearning, UNLEARNING_MODES)
         _require_choice("student.targets", self.targets, TARGET_KINDS)
         _require_choice("student.normalisation", self.normalisation, get_args(Normalisation))
-        _require(0 < self.labelled_share < 1, "student.labelled_share", self.labelled_share, "a number between 0 and 1")
+        _require(0 < self.labelled_share <= 1, "student.labelled_share", self.labelled_share, "a number above 0, at most 1")
         for name in ("initial_lr", "warm_lr"):
             _require(getattr(self, name) > 0, f"student.{name}", getattr(self, name), "a positive number")
         for name in ("weight_decay", "lambda_ce", "lambda_high", "lambda_low", "distillation_epochs", "fine_tune_epochs"):

@@ -91,7 +91,7 @@ def test_every_setting_has_a_description() -> None:
         ("student.init", "random"),
         ("student.initial_lr", 0),
         ("student.labelled_share", 0),
-        ("student.labelled_share", 1),
+        ("student.labelled_share", 1.1),
         ("student.lambda_low", -0.1),
         ("student.tau", 1.1),
         ("student.tau", [0.5, -0.1]),

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-Kind = Literal["supervised", "continued", "run"]
+Kind = Literal["supervised", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,7 @@ class Arm:
 
     name: str
     kind: Kind
-    """`supervised`: manual labels alone, from scratch, for the total steps; `continued`: manual labels alone, but for one epoch, with the
-    student's own start, length and moving average; `run`: `nnssl_run` on the shared teachers."""
+    """`supervised`: manual labels alone, from scratch, for the total steps; `run`: `nnssl_run` on the shared teachers."""
     student_trainer: str = "TransASPPStudentTrainer"
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """Settings of a run by dotted name, in place of the shared ones."""
@@ -51,7 +50,6 @@ class Arm:
 
 
 ONE_STAGE = {"curriculum.fractions": [1.0]}
-LABELS_ALONE = {**ONE_STAGE, "student.lambda_high": 0.0, "student.lambda_low": 0.0, "student.cutmix": 0.0}
 
 PRESETS = Path(__file__).resolve().parents[2] / "plans"
 
@@ -66,7 +64,7 @@ ARMS: dict[str, Arm] = {
     arm.name: arm
     for arm in (
         Arm(name="supervised", kind="supervised"),
-        Arm(name="supervised_continued", kind="continued"),
+        Arm(name="supervised_continued", kind="run", settings={"student.labelled_share": 1.0}),
         Arm(name="ceiling", kind="supervised", all_labels=True),
         Arm(name="ours", kind="run"),
         Arm(name="ours_random", kind="run", settings={"curriculum.order": "random"}),
@@ -110,10 +108,7 @@ def overlay_of(arm: Arm, shared: Mapping[str, Any], lengths: Lengths, folds: int
     teacher["distillation_epochs"] = student["distillation_epochs"] = 0  # the head has no part in what is compared
     epochs = lengths.total_epochs(folds) if arm.kind == "supervised" else lengths.teacher_epochs
     teacher["length"], student["length"] = lengths.section(epochs), lengths.section(lengths.student_epochs)
-    settings = dict(arm.settings)
-    if arm.kind == "continued":
-        settings |= {**LABELS_ALONE, "student.length": lengths.section(1), "student.fine_tune_epochs": lengths.student_epochs - 1}
-    for path, value in settings.items():
+    for path, value in arm.settings.items():
         part, name = path.split(".")
         section.setdefault(part, {})[name] = value
     return overlay

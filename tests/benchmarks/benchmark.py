@@ -216,11 +216,10 @@ def evaluate(draw: Draw, arm: Arm, lengths: Lengths) -> None:
         sys.exit(code)
     cases = json.loads((draw.root / "ready.json").read_text())["evaluated"]
     metrics = folder_metrics(predictions, Path(draw.arguments.data) / "labels", cases=cases, classes=CLASSES)
-    epochs = lengths.student_epochs if arm.kind == "continued" else lengths.total_epochs(len(draw.folds))
     seconds = sum(s for job, s in total_seconds(out / "job_times.csv").items() if job == f"{draw.name}.{arm.name}")
     facts = {"draw": draw.draw, "labels": draw.labels, "arm": arm.name, "split": draw.arguments.split, "teachers": draw.teachers}
     measured = {name: round(value, 4) for name, value in metrics.items()}
-    steps = epochs * lengths.iterations_per_epoch
+    steps = lengths.total_epochs(len(draw.folds)) * lengths.iterations_per_epoch
     write_json(row, {**facts, "steps": steps, **measured, "seconds": round(seconds), "commit": git_commit()})
 
 

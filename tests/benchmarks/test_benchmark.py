@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,10 +50,10 @@ def test_settings_of_an_arm_replace_the_shared_ones() -> None:
     assert "fractions" in SHARED["nnssl"]["curriculum"]  # the shared overlay is left as it is
 
 
-def test_control_of_the_students_length_learns_from_labels_alone() -> None:
-    student = MethodConfig.from_dict(overlay_of(ARMS["supervised_continued"], SHARED, LENGTHS, 5)["nnssl"]).student
-    assert (student.lambda_high, student.lambda_low, student.cutmix) == (0, 0, 0)
-    assert (student.length.num_epochs, student.fine_tune_epochs) == (1, 5)
+def test_control_of_equal_stages_learns_from_labels_alone() -> None:
+    overlays = (overlay_of(ARMS[name], SHARED, LENGTHS, 5) for name in ("supervised_continued", "ours"))
+    control, ours = (MethodConfig.from_dict(overlay["nnssl"]) for overlay in overlays)
+    assert control == replace(ours, student=replace(ours.student, labelled_share=1.0))
 
 
 def test_supervised_variants_replace_settings_of_the_teacher_and_nothing_else() -> None:

@@ -58,6 +58,18 @@ def test_batches_of_one_kind(tiny: Any, short: Settings, batch_size: int, share:
     assert np.isfinite(log(trainer)["train_losses"]).all()
 
 
+def test_share_of_one_leaves_the_pool_out(tiny: Any, short: Settings) -> None:
+    trainer = tiny.trainer(SemiSupervisedStudentTrainer, settings=short(student={"labelled_share": 1.0, "refresh": 1.0, "cutmix": 1.0}))
+    trainer.initialize()
+    training, _ = trainer.get_dataloaders()
+    assert not [key for _ in range(6) for key in next(training)["keys"] if key.startswith("pool")]
+    tiny.write_sidecar(num_epochs=1)
+    values = log(run(tiny.trainer(SemiSupervisedStudentTrainer, settings=short(student={"labelled_share": 1.0, "refresh": 1.0}))))
+    assert np.isfinite(values["train_losses"]).all()
+    assert values["train_losses"] == pytest.approx(values["loss_supervised"])
+    assert np.isnan(values["loss_high"]).all()
+
+
 def test_batches_are_mixed_and_targets_follow_the_segmentation(tiny: Any, short: Settings) -> None:
     trainer = tiny.trainer(SemiSupervisedStudentTrainer, settings=short())
     trainer.initialize()

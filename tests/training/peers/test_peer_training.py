@@ -49,7 +49,7 @@ def test_two_epochs(tiny: Any, short: Settings, kind: Any) -> None:
 @pytest.mark.parametrize("kind", PEERS)
 def test_a_share_that_gives_batches_of_one_kind(tiny: Any, short: Settings, kind: Any) -> None:
     tiny.write_sidecar(num_epochs=1)
-    for share in (0.9, 0.1):
+    for share in (1.0, 0.9, 0.1):
         trainer = run(tiny.trainer(kind, settings=short(iterations=6, student={"labelled_share": share})))
         assert np.isfinite(log(trainer)["train_losses"]).all()
 
