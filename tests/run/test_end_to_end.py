@@ -105,6 +105,24 @@ def test_students_started_from_the_one_before(run: Any) -> None:
         assert any(f"Starting from the weights in {start}" in log.read_text() for log in logs)
 
 
+def logged(run: Any, stage: int) -> Any:
+    """What nnU-Net's logger kept of a student."""
+    return torch.load(run.student(stage).checkpoint(0), weights_only=False)["logging"]
+
+
+def test_control_of_equal_stages_on_labels_alone(run: Any, built_project: Project, tmp_path: Path) -> None:
+    assert all(np.isfinite(logged(run, stage)["loss_high"]).any() for stage in (1, 2))
+    project = copy_project(built_project, tmp_path, with_pool=False)
+    with environment(project, workers=0):
+        assert main([*CALL, "-u", str(project.unlabelled), "--set", "student.labelled_share=1"]) == 0
+        control = open_tiny_run(project)
+        assert [len(stage.cases) for stage in control.manifest.stages] == [len(stage.cases) for stage in run.manifest.stages]
+        for stage in (1, 2):
+            terms = logged(control, stage)
+            assert np.isfinite(terms["loss_supervised"]).any()
+            assert not np.isfinite(terms["loss_high"]).any()
+
+
 def test_second_call_does_nothing(run: Any, finished: tuple[Project, dict[str, str]], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     project, _ = finished
     monkeypatch.setattr("nnunet_ssl.run.pipeline.train", lambda *_, **__: pytest.fail("a training was started"))
