@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-Kind = Literal["supervised", "run"]
+Kind = Literal["supervised", "teacher", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,8 @@ class Arm:
 
     name: str
     kind: Kind
-    """`supervised`: manual labels alone, from scratch, for the total steps; `run`: `nnssl_run` on the shared teachers."""
+    """`supervised`: manual labels alone, from scratch, for the total steps; `teacher`: the shared teachers themselves, whose labels the
+    students start from; `run`: `nnssl_run` on the shared teachers."""
     student_trainer: str = "TransASPPStudentTrainer"
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """Settings of a run by dotted name, in place of the shared ones."""
@@ -88,6 +89,9 @@ ARMS: dict[str, Arm] = {
         Arm(name="scratch", kind="run", settings={"student.init": "scratch"}),
         Arm(name="uncalibrated", kind="run", settings={"evidence.confidence": "paper"}),
         Arm(name="soft_everywhere", kind="run", settings={"student.tau": 0.0, "student.confidence_weighting": False}),
+        Arm(name="teacher", kind="teacher"),
+        Arm(name="labelled_share_3_4", kind="run", settings={"student.labelled_share": 0.75}),
+        Arm(name="cutmix_always", kind="run", settings={"student.cutmix": 1.0}),
     )
 }
 """By name."""

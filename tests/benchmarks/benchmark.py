@@ -106,7 +106,10 @@ def jobs_of(draw: Draw, arms: list[Arm], lengths: Lengths) -> list[Job]:
     if any(arm.kind != "supervised" for arm in arms):
         jobs += teacher_jobs(draw, lengths)
     for arm in arms:
-        jobs += supervised_jobs(draw, arm, lengths) if arm.kind == "supervised" else run_jobs(draw, arm, lengths)
+        if arm.kind == "teacher":
+            jobs.append(evaluate_job(draw, arm, f"{draw.name}.teacher.audit"))
+        else:
+            jobs += supervised_jobs(draw, arm, lengths) if arm.kind == "supervised" else run_jobs(draw, arm, lengths)
     return [Job(**{**vars(job), "environment": draw.environment}) for job in jobs]
 
 
@@ -156,7 +159,7 @@ def run_jobs(draw: Draw, arm: Arm, lengths: Lengths) -> list[Job]:
     command = (console("nnssl_run"), *run_flags(draw, arm.name), "--student-tr", arm.student_trainer)
     published = draw.model(arm.name, arm.student_trainer) / "fold_all" / "checkpoint_final.pth"
     run = Job(name=f"{draw.name}.{arm.name}", command=command, makes=(published,), needs=(copy.name,))
-    return [plans, copy, run, evaluate_job(draw, arm, run)]
+    return [plans, copy, run, evaluate_job(draw, arm, run.name)]
 
 
 def supervised_jobs(draw: Draw, arm: Arm, lengths: Lengths) -> list[Job]:
@@ -171,15 +174,15 @@ def supervised_jobs(draw: Draw, arm: Arm, lengths: Lengths) -> list[Job]:
         needs=(plans.name,),
         checkpoints=folder,
     )
-    return [plans, train, evaluate_job(draw, arm, train)]
+    return [plans, train, evaluate_job(draw, arm, train.name)]
 
 
-def evaluate_job(draw: Draw, arm: Arm, trained: Job) -> Job:
-    """Stock prediction and all metrics of an arm."""
+def evaluate_job(draw: Draw, arm: Arm, trained: str) -> Job:
+    """Stock prediction and all metrics of an arm, after the job that makes its model."""
     row = Path(draw.arguments.out) / "rows" / f"{draw.name}.{arm.name}.json"
     steps = ("--teacher-epochs", draw.arguments.teacher_epochs, "--student-epochs", draw.arguments.student_epochs)
     command = draw.script("evaluate", "--arms", arm.name, "--overlay", draw.arguments.overlay, *steps)
-    return Job(name=f"{draw.name}.{arm.name}.evaluate", command=command, makes=(row,), needs=(trained.name,))
+    return Job(name=f"{draw.name}.{arm.name}.evaluate", command=command, makes=(row,), needs=(trained,))
 
 
 def prepare(draw: Draw) -> None:
@@ -207,20 +210,23 @@ def copy_teacher(draw: Draw, arm: Arm) -> None:
 def evaluate(draw: Draw, arm: Arm, lengths: Lengths) -> None:
     """Predict the cases of the split with the final checkpoint and write the arm's row."""
     out, row = Path(draw.arguments.out), draw.root.parent / "rows" / f"{draw.name}.{arm.name}.json"
-    number, trainer = CEILING if arm.all_labels else DATASET, TEACHER if arm.kind == "supervised" else arm.student_trainer
+    number, trainer = CEILING if arm.all_labels else DATASET, arm.student_trainer if arm.kind == "run" else TEACHER
+    folds = draw.folds if arm.kind == "teacher" else ["all"]
     predictions = draw.root / "predictions" / arm.name
-    flags = ["-d", number, "-c", CONFIGURATION, "-f", "all", "-tr", trainer, "-p", plans_name(arm.name), "-device", draw.arguments.device]
+    flags = ["-d", number, "-c", CONFIGURATION, "-f", *folds, "-tr", trainer, "-p", plans_name(arm.name), "-device", draw.arguments.device]
     flags += ["-i", draw.root / "test", "-o", predictions, "-npp", 1, "-nps", 1]
     line = [console("nnUNetv2_predict"), *map(str, flags)]
     if code := os.spawnve(os.P_WAIT, line[0], line, {**os.environ, **draw.environment}):
         sys.exit(code)
     cases = json.loads((draw.root / "ready.json").read_text())["evaluated"]
     metrics = folder_metrics(predictions, Path(draw.arguments.data) / "labels", cases=cases, classes=CLASSES)
-    seconds = sum(s for job, s in total_seconds(out / "job_times.csv").items() if job == f"{draw.name}.{arm.name}")
+    trainings = {f"{draw.name}.teacher.f{fold}" for fold in folds} if arm.kind == "teacher" else {f"{draw.name}.{arm.name}"}
+    seconds = sum(s for job, s in total_seconds(out / "job_times.csv").items() if job in trainings)
     facts = {"draw": draw.draw, "labels": draw.labels, "arm": arm.name, "split": draw.arguments.split, "teachers": draw.teachers}
     measured = {name: round(value, 4) for name, value in metrics.items()}
-    steps = lengths.total_epochs(len(draw.folds)) * lengths.iterations_per_epoch
-    write_json(row, {**facts, "steps": steps, **measured, "seconds": round(seconds), "commit": git_commit()})
+    epochs = lengths.total_epochs(len(draw.folds)) - (lengths.student_epochs if arm.kind == "teacher" else 0)
+    facts |= {"steps": epochs * lengths.iterations_per_epoch}
+    write_json(row, {**facts, **measured, "seconds": round(seconds), "commit": git_commit()})
 
 
 def summary(arguments: argparse.Namespace) -> None:

@@ -76,10 +76,18 @@ def test_teachers_are_trained_once_for_all_arms(tmp_path: Path) -> None:
     assert "development_l8_d0.teacher.audit" not in by_name["development_l8_d0.supervised"].needs
 
 
+def test_teachers_are_evaluated_as_they_are(tmp_path: Path) -> None:
+    jobs = jobs_of(draw(tmp_path), [ARMS["teacher"]], LENGTHS)
+    assert jobs[-1].name == "development_l8_d0.teacher.evaluate"
+    assert jobs[-1].needs == (jobs[-2].name,) == ("development_l8_d0.teacher.audit",)
+    # the same jobs that a student needs, and no training besides
+    assert jobs[:-1] == jobs_of(draw(tmp_path), [ARMS["ours"]], LENGTHS)[: len(jobs) - 1]
+
+
 def test_every_run_has_dataset_ids_of_its_own(tmp_path: Path) -> None:
     jobs = jobs_of(draw(tmp_path), list(ARMS.values()), LENGTHS)
     ids = [job.command[job.command.index("--first-id") + 1] for job in jobs if "--first-id" in job.command]
-    assert len(set(ids)) == len(ids) == len([arm for arm in ARMS.values() if arm.kind != "supervised"]) + 1
+    assert len(set(ids)) == len(ids) == len([arm for arm in ARMS.values() if arm.kind == "run"]) + 1
 
 
 def test_supervised_arms_need_no_teacher(tmp_path: Path) -> None:
