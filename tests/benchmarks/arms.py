@@ -115,4 +115,6 @@ def overlay_of(arm: Arm, shared: Mapping[str, Any], lengths: Lengths, folds: int
     for path, value in arm.settings.items():
         part, name = path.split(".")
         section.setdefault(part, {})[name] = value
+    if arm.kind != "run":  # whatever students do
+        overlay["nnssl"] = {part: settings for part, settings in section.items() if part in ("teacher", "evidence")}
     return overlay

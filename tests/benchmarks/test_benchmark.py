@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from arms import ARMS, Arm, Lengths, overlay_of
-from benchmark import Draw, jobs_of
+from draw import Draw
+from draw_jobs import jobs_of
 from hippocampus import supervised_overlay
 from job_queue import JobQueue
 
@@ -21,8 +22,8 @@ SHARED = json.loads(Path(__file__).with_name("overlay.json").read_text())
 
 def draw(folder: Path, *, labels: int = 8, teachers: str | None = None) -> Draw:
     overlay = Path(__file__).with_name("overlay.json")
-    flags = {"data": folder / "data", "out": folder, "split": "development", "device": "cpu", "overlay": overlay, "teachers": teachers}
-    return Draw(argparse.Namespace(**flags, teacher_epochs=4, student_epochs=6), labels, 0)
+    folders = {"data": folder / "data", "out": folder, "rows": folder / "rows", "overlay": overlay}
+    return Draw(argparse.Namespace(**folders, split="development", device="cpu", teachers=teachers, frozen=None), labels, 0)
 
 
 def steps(method: MethodConfig) -> tuple[int, int]:
@@ -37,11 +38,17 @@ def steps(method: MethodConfig) -> tuple[int, int]:
 def test_every_overlay_is_valid_and_equally_long(arm: Arm) -> None:
     method = MethodConfig.from_dict(overlay_of(arm, SHARED, LENGTHS, folds=5)["nnssl"])
     supervised, student = steps(method)
-    assert student == 300
     # five teachers of 200 steps and the student's 300
     assert supervised == (1300 if arm.kind == "supervised" else 200)
-    assert method.teacher.optimizer == method.student.optimizer == "adamw"
-    assert method.teacher.distillation_epochs == method.student.distillation_epochs == 0
+    assert (method.teacher.optimizer, method.teacher.distillation_epochs) == ("adamw", 0)
+    if arm.kind == "run":
+        assert student == 300
+        assert (method.student.optimizer, method.student.distillation_epochs) == ("adamw", 0)
+
+
+@pytest.mark.parametrize("arm", ["teacher", "supervised", "ceiling"])
+def test_settings_of_students_do_not_reach_other_trainings(arm: str) -> None:
+    assert list(overlay_of(ARMS[arm], SHARED, LENGTHS, folds=5)["nnssl"]) == ["teacher"]
 
 
 def test_settings_of_an_arm_replace_the_shared_ones() -> None:
@@ -82,6 +89,30 @@ def test_teachers_are_evaluated_as_they_are(tmp_path: Path) -> None:
     assert jobs[-1].needs == (jobs[-2].name,) == ("development_l8_d0.teacher.audit",)
     # the same jobs that a student needs, and no training besides
     assert jobs[:-1] == jobs_of(draw(tmp_path), [ARMS["ours"]], LENGTHS)[: len(jobs) - 1]
+
+
+def test_what_has_a_row_is_not_made_again(tmp_path: Path) -> None:
+    drawn, arms = draw(tmp_path), [ARMS[name] for name in ("supervised", "ours", "naive")]
+    drawn.row(ARMS["ours"]).parent.mkdir()
+    for name in ("ours", "naive"):
+        drawn.row(ARMS[name]).write_text("{}")
+    names = [job.name for job in jobs_of(drawn, arms, LENGTHS)]
+    assert names == [f"development_l8_d0.{job}" for job in ("prepare", "supervised.plans", "supervised", "supervised.evaluate")]
+    drawn.row(ARMS["supervised"]).write_text("{}")
+    assert jobs_of(drawn, arms, LENGTHS) == []
+
+
+def test_arms_of_the_shared_teachers_come_first(tmp_path: Path) -> None:
+    names = [job.name for job in jobs_of(draw(tmp_path), [ARMS[name] for name in ("supervised", "ours", "ceiling", "naive")], LENGTHS)]
+    order = [name.split(".")[1] for name in names if name.endswith(".evaluate")]
+    assert order == ["ours", "naive", "supervised", "ceiling"]
+
+
+def test_other_settings_under_the_same_name_are_refused(tmp_path: Path) -> None:
+    jobs_of(draw(tmp_path), [ARMS["ours"]], LENGTHS)
+    jobs_of(draw(tmp_path), [ARMS["ours"]], LENGTHS)
+    with pytest.raises(ValueError, match=r"overlays/ours.json has other settings than 'ours' has now"):
+        jobs_of(draw(tmp_path), [ARMS["ours"]], replace(LENGTHS, student_epochs=7))
 
 
 def test_every_run_has_dataset_ids_of_its_own(tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""The freeze: test cases are evaluated by code and defaults that a commit fixed before."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nnunet_ssl
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FROZEN = ("nnunet_ssl", "trainers", "plans", "tests/benchmarks/arms.py", "tests/benchmarks/overlay.json")
+"""What a result depends on; the queue, the summary and the pages may go on changing."""
+
+
+def require_frozen(commit: str, repository: Path = REPOSITORY) -> None:
+    """Stop unless everything that a result depends on is as in a commit, and is what runs here.
+
+    Args:
+        commit: its full hash.
+        repository: work tree that the commit is of.
+
+    Raises:
+        SystemExit: with what differs.
+    """
+    imported = Path(nnunet_ssl.__file__).resolve()
+    if not imported.is_relative_to(repository):
+        sys.exit(f"the benchmark runs {imported.parent}, which is not the code in {repository}; install that one")
+    changed = _git(repository, "diff", "--name-only", commit, "--", *FROZEN)
+    untracked = _git(repository, "ls-files", "--others", "--exclude-standard", "--", *FROZEN)
+    if found := [*changed, *untracked]:
+        sys.exit(f"not as in the frozen commit {commit[:12]}: {', '.join(found)}; check it out, or freeze anew before any test evaluation")
+
+
+def _git(repository: Path, *command: str) -> list[str]:
+    done = subprocess.run(["git", *command], cwd=repository, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"git {command[0]} failed in {repository}: {done.stderr.strip()}")
+    return done.stdout.split("\n")[:-1]

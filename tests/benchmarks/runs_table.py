@@ -1,0 +1,98 @@
+"""All finished runs as one table, its comparison with a control, and the figures."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmark_figures import paired_lines, worth_in_labels, write_svg
+from case_metrics import METRICS
+from paired_draws import Row, Summary, summarise, with_better_of
+
+SUPERVISED = ("supervised", "supervised_continued")
+"""The two controls."""
+BETTER = "better_control"
+"""Of each draw, the better of the two by Dice: what the main table compares with."""
+CEILING = "ceiling"
+
+
+def read_rows(folder: Path, split: str) -> list[dict[str, Any]]:
+    """The rows of a split that finished runs have left in a folder.
+
+    Raises:
+        ValueError: if there are none, or arms of one draw started from different teachers: their differences would not be paired.
+    """
+    rows = [row for path in sorted(folder.glob("*.json")) if (row := json.loads(path.read_text()))["split"] == split]
+    if not rows:
+        raise ValueError(f"no finished run of split {split!r} in {folder}")
+    teachers: dict[tuple[int, int], dict[str, list[str]]] = {}
+    for row in rows:
+        if row["teacher"]:
+            teachers.setdefault((row["labels"], row["draw"]), {}).setdefault(row["teacher"], []).append(row["arm"])
+    for (labels, draw), of_draw in teachers.items():
+        if len(of_draw) > 1:
+            arms = " and ".join("/".join(arms) for arms in of_draw.values())
+            raise ValueError(
+                f"{labels} labels, draw {draw}: {arms} started from different teachers; remove the rows of one and drain again"
+            )
+    return rows
+
+
+def write_table(path: Path, rows: Sequence[Row]) -> None:
+    """A CSV with a column for everything that any row says."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def comparison(rows: Sequence[Row], *, control: str, split: str) -> list[Summary]:
+    """Every arm against a control, by Dice and by the mean of every other metric of the rows.
+
+    Args:
+        rows: of finished runs.
+        control: an arm, or `BETTER`.
+        split: whose rows.
+    """
+    rows = with_better_of(rows, SUPERVISED, name=BETTER)
+    ceiling = CEILING if any(row["arm"] == CEILING for row in rows) else None
+    metrics = [name for name in rows[0] if name.startswith(METRICS)]
+    return [found for metric in metrics for found in summarise(rows, control=control, ceiling=ceiling, split=split, metric=metric)]
+
+
+def as_text(found: Summary) -> str:
+    """A line of the comparison."""
+    line = f"{found.metric:24} {found.labels:3} labels  {found.arm:24} {found.num_draws} draws  mean {found.mean:6.2f}"
+    if found.difference == found.difference:
+        line += f"  control {found.control_mean:6.2f}  difference {found.difference:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
+    if found.gap_closed == found.gap_closed:
+        line += f"  of the gap to the ceiling {found.gap_closed:.2f} ({found.gap_low:.2f} to {found.gap_high:.2f})"
+    return line
+
+
+def write_figures(folder: Path, rows: Sequence[Row], *, split: str, budget: int) -> list[Path]:
+    """The two figures of the benchmark, as SVG files.
+
+    Args:
+        folder: where to.
+        rows: of finished runs.
+        split: whose rows.
+        budget: number of labels whose result is read off the supervised curve.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with_better = with_better_of(rows, SUPERVISED, name=BETTER)
+    pairs, worth = folder / "benchmark_pairs.svg", folder / "benchmark_worth.svg"
+    write_svg(
+        pairs,
+        lambda: paired_lines(with_better, control=BETTER, ours="ours", split=split),
+        description="Dice of the better supervised control and of the method, a line per draw of labelled cases",
+    )
+    write_svg(
+        worth,
+        lambda: worth_in_labels(rows, supervised=("supervised", CEILING), ours="ours", budget=budget, split=split),
+        description="Dice of supervised training over the number of labelled cases, and the number that the method's result is worth",
+    )
+    return [pairs, worth]

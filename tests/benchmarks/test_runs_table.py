@@ -1,0 +1,61 @@
+"""The table of all runs: columns of rows from different days, lines of the comparison, and the figures on disk."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs_table import BETTER, as_text, comparison, read_rows, write_figures, write_table
+
+ARMS = {"supervised": 80.0, "supervised_continued": 81.0, "ours": 82.0}
+
+
+def row(arm: str, draw: int, dice: float, labels: int = 8) -> dict[str, Any]:
+    values = {"dice": dice, "dice_anterior": dice + 1, "surface_dice_anterior": 95.0, "hd95_mm_anterior": 1.5}
+    return {"split": "test", "labels": labels, "draw": draw, "arm": arm, "teacher": "", "steps": 3000, **values}
+
+
+@pytest.fixture
+def rows() -> list[dict[str, Any]]:
+    found = [row(arm, draw, dice + draw) for arm, dice in ARMS.items() for draw in (1, 2)]
+    return [*found, row("supervised", 1, 84.0, labels=32), row("ceiling", 1, 86.0, labels=160)]
+
+
+def test_rows_of_one_split_are_read_from_a_folder(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    for number, of_row in enumerate([*rows, {**rows[0], "split": "development"}]):
+        (tmp_path / f"{number}.json").write_text(json.dumps(of_row))
+    assert read_rows(tmp_path, "test") == rows
+    with pytest.raises(ValueError, match="no finished run of split 'test'"):
+        read_rows(tmp_path / "none", "test")
+
+
+def test_a_table_has_the_columns_of_all_rows(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    write_table(tmp_path / "runs.csv", [rows[0], {**rows[1], "python": "3.13"}])
+    with (tmp_path / "runs.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [line["python"] for line in table] == ["", "3.13"]
+    assert [float(line["dice"]) for line in table] == [81.0, 82.0]
+
+
+def test_every_metric_is_compared_with_the_better_control(rows: list[dict[str, Any]]) -> None:
+    found = comparison(rows, control=BETTER, split="test")
+    assert {summary.metric for summary in found} == {"dice", "dice_anterior", "surface_dice_anterior", "hd95_mm_anterior"}
+    (ours,) = (s for s in found if (s.arm, s.labels, s.metric) == ("ours", 8, "dice"))
+    # 83 and 84 against 82 and 83; the ceiling lies 3.5 above the control's mean
+    assert (ours.mean, ours.control_mean, ours.difference, ours.num_draws) == (83.5, 82.5, 1.0, 2)
+    assert ours.gap_closed == pytest.approx(1 / 3.5)
+    line = as_text(ours)
+    assert "difference +1.00 (+1.00 to +1.00)" in line
+    assert "of the gap to the ceiling 0.29" in line
+    (ceiling,) = (s for s in found if (s.arm, s.metric) == ("ceiling", "dice"))
+    assert as_text(ceiling).endswith("mean  86.00")
+
+
+def test_figures_are_written(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    written = write_figures(tmp_path / "figures", rows, split="test", budget=8)
+    assert [path.name for path in written] == ["benchmark_pairs.svg", "benchmark_worth.svg"]
+    assert "mean +1.00" in written[0].read_text()
+    assert "83.5" in written[1].read_text()
