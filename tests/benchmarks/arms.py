@@ -92,6 +92,9 @@ ARMS: dict[str, Arm] = {
         Arm(name="teacher", kind="teacher"),
         Arm(name="labelled_share_3_4", kind="run", settings={"student.labelled_share": 0.75}),
         Arm(name="cutmix_always", kind="run", settings={"student.cutmix": 1.0}),
+        Arm(name="refresh", kind="run", settings={"student.refresh": 1.0}),
+        Arm(name="no_cutmix_refresh", kind="run", settings={"student.cutmix": 0.0, "student.refresh": 1.0}),
+        Arm(name="lambda_high_half", kind="run", settings={"student.lambda_high": 0.5}),
     )
 }
 """By name."""
