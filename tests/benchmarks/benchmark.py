@@ -21,7 +21,7 @@ from pathlib import Path
 
 import hippocampus
 from arms import ARMS, Arm, Lengths
-from draw import CONFIGURATION, DATASET, NNUNET_FOLDS, TEACHER, Draw, dataset_name, plans_name
+from draw import CONFIGURATION, DATASET, NNUNET_FOLDS, TEACHERS, Draw, dataset_name, plans_name
 from draw_jobs import jobs_of
 from finished_run import evaluate
 from freeze import require_frozen
@@ -46,7 +46,7 @@ def prepare(draw: Draw) -> None:
 
 def copy_teacher(draw: Draw, arm: Arm) -> None:
     """The shared teachers and their evidence under the plans of an arm, without the manifest."""
-    source, target = draw.model("teacher", TEACHER), draw.model(arm.name, TEACHER)
+    source, target = (draw.model(name, draw.teacher_trainer) for name in ("teacher", arm.name))
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("manifest.json"), dirs_exist_ok=True)
     plans = draw.root / "nnUNet_preprocessed" / dataset_name(DATASET) / f"{plans_name(arm.name)}.json"
     shutil.copy(plans, target / "plans.json")
@@ -73,7 +73,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--labels", type=int, nargs="+", default=[4], choices=(4, 8, 16, 32))
     parser.add_argument("--draws", type=int, nargs="+", default=[0])
     parser.add_argument("--arms", nargs="+", default=["supervised", "supervised_continued", "ours"], choices=list(ARMS))
-    parser.add_argument("--overlay", type=Path, default=Path(__file__).with_name("overlay.json"), help="network and shared settings")
+    parser.add_argument("--overlay", type=Path, default=Path(__file__).with_name("overlay.json"), help="widths and shared settings")
+    parser.add_argument("--network", default="TransASPPUNet", choices=list(TEACHERS), help="plans: the one that nnU-Net has planned")
     parser.add_argument("--teachers", choices=("folds", "single"), help="in place of what nnssl_run does with so many labels")
     parser.add_argument("--teacher-epochs", type=int, default=30, help="of each teacher, 50 steps each")
     parser.add_argument("--student-epochs", type=int, default=30)

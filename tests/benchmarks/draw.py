@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from nnunet_ssl.locations import ModelLocation
 
 DATASET, CEILING, CONFIGURATION = hippocampus.DATASET, hippocampus.CEILING, hippocampus.CONFIGURATION
 CLASSES = {name: value for name, value in hippocampus.LABELS.items() if value}
-TEACHER = "TransASPPTeacherTrainer"
+TEACHERS = {"TransASPPUNet": "TransASPPTeacherTrainer", "plans": "PlansNetworkTeacherTrainer"}
+"""By network: ours, or the one that nnU-Net has planned."""
 NNUNET_FOLDS = 5
 
 
@@ -23,7 +25,7 @@ class Draw:
     """One draw of labelled cases, with its nnU-Net folders.
 
     Args:
-        arguments: `data`, `out`, `split`, `device`, `overlay`, `teachers`, `rows` and `frozen` of the command line.
+        arguments: `data`, `out`, `split`, `device`, `overlay`, `network`, `teachers`, `rows` and `frozen` of the command line.
         labels: number of labelled cases.
         draw: which of the fixed draws.
     """
@@ -34,7 +36,29 @@ class Draw:
 
     @property
     def name(self) -> str:
-        return f"{self.arguments.split}_l{self.labels}_d{self.draw}"
+        network = "" if self.network == "TransASPPUNet" else f"_{self.network}"
+        return f"{self.arguments.split}_l{self.labels}_d{self.draw}{network}"
+
+    @property
+    def network(self) -> str:
+        return str(self.arguments.network)
+
+    @property
+    def teacher_trainer(self) -> str:
+        """Of teachers and of every training on manual labels alone."""
+        return TEACHERS[self.network]
+
+    def student_trainer(self, arm: Arm) -> str:
+        """Of an arm that has a student.
+
+        Raises:
+            ValueError: if the arm's has no network but its own.
+        """
+        if self.network == "TransASPPUNet":
+            return arm.student_trainer
+        if arm.student_trainer != "TransASPPStudentTrainer":
+            raise ValueError(f"{arm.name}: {arm.student_trainer} trains TransASPPUNet alone")
+        return "SemiSupervisedStudentTrainer"
 
     @property
     def root(self) -> Path:
@@ -54,8 +78,14 @@ class Draw:
     def environment(self) -> dict[str, str]:
         """Of every job of the draw."""
         folders = {name: str(self.root / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-        trainers = str(Path(__file__).resolve().parents[2] / "trainers")
-        return {**folders, "nnUNet_extTrainer": trainers, "nnUNet_n_proc_DA": "1", "nnUNet_compile": "0", "OMP_WAIT_POLICY": "PASSIVE"}
+        trainers = (Path(__file__).resolve().parents[2] / "trainers", Path(__file__).resolve().parent / "trainers")
+        return {
+            **folders,
+            "nnUNet_extTrainer": os.pathsep.join(map(str, trainers)),
+            "nnUNet_n_proc_DA": "1",
+            "nnUNet_compile": "0",
+            "OMP_WAIT_POLICY": "PASSIVE",
+        }
 
     def model(self, arm: str, trainer: str, number: int = DATASET) -> Path:
         """Folder of a trained model."""
@@ -64,7 +94,7 @@ class Draw:
 
     def teacher_checkpoints(self) -> list[Path]:
         """Of the teachers that all arms of the draw share."""
-        return [self.model("teacher", TEACHER) / f"fold_{fold}" / "checkpoint_final.pth" for fold in self.folds]
+        return [self.model("teacher", self.teacher_trainer) / f"fold_{fold}" / "checkpoint_final.pth" for fold in self.folds]
 
     def overlay(self, arm: str) -> Path:
         """What was laid over nnU-Net's plans for an arm."""
@@ -77,7 +107,7 @@ class Draw:
     def script(self, command: str, *flags: object) -> tuple[str, ...]:
         """A subcommand of `benchmark.py` for this draw."""
         given = vars(self.arguments)
-        shared = [part for name in ("data", "out", "split", "rows", "overlay", "device") for part in (f"--{name}", given[name])]
+        shared = [part for name in ("data", "out", "split", "rows", "overlay", "network", "device") for part in (f"--{name}", given[name])]
         frozen = ("--frozen", given["frozen"]) if given["frozen"] else ()
         drawn = ("--labels", self.labels, "--draws", self.draw, "--teachers", self.teachers)
         file = Path(__file__).with_name("benchmark.py")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from arms import ARMS, Arm, Lengths, overlay_of
-from draw import CEILING, CONFIGURATION, DATASET, TEACHER, Draw, console, dataset_name, plans_name
+from draw import CEILING, CONFIGURATION, DATASET, Draw, console, dataset_name, plans_name
 from job_queue import Job
 
 from nnunet_ssl.data.files import write_json
@@ -40,7 +40,8 @@ def plans_job(draw: Draw, name: str, arm: Arm, lengths: Lengths) -> Job:
     Raises:
         ValueError: if another overlay was laid before under this name: what was trained with it must not count for this one.
     """
-    overlay = overlay_of(arm, json.loads(Path(draw.arguments.overlay).read_text()), lengths, len(draw.folds))
+    shared = {**json.loads(Path(draw.arguments.overlay).read_text()), "network": draw.network}
+    overlay = overlay_of(arm, shared, lengths, len(draw.folds))
     path = draw.overlay(name)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,9 +57,10 @@ def plans_job(draw: Draw, name: str, arm: Arm, lengths: Lengths) -> Job:
 def teacher_jobs(draw: Draw, lengths: Lengths) -> list[Job]:
     """The teachers, and their evidence on pool and held-out cases with the audit."""
     plans = plans_job(draw, "teacher", ARMS["teacher"], lengths)
-    model, jobs = draw.model("teacher", TEACHER), [plans]
+    model, jobs = draw.model("teacher", draw.teacher_trainer), [plans]
     for fold in draw.folds:
-        command = (console("nnUNetv2_train"), str(DATASET), CONFIGURATION, str(fold), "-tr", TEACHER, "-p", plans_name("teacher"))
+        trainer = ("-tr", draw.teacher_trainer, "-p", plans_name("teacher"))
+        command = (console("nnUNetv2_train"), str(DATASET), CONFIGURATION, str(fold), *trainer)
         folder = model / f"fold_{fold}"
         makes = (folder / "checkpoint_final.pth", folder / "validation" / "summary.json")
         device = ("-device", draw.arguments.device)
@@ -73,18 +75,20 @@ def run_flags(draw: Draw, arm: str) -> tuple[str, ...]:
     """Flags of `nnssl_run` on the shared teachers."""
     block = FIRST_ID + IDS_PER_ARM * (list(ARMS).index(arm) if arm in ARMS else len(ARMS))
     folds = ("--teacher-folds", *map(str, draw.folds))
-    flags = ("-d", str(DATASET), "-c", CONFIGURATION, "-f", "all", "-p", plans_name(arm), "-device", draw.arguments.device)
+    teacher = ("-tr", draw.teacher_trainer, "-p", plans_name(arm))
+    flags = ("-d", str(DATASET), "-c", CONFIGURATION, "-f", "all", *teacher, "-device", draw.arguments.device)
     return (*flags, *folds, "--first-id", str(block))
 
 
 def run_jobs(draw: Draw, arm: Arm, lengths: Lengths) -> list[Job]:
     """An arm that starts from the shared teachers."""
     plans = plans_job(draw, arm.name, arm, lengths)
-    copied = draw.model(arm.name, TEACHER) / "copied.json"
+    copied = draw.model(arm.name, draw.teacher_trainer) / "copied.json"
     needs = (plans.name, f"{draw.name}.teacher.audit")
     copy = Job(name=f"{draw.name}.{arm.name}.copy", command=draw.script("copy-teacher", "--arms", arm.name), makes=(copied,), needs=needs)
-    command = (console("nnssl_run"), *run_flags(draw, arm.name), "--student-tr", arm.student_trainer)
-    published = draw.model(arm.name, arm.student_trainer) / "fold_all" / "checkpoint_final.pth"
+    student = draw.student_trainer(arm)
+    command = (console("nnssl_run"), *run_flags(draw, arm.name), "--student-tr", student)
+    published = draw.model(arm.name, student) / "fold_all" / "checkpoint_final.pth"
     run = Job(name=f"{draw.name}.{arm.name}", command=command, makes=(published,), needs=(copy.name,))
     return [plans, copy, run, evaluate_job(draw, arm, run.name)]
 
@@ -92,8 +96,9 @@ def run_jobs(draw: Draw, arm: Arm, lengths: Lengths) -> list[Job]:
 def supervised_jobs(draw: Draw, arm: Arm, lengths: Lengths) -> list[Job]:
     """An arm of manual labels alone."""
     plans, number = plans_job(draw, arm.name, arm, lengths), CEILING if arm.all_labels else DATASET
-    folder = draw.model(arm.name, TEACHER, number) / "fold_all"
-    flags = (str(number), CONFIGURATION, "all", "-tr", TEACHER, "-p", plans_name(arm.name), "-device", draw.arguments.device)
+    folder = draw.model(arm.name, draw.teacher_trainer, number) / "fold_all"
+    trainer = ("-tr", draw.teacher_trainer, "-p", plans_name(arm.name))
+    flags = (str(number), CONFIGURATION, "all", *trainer, "-device", draw.arguments.device)
     train = Job(
         name=f"{draw.name}.{arm.name}",
         command=(console("nnUNetv2_train"), *flags),

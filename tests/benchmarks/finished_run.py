@@ -15,7 +15,7 @@ from typing import Any
 
 from arms import Arm
 from case_metrics import folder_metrics
-from draw import CEILING, CLASSES, CONFIGURATION, DATASET, TEACHER, Draw, console, plans_name
+from draw import CEILING, CLASSES, CONFIGURATION, DATASET, Draw, console, dataset_name, plans_name
 from job_times import git_commit, total_seconds
 
 from nnunet_ssl.data.files import replacing, write_json
@@ -38,6 +38,7 @@ def evaluate(draw: Draw, arm: Arm) -> None:
             "labels": len(ready["labelled"]) + len(ready["pool"]) if arm.all_labels else draw.labels,
             "draw": draw.draw,
             "arm": arm.name,
+            "network": trained_network(draw, arm),
             "teachers": draw.teachers,
             "teacher": "" if arm.kind == "supervised" else fingerprint(draw.teacher_checkpoints()),
             **steps(json.loads(draw.overlay(arm.name).read_text())["nnssl"], arm, len(draw.folds)),
@@ -53,7 +54,7 @@ def evaluate(draw: Draw, arm: Arm) -> None:
 
 def predict(draw: Draw, arm: Arm, folder: Path) -> None:
     """Stock nnU-Net: final checkpoint, mirrored."""
-    trainer = arm.student_trainer if arm.kind == "run" else TEACHER
+    trainer = draw.student_trainer(arm) if arm.kind == "run" else draw.teacher_trainer
     number = CEILING if arm.all_labels else DATASET
     folds = draw.folds if arm.kind == "teacher" else ["all"]
     flags = ["-d", number, "-c", CONFIGURATION, "-f", *folds, "-tr", trainer, "-p", plans_name(arm.name), "-device", draw.arguments.device]
@@ -61,6 +62,16 @@ def predict(draw: Draw, arm: Arm, folder: Path) -> None:
     line = [console("nnUNetv2_predict"), *map(str, flags)]
     if code := subprocess.run(line, env={**os.environ, **draw.environment}, check=False).returncode:
         sys.exit(code)
+
+
+def trained_network(draw: Draw, arm: Arm) -> str:
+    """What was trained: `TransASPPUNet`, or the class that nnU-Net's plans name."""
+    if draw.network == "TransASPPUNet":
+        return draw.network
+    number = CEILING if arm.all_labels else DATASET
+    plans = draw.root / "nnUNet_preprocessed" / dataset_name(number) / f"{plans_name(arm.name)}.json"
+    architecture = json.loads(plans.read_text())["configurations"][CONFIGURATION]["architecture"]
+    return str(architecture["network_class_name"]).rsplit(".", 1)[-1]
 
 
 def steps(section: dict[str, Any], arm: Arm, folds: int) -> dict[str, int]:
@@ -128,13 +139,13 @@ def log_files(draw: Draw, arm: Arm) -> list[Path]:
     queue = Path(draw.arguments.out) / "queue"
     names = [f"{draw.name}.{arm.name}"]
     if arm.kind == "supervised":
-        folders = [draw.model(arm.name, TEACHER, CEILING if arm.all_labels else DATASET) / "fold_all"]
+        folders = [draw.model(arm.name, draw.teacher_trainer, CEILING if arm.all_labels else DATASET) / "fold_all"]
     elif arm.kind == "teacher":
         names = [f"{draw.name}.teacher.f{fold}" for fold in draw.folds] + [f"{draw.name}.teacher.audit"]
         folders = [path.parent for path in draw.teacher_checkpoints()]
     else:
-        folders = [draw.model(arm.name, TEACHER) / "fold_all" / "nnssl"]
-        folders += sorted((draw.root / "nnUNet_results").glob(f"Dataset*/{arm.student_trainer}__{plans_name(arm.name)}__*/fold_all"))
+        folders = [draw.model(arm.name, draw.teacher_trainer) / "fold_all" / "nnssl"]
+        folders += sorted((draw.root / "nnUNet_results").glob(f"Dataset*/{draw.student_trainer(arm)}__{plans_name(arm.name)}__*/fold_all"))
     kept = ("training_log_*.txt", "manifest.json", "audit.json", "ranking_*.csv", "logs/*.txt")
     of_models = [file for folder in folders for pattern in kept for file in sorted(folder.glob(pattern))]
     return [file for name in names if (file := queue / f"{name}.log").is_file()] + of_models

@@ -13,17 +13,21 @@ from draw import Draw
 from draw_jobs import jobs_of
 from hippocampus import supervised_overlay
 from job_queue import JobQueue
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_ssl.config import MethodConfig
+from nnunet_ssl.training.phased_trainer import PhasedTrainer
 
 LENGTHS = Lengths(teacher_epochs=4, student_epochs=6, iterations_per_epoch=50, val_iterations_per_epoch=2)
 SHARED = json.loads(Path(__file__).with_name("overlay.json").read_text())
 
 
-def draw(folder: Path, *, labels: int = 8, teachers: str | None = None) -> Draw:
+def draw(folder: Path, *, labels: int = 8, teachers: str | None = None, network: str = "TransASPPUNet") -> Draw:
     overlay = Path(__file__).with_name("overlay.json")
     folders = {"data": folder / "data", "out": folder, "rows": folder / "rows", "overlay": overlay}
-    return Draw(argparse.Namespace(**folders, split="development", device="cpu", teachers=teachers, frozen=None), labels, 0)
+    flags = {"split": "development", "device": "cpu", "teachers": teachers, "network": network, "frozen": None}
+    return Draw(argparse.Namespace(**folders, **flags), labels, 0)
 
 
 def steps(method: MethodConfig) -> tuple[int, int]:
@@ -113,6 +117,27 @@ def test_other_settings_under_the_same_name_are_refused(tmp_path: Path) -> None:
     jobs_of(draw(tmp_path), [ARMS["ours"]], LENGTHS)
     with pytest.raises(ValueError, match=r"overlays/ours.json has other settings than 'ours' has now"):
         jobs_of(draw(tmp_path), [ARMS["ours"]], replace(LENGTHS, student_epochs=7))
+
+
+def test_all_trainings_have_the_network_asked_for(tmp_path: Path) -> None:
+    jobs = {job.name: job for job in jobs_of(draw(tmp_path, network="plans"), [ARMS["ours"], ARMS["supervised"]], LENGTHS)}
+    name = "development_l8_d0_plans"
+    for job in (f"{name}.teacher.f0", f"{name}.ours", f"{name}.supervised"):
+        command = jobs[job].command
+        assert command[command.index("-tr") + 1] == "PlansNetworkTeacherTrainer"
+    assert jobs[f"{name}.ours"].command[-1] == "SemiSupervisedStudentTrainer"
+    assert json.loads((tmp_path / name / "overlays" / "ours.json").read_text())["network"] == "plans"
+    with pytest.raises(ValueError, match="naive: NaiveSelfTrainingTrainer trains TransASPPUNet alone"):
+        jobs_of(draw(tmp_path, network="plans"), [ARMS["naive"]], LENGTHS)
+
+
+def test_nnunet_finds_the_teacher_with_the_planned_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = draw(tmp_path, network="plans")
+    monkeypatch.setenv("nnUNet_extTrainer", drawn.environment["nnUNet_extTrainer"])
+    trainer = recursive_find_trainer_class_by_name(drawn.teacher_trainer)
+    assert trainer.__name__ == "PlansNetworkTeacherTrainer"
+    assert trainer.build_network_architecture is nnUNetTrainer.build_network_architecture
+    assert trainer.print_plans is PhasedTrainer.print_plans
 
 
 def test_every_run_has_dataset_ids_of_its_own(tmp_path: Path) -> None:

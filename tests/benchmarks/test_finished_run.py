@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from arms import ARMS, Arm, Lengths, overlay_of
-from draw import TEACHER, Draw
+from draw import Draw
 from finished_run import evaluate, steps
 from runs_table import read_rows
 
@@ -46,7 +46,14 @@ def test_fine_tuning_counts() -> None:
 def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
     """A draw of 4 labels whose trainings have ended; prediction gives the truth."""
     folders = {name: tmp_path / name for name in ("data", "out", "rows")}
-    flags = {"split": "development", "device": "cpu", "teachers": None, "frozen": "abc", "overlay": tmp_path / "overlay.json"}
+    flags = {
+        "split": "development",
+        "device": "cpu",
+        "teachers": None,
+        "network": "TransASPPUNet",
+        "frozen": "abc",
+        "overlay": tmp_path / "overlay.json",
+    }
     drawn = Draw(argparse.Namespace(**folders, **flags), 4, 1)
     for folder in (folders["data"] / "labels", drawn.root / "overlays", folders["out"] / "queue"):
         folder.mkdir(parents=True)
@@ -59,7 +66,7 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
         checkpoint.parent.mkdir(parents=True)
         checkpoint.write_bytes(b"weights")
     (folders["out"] / "queue" / f"{drawn.name}.ours.log").write_text(f"written: {drawn.root}/there\n")
-    stages = drawn.model("ours", TEACHER) / "fold_all" / "nnssl"
+    stages = drawn.model("ours", drawn.teacher_trainer) / "fold_all" / "nnssl"
     (stages / "logs").mkdir(parents=True)
     (stages / "logs" / "student_1.txt").write_text("first stage\n")
 
@@ -83,6 +90,7 @@ def test_a_row_tells_results_and_circumstances(draw: Draw) -> None:
     assert (row["dice"], row["dice_posterior"], row["surface_dice_anterior"], row["hd95_mm_anterior"]) == (100, 100, 100, 0)
     assert (row["steps"], row["student_steps"], row["seconds"], row["teacher_seconds"]) == (500, 300, 25, 10)
     assert len(row["teacher"]) == 16
+    assert row["network"] == "TransASPPUNet"
     assert row["torch"]
     assert read_rows(draw.arguments.rows, "development") == [row]
 
