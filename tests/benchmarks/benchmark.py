@@ -26,7 +26,7 @@ from draw_jobs import jobs_of
 from finished_run import evaluate
 from freeze import require_frozen
 from job_queue import JobQueue, drain
-from runs_table import BETTER, as_text, comparison, read_rows, write_figures, write_table
+from runs_table import BETTER, SUPERVISED, as_text, comparison, read_rows, write_figures, write_table
 
 from nnunet_ssl.data.files import write_json
 
@@ -54,11 +54,14 @@ def copy_teacher(draw: Draw, arm: Arm) -> None:
 
 
 def summarise_runs(arguments: argparse.Namespace) -> None:
-    """Collect the rows in `runs.csv` and print every arm against the control."""
+    """Collect the rows in a table and print every arm against a control, or against each of the supervised ones."""
     rows = read_rows(arguments.rows, arguments.split)
     write_table(arguments.rows / f"{arguments.split}_runs.csv", rows)
-    for found in comparison(rows, control=arguments.control, split=arguments.split):
-        print(as_text(found))
+    ran = {row["arm"] for row in rows}
+    for control in [arguments.control] if arguments.control else [arm for arm in SUPERVISED if arm in ran]:
+        print(f"against {control}:")
+        for found in comparison(rows, control=control, split=arguments.split):
+            print(f"  {as_text(found)}")
 
 
 def parse() -> argparse.Namespace:
@@ -78,7 +81,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--teachers", choices=("folds", "single"), help="in place of what nnssl_run does with so many labels")
     parser.add_argument("--teacher-epochs", type=int, default=30, help="of each teacher, 50 steps each")
     parser.add_argument("--student-epochs", type=int, default=30)
-    parser.add_argument("--control", default=BETTER, choices=[*ARMS, BETTER], help="of the summary (default: %(default)s)")
+    parser.add_argument("--control", choices=[*ARMS, BETTER], help="of the summary (default: each supervised control in turn)")
     parser.add_argument("--figures", type=Path, help="folder for the figures")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--list", action="store_true", help="show the jobs and stop")

@@ -15,7 +15,7 @@ from paired_draws import Row, Summary, summarise, with_better_of
 SUPERVISED = ("supervised", "supervised_continued")
 """The two controls."""
 BETTER = "better_control"
-"""Of each draw, the better of the two by Dice: what the main table compares with."""
+"""The one of the two with the larger mean Dice at a label budget: what the main table compares with."""
 CEILING = "ceiling"
 
 

@@ -135,11 +135,12 @@ def test_runs_are_read_from_a_table(tmp_path: Path) -> None:
     assert values_by_arm(read_runs(path), split="test", metric="dice") == {(8, "ours"): {0: 84.25, 1: 85.5}}
 
 
-def test_the_better_control_is_chosen_draw_by_draw_where_all_have_run() -> None:
-    rows = [*runs("C1", 8, [82, 83, 84]), *runs("C2", 8, [81, 85])]
+def test_the_better_control_is_that_with_the_larger_mean_where_all_have_run() -> None:
+    rows = [*runs("C1", 8, [82, 83, 99]), *runs("C2", 8, [81, 85]), *runs("C1", 4, [80]), *runs("C2", 4, [79]), *runs("C1", 32, [86])]
     both = with_better_of(rows, ["C1", "C2"], name="better control")
     assert both[: len(rows)] == rows
-    assert values_by_arm(both, split="test", metric="dice")[8, "better control"] == {0: 82, 1: 85}
+    values = values_by_arm(both, split="test", metric="dice")
+    assert {labels: found for (labels, arm), found in values.items() if arm == "better control"} == {4: {0: 80}, 8: {0: 81, 1: 85}}
 
 
 CURVE = {8: 80.0, 32: 84.0, 160: 86.0}
