@@ -58,7 +58,10 @@ def summarise_runs(arguments: argparse.Namespace) -> None:
     rows = read_rows(arguments.rows, arguments.split)
     write_table(arguments.rows / f"{arguments.split}_runs.csv", rows)
     ran = {row["arm"] for row in rows}
-    for control in [arguments.control] if arguments.control else [arm for arm in SUPERVISED if arm in ran]:
+    controls = [arguments.control] if arguments.control else [arm for arm in SUPERVISED if arm in ran]
+    if not controls:
+        raise ValueError(f"no row of {' or '.join(SUPERVISED)} in {arguments.rows}; name another arm with --control")
+    for control in controls:
         print(f"against {control}:")
         for found in comparison(rows, control=control, split=arguments.split):
             print(f"  {as_text(found)}")
@@ -137,4 +140,7 @@ def drain_draws(draws: list[Draw], arms: list[Arm], arguments: argparse.Namespac
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except ValueError as error:
+        sys.exit(f"benchmark.py: {error}")
