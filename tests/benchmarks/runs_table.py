@@ -67,9 +67,11 @@ def as_text(found: Summary) -> str:
     """A line of the comparison."""
     line = f"{found.metric:24} {found.labels:3} labels  {found.arm:24} {found.num_draws} draws  mean {found.mean:6.2f}"
     if found.difference == found.difference:
-        line += f"  control {found.control_mean:6.2f}  difference {found.difference:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
+        interval = f"{found.low:+.2f} to {found.high:+.2f}" if found.num_draws > 1 else "no interval"
+        line += f"  control {found.control_mean:6.2f}  difference {found.difference:+.2f} ({interval})"
     if found.gap_closed == found.gap_closed:
-        line += f"  of the gap to the ceiling {found.gap_closed:.2f} ({found.gap_low:.2f} to {found.gap_high:.2f})"
+        ends = f" ({found.gap_low:.2f} to {found.gap_high:.2f})" if found.num_draws > 1 else ""
+        line += f"  of the gap to the ceiling {found.gap_closed:.2f}{ends}"
     return line
 
 

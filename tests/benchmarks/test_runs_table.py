@@ -50,6 +50,8 @@ def test_every_metric_is_compared_with_the_better_control(rows: list[dict[str, A
     line = as_text(ours)
     assert "difference +1.00 (+1.00 to +1.00)" in line
     assert "of the gap to the ceiling 0.29" in line
+    (alone,) = (s for s in comparison(rows[1::2], control="supervised", split="test") if (s.arm, s.labels, s.metric) == ("ours", 8, "dice"))
+    assert as_text(alone).endswith("difference +2.00 (no interval)  of the gap to the ceiling 0.50")
     (ceiling,) = (s for s in found if (s.arm, s.metric) == ("ceiling", "dice"))
     assert as_text(ceiling).endswith("mean  86.00")
 
