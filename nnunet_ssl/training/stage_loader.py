@@ -12,8 +12,6 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_trainer_module
 from numpy.typing import NDArray
 
-from nnunet_ssl.training.batch_mirror import draw_mirrors
-
 _ROUNDING = 1e-9
 """0.29 times 100 is a little less than 29."""
 _TURN = (math.sqrt(5) - 1) / 2
@@ -58,11 +56,10 @@ def share_of_process(share: float, *, rank: int, processes: int, epoch: int) -> 
 
 
 class StageDataLoader(nnUNetDataLoader):
-    """nnU-Net's loader over a `StageDataset`; only the choice of cases differs, and mirroring where it is the whole batch's."""
+    """nnU-Net's loader over a `StageDataset`; only the choice of cases differs."""
 
     def get_indices(self) -> NDArray[np.str_]:
         """Cases of the next batch, in random positions: nnU-Net forces foreground by position, which must not single out one kind."""
-        draw_mirrors(self.transforms)
         dataset = self._data
         # nnU-Net reseeds NumPy's global generator, and only that one, in each of its worker processes
         num_labelled = labelled_in_batch(self.batch_size, dataset.labelled_share, np.random.random())  # noqa: NPY002

@@ -238,7 +238,6 @@ class SemiSupervisedStudent(PhasedTrainer):
             transforms,
             num_channels=self._layout().num_channels,
             strong=self.method.student.strong_augmentation,
-            mixes=self.method.student.cutmix > 0,
             keeps_weak_view=self.refresh.needs_weak_view,
         )
         return StageDataLoader(data, *args, transforms=ours, **kwargs)

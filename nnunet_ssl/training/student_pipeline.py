@@ -5,26 +5,20 @@ from __future__ import annotations
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 
-from nnunet_ssl.training.batch_mirror import mirrored_by_batch
 from nnunet_ssl.training.extra_channels import PackExtraChannels, SplitExtraChannels
 from nnunet_ssl.training.strong_augmentation import with_strong_augmentation
 
 
-def student_pipeline(
-    stock: BasicTransform, *, num_channels: int, strong: bool, mixes: bool = False, keeps_weak_view: bool = False
-) -> ComposeTransforms:
+def student_pipeline(stock: BasicTransform, *, num_channels: int, strong: bool, keeps_weak_view: bool = False) -> ComposeTransforms:
     """The student's training transforms.
 
     Args:
         stock: what `get_training_transforms` of the trainer returns; not changed.
         num_channels: extra channels behind the segmentation.
         strong: augment pool images more strongly than labelled ones.
-        mixes: samples of a batch are mixed afterwards, and therefore mirrored alike.
         keeps_weak_view: with strong augmentation, leave the images as they were before it behind those after it.
     """
     middle: list[BasicTransform] = list(stock.transforms) if isinstance(stock, ComposeTransforms) else [stock]
-    if mixes:
-        middle = mirrored_by_batch(middle)
     if strong:
         middle = with_strong_augmentation(middle, keeps_weak_view=keeps_weak_view)
     return ComposeTransforms([SplitExtraChannels(num_channels=num_channels), *middle, PackExtraChannels()])
