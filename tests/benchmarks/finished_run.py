@@ -20,6 +20,8 @@ from job_times import git_commit, total_seconds
 
 from nnunet_ssl.data.files import replacing, write_json
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+
 
 def evaluate(draw: Draw, arm: Arm) -> None:
     """Predict the cases of the split with the final checkpoint, and write the arm's logs, then its row."""
@@ -124,14 +126,22 @@ def _cpu_info() -> list[str]:
 
 def write_logs(path: Path, draw: Draw, arm: Arm) -> None:
     """Everything that trainings and commands of an arm have said, in one compressed text; the same logs give the same bytes."""
-    parts = []
+    parts: dict[str, str] = {}
     for file in log_files(draw, arm):
-        name = file.relative_to(draw.arguments.out)
-        parts.append(f"==> {name} <==\n{file.read_text(errors='replace').rstrip()}\n")
-    text = "\n".join(parts).replace(str(draw.arguments.out), "OUT").replace(str(draw.arguments.data), "DATA")
-    text = text.replace(str(Path(__file__).resolve().parents[2]), "REPOSITORY").replace(sys.prefix, "VENV")
+        # a published model has the log of its last stage once more
+        parts.setdefault(as_read(file), f"==> {file.relative_to(draw.arguments.out)} <==\n")
+    text = "\n".join(name + said for said, name in parts.items())
+    folders = {str(draw.arguments.out): "OUT", str(draw.arguments.data): "DATA", str(REPOSITORY): "REPOSITORY", sys.prefix: "VENV"}
+    for folder, name in folders.items():
+        text = text.replace(folder, name)
     with replacing(path) as temporary:
         temporary.write_bytes(gzip.compress(text.encode(), mtime=0))
+
+
+def as_read(file: Path) -> str:
+    """A log as a terminal shows it in the end: of a progress bar the last state."""
+    lines = file.read_bytes().decode(errors="replace").replace("\r\n", "\n").split("\n")
+    return "\n".join(line.rsplit("\r", 1)[-1] for line in lines).rstrip() + "\n"
 
 
 def log_files(draw: Draw, arm: Arm) -> list[Path]:

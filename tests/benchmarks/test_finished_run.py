@@ -65,10 +65,11 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
     for checkpoint in drawn.teacher_checkpoints():
         checkpoint.parent.mkdir(parents=True)
         checkpoint.write_bytes(b"weights")
-    (folders["out"] / "queue" / f"{drawn.name}.ours.log").write_text(f"written: {drawn.root}/there\n")
+    (folders["out"] / "queue" / f"{drawn.name}.ours.log").write_bytes(f"1 of 2\r2 of 2\nwritten: {drawn.root}/there\n".encode())
     stages = drawn.model("ours", drawn.teacher_trainer) / "fold_all" / "nnssl"
     (stages / "logs").mkdir(parents=True)
     (stages / "logs" / "student_1.txt").write_text("first stage\n")
+    (stages / "logs" / "student_2.txt").write_text("first stage\n")
 
     def predict(_draw: Draw, _arm: Arm, folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -111,6 +112,8 @@ def test_arms_of_different_teachers_are_not_compared(draw: Draw) -> None:
 def test_logs_are_kept_without_the_folders_of_the_machine(draw: Draw) -> None:
     finish(draw, "ours")
     text = gzip.decompress(draw.row(ARMS["ours"]).with_suffix(".log.gz").read_bytes()).decode()
-    assert "first stage" in text
+    assert text.count("first stage") == 1  # the same text twice says nothing more
+    assert "2 of 2" in text
+    assert "1 of 2" not in text
     assert f"written: OUT/{draw.name}/there" in text
     assert str(draw.arguments.out) not in text
