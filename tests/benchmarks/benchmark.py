@@ -55,8 +55,8 @@ def copy_teacher(draw: Draw, arm: Arm) -> None:
 
 def summarise_runs(arguments: argparse.Namespace) -> None:
     """Collect the rows in a table and print every arm against a control, or against each of the supervised ones."""
-    rows = read_rows(arguments.rows, arguments.split)
-    write_table(arguments.rows / f"{arguments.split}_runs.csv", rows)
+    rows = read_rows(arguments.rows, arguments.split, network=arguments.network)
+    write_table(arguments.rows / f"{arguments.split}_{arguments.network}_runs.csv", rows)
     ran = {row["arm"] for row in rows}
     controls = [arguments.control] if arguments.control else [arm for arm in SUPERVISED if arm in ran]
     if not controls:
@@ -109,7 +109,7 @@ def main() -> int:
         summarise_runs(arguments)
         return 0
     if arguments.command == "figures":
-        rows = read_rows(arguments.rows, arguments.split)
+        rows = read_rows(arguments.rows, arguments.split, network=arguments.network)
         for path in write_figures(arguments.figures, rows, split=arguments.split, budget=arguments.labels[0]):
             print(f"written: {path}")
         return 0

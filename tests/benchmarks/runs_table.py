@@ -17,17 +17,24 @@ SUPERVISED = ("supervised", "supervised_continued")
 BETTER = "better_control"
 """The one of the two with the larger mean Dice at a label budget: what the main table compares with."""
 CEILING = "ceiling"
+OURS = "TransASPPUNet"
 
 
-def read_rows(folder: Path, split: str) -> list[dict[str, Any]]:
-    """The rows of a split that finished runs have left in a folder.
+def read_rows(folder: Path, split: str, *, network: str = OURS) -> list[dict[str, Any]]:
+    """The rows of a split that finished runs of one network have left in a folder.
+
+    Args:
+        folder: where they lie.
+        split: whose rows.
+        network: `TransASPPUNet`, or `plans` for any that nnU-Net has planned.
 
     Raises:
         ValueError: if there are none, or arms of one draw started from different teachers: their differences would not be paired.
     """
-    rows = [row for path in sorted(folder.glob("*.json")) if (row := json.loads(path.read_text()))["split"] == split]
+    found = (json.loads(path.read_text()) for path in sorted(folder.glob("*.json")))
+    rows = [row for row in found if row["split"] == split and (row["network"] == OURS) == (network == OURS)]
     if not rows:
-        raise ValueError(f"no finished run of split {split!r} in {folder}")
+        raise ValueError(f"no finished run of split {split!r} and network {network!r} in {folder}")
     teachers: dict[tuple[int, int], dict[str, list[str]]] = {}
     for row in rows:
         if row["teacher"]:

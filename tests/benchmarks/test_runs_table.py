@@ -15,7 +15,7 @@ ARMS = {"supervised": 80.0, "supervised_continued": 81.0, "ours": 82.0}
 
 def row(arm: str, draw: int, dice: float, labels: int = 8) -> dict[str, Any]:
     values = {"dice": dice, "dice_anterior": dice + 1, "surface_dice_anterior": 95.0, "hd95_mm_anterior": 1.5}
-    return {"split": "test", "labels": labels, "draw": draw, "arm": arm, "teacher": "", "steps": 3000, **values}
+    return {"split": "test", "labels": labels, "draw": draw, "arm": arm, "network": "TransASPPUNet", "teacher": "", "steps": 3000, **values}
 
 
 @pytest.fixture
@@ -25,9 +25,11 @@ def rows() -> list[dict[str, Any]]:
 
 
 def test_rows_of_one_split_are_read_from_a_folder(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
-    for number, of_row in enumerate([*rows, {**rows[0], "split": "development"}]):
+    planned = {**rows[0], "network": "PlainConvUNet", "teacher": "another"}
+    for number, of_row in enumerate([*rows, {**rows[0], "split": "development"}, planned]):
         (tmp_path / f"{number}.json").write_text(json.dumps(of_row))
     assert read_rows(tmp_path, "test") == rows
+    assert read_rows(tmp_path, "test", network="plans") == [planned]
     with pytest.raises(ValueError, match="no finished run of split 'test'"):
         read_rows(tmp_path / "none", "test")
 
