@@ -32,7 +32,7 @@ demo: venv
 	$(BIN)/nnssl_demo -o demo
 
 test: lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not gpu and not thorough' -n $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not gpu and not thorough' -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: venv
 	$(BIN)/ruff check .

@@ -14,6 +14,13 @@ PROJECT = Path(__file__).resolve().parents[1]
 pytest_plugins = ["tiny_setup", "cross_fitted", "stock_models"]
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that of several workers none is left with one of them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @dataclass(frozen=True, kw_only=True)
 class NnunetEnvironment:
     """nnU-Net's three folders of one test."""

@@ -83,6 +83,7 @@ class Draw:
             **folders,
             "nnUNet_extTrainer": os.pathsep.join(map(str, trainers)),
             "nnUNet_n_proc_DA": "1",
+            "nnUNet_def_n_proc": "1",
             "nnUNet_compile": "0",
             "OMP_WAIT_POLICY": "PASSIVE",
         }

@@ -1,4 +1,4 @@
-"""The whole method with real trainings of two steps an epoch, each in its own process; then kills at every kind of place."""
+"""The whole method with real trainings of two steps an epoch, each in its own process; then stock nnU-Net on what they leave."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from file_watch import watching
 from nnunetv2.evaluation.accumulate_cv_results import accumulate_cv_results
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from real_trainings import copy_project, give_one_thread
+from real_trainings import copy_project, serve_trainings
 from tiny_setup import (
     CONFIGURATION,
     DATASET,
@@ -48,7 +48,7 @@ MODEL = f"{OUR_TEACHER}__{PLANS}__{CONFIGURATION}"
 @pytest.fixture(scope="module")
 def module_patch() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
-        give_one_thread(patch)
+        serve_trainings(patch)
         yield patch
 
 
@@ -110,7 +110,9 @@ def logged(run: Any, stage: int) -> Any:
     return torch.load(run.student(stage).checkpoint(0), weights_only=False)["logging"]
 
 
-def test_control_of_equal_stages_on_labels_alone(run: Any, built_project: Project, tmp_path: Path) -> None:
+def test_control_of_equal_stages_on_labels_alone(
+    run: Any, built_project: Project, tmp_path: Path, module_patch: pytest.MonkeyPatch
+) -> None:
     assert all(np.isfinite(logged(run, stage)["loss_high"]).any() for stage in (1, 2))
     project = copy_project(built_project, tmp_path, with_pool=False)
     with environment(project, workers=0):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from file_watch import watching
-from real_trainings import copy_project, give_one_thread
+from real_trainings import copy_project, serve_trainings
 from tiny_setup import CONFIGURATION, DATASET, LABELLED, PLANS, POOL, Project, environment, label_files, mtimes, open_tiny_run
 
 from nnunet_ssl.cli.run import main
@@ -25,7 +25,7 @@ def test_audit_then_run(
     parts = (LABELLED[:2], LABELLED[2:4], LABELLED[4:])
     splits = [{"train": [c for c in LABELLED if c not in held_out], "val": held_out} for held_out in parts]
     (project.preprocessed / DATASET / "splits_final.json").write_text(json.dumps(splits))
-    give_one_thread(monkeypatch)
+    serve_trainings(monkeypatch)
     with environment(project, workers=0), watching(label_files(project.unlabelled)) as opened:
         assert main([*CALL, "-u", str(project.unlabelled), "--audit"]) == 0
         assert opened() in (set(), None)

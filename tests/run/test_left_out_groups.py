@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from file_watch import watching
-from real_trainings import copy_project, give_one_thread
+from real_trainings import copy_project, serve_trainings
 from tiny_setup import CONFIGURATION, DATASET, LABELLED, PLANS, POOL, Project, environment, open_tiny_run
 
 from nnunet_ssl.cli.prepare import main as prepare
@@ -33,7 +33,7 @@ def test_the_other_scanner_only_validates(
     groups = tmp_path / "groups.csv"
     rows = [f"{case},{'north' if case in (*NORTH, *LABELLED[:4]) else 'south'}\n" for case in (*POOL, *LABELLED)]
     groups.write_text("case,group\n" + "".join(rows))
-    give_one_thread(monkeypatch)
+    serve_trainings(monkeypatch)
     with environment(project, workers=0):
         flags = ["-u", str(project.unlabelled), "-np", "1", "--groups", str(groups), "--group-folds"]
         assert prepare([*SET_UP, *flags]) == 0

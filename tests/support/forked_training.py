@@ -25,7 +25,7 @@ class ForkedTraining:
             os.close(reading)
             os.dup2(writing, 1)
             os.dup2(writing, 2)
-            _train(command[4:], env)
+            train(command[4:], env)
         os.close(writing)
         self.stdout = os.fdopen(reading, errors="replace")
 
@@ -44,7 +44,7 @@ class ForkedTraining:
         os.kill(self._pid, signal.SIGTERM)
 
 
-def _train(arguments: list[str], env: dict[str, str]) -> None:
+def train(arguments: list[str], env: dict[str, str]) -> None:
     """nnU-Net's own entry point with these arguments, in a process that ends with it."""
     code = 70
     try:

@@ -1,17 +1,17 @@
-"""What tests with real trainings in processes of their own share: a copy of the tiny set-up, and one thread each."""
+"""What tests with real trainings in processes of their own share: a copy of the tiny set-up, and how the processes begin."""
 
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from served_training import ServedTraining
 from tiny_setup import Project, folders
 
 from nnunet_ssl.run import training_process
-
-ONE_THREAD = "import multiprocessing; multiprocessing.cpu_count = lambda: 1; "
-"""nnU-Net gives a training on a CPU all its cores."""
 
 
 def copy_project(source: Project, root: Path, *, with_pool: bool) -> Project:
@@ -23,7 +23,6 @@ def copy_project(source: Project, root: Path, *, with_pool: bool) -> Project:
     return found
 
 
-def give_one_thread(patch: pytest.MonkeyPatch) -> None:
-    """Let trainings that `nnssl_run` starts use one thread each."""
-    patch.setattr(training_process, "_ENTRY", ONE_THREAD + training_process._ENTRY)
-    patch.setenv("OMP_NUM_THREADS", "1")
+def serve_trainings(patch: pytest.MonkeyPatch) -> None:
+    """Let trainings that `nnssl_run` starts be forks of a server, on one thread each."""
+    patch.setattr(training_process, "subprocess", SimpleNamespace(Popen=ServedTraining, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT))
