@@ -37,7 +37,7 @@ def prepare(draw: Draw) -> None:
     bench = hippocampus.Benchmark(argparse.Namespace(**{**vars(draw.arguments), **flags, "out": draw.root}))
     bench.set_up()
     splits = bench.plans_file(DATASET, "splits_final")
-    if draw.teachers == "folds" and draw.labels < NNUNET_FOLDS and not splits.is_file():  # nnU-Net's own split needs five cases
+    if draw.teachers != "single" and draw.labels < NNUNET_FOLDS and not splits.is_file():  # nnU-Net's own split needs five cases
         cases = sorted(bench.labelled)
         write_json(splits, [{"train": [c for c in cases if c != held_out], "val": [held_out]} for held_out in cases])
     bench.call("nnssl_prepare", "-d", DATASET, "-c", CONFIGURATION, "-u", bench.out / "pool")
@@ -81,7 +81,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", default=["supervised", "supervised_continued", "ours"], choices=list(ARMS))
     parser.add_argument("--overlay", type=Path, default=Path(__file__).with_name("overlay.json"), help="widths and shared settings")
     parser.add_argument("--network", default="TransASPPUNet", choices=list(TEACHERS), help="plans: the one that nnU-Net has planned")
-    parser.add_argument("--teachers", choices=("folds", "single"), help="in place of what nnssl_run does with so many labels")
+    teachers = "in place of what nnssl_run does with so many labels; members: four of all labels"
+    parser.add_argument("--teachers", choices=("folds", "single", "members"), help=teachers)
     parser.add_argument("--teacher-epochs", type=int, default=30, help="of each teacher, 50 steps each")
     parser.add_argument("--student-epochs", type=int, default=30)
     parser.add_argument("--control", choices=[*ARMS, BETTER], help="of the summary (default: each supervised control in turn)")

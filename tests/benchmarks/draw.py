@@ -18,6 +18,8 @@ CLASSES = {name: value for name, value in hippocampus.LABELS.items() if value}
 TEACHERS = {"TransASPPUNet": "TransASPPTeacherTrainer", "plans": "PlansNetworkTeacherTrainer"}
 """By network: ours, or the one that nnU-Net has planned."""
 NNUNET_FOLDS = 5
+MEMBERS = 4
+"""Of an ensemble of teachers that all learn from all labels."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Draw:
     @property
     def teacher_trainer(self) -> str:
         """Of teachers and of every training on manual labels alone."""
-        return TEACHERS[self.network]
+        return TEACHERS[self.network] if self.teachers != "members" else "AllLabelsTeacherTrainer"
 
     def student_trainer(self, arm: Arm) -> str:
         """Of an arm that has a student.
@@ -66,13 +68,21 @@ class Draw:
 
     @property
     def teachers(self) -> str:
-        """`folds` or `single`: what was asked for, else what `nnssl_run -f all` does; nnU-Net has no folds of fewer than five cases."""
+        """`folds`, `single` or `members`: what was asked for, else what `nnssl_run -f all` does; nnU-Net needs five cases for folds.
+
+        Raises:
+            ValueError: if members are asked for of a network for which there is no such trainer.
+        """
+        if self.arguments.teachers == "members" and self.network != "TransASPPUNet":
+            raise ValueError(f"--teachers members are of TransASPPUNet, not of --network {self.network}")
         return str(self.arguments.teachers or ("folds" if self.labels >= NNUNET_FOLDS else "single"))
 
     @property
     def folds(self) -> list[int | str]:
-        """Folds that a teacher is trained on: nnU-Net's five, or as many as there are labels, or all labels at once."""
-        return ["all"] if self.teachers == "single" else list(range(min(NNUNET_FOLDS, self.labels)))
+        """Folds that a teacher is trained on: nnU-Net's five, or as many as there are labels, or all labels; or numbers of members."""
+        if self.teachers == "single":
+            return ["all"]
+        return list(range(MEMBERS if self.teachers == "members" else min(NNUNET_FOLDS, self.labels)))
 
     @property
     def environment(self) -> dict[str, str]:

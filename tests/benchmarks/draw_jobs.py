@@ -42,6 +42,8 @@ def plans_job(draw: Draw, name: str, arm: Arm, lengths: Lengths) -> Job:
     """
     shared = {**json.loads(Path(draw.arguments.overlay).read_text()), "network": draw.network}
     overlay = overlay_of(arm, shared, lengths, len(draw.folds))
+    if draw.teachers == "members":  # which have seen what nnU-Net's folds hold out
+        overlay["nnssl"]["evidence"] = {**overlay["nnssl"].get("evidence", {}), "confidence": "paper"}
     path = draw.overlay(name)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)

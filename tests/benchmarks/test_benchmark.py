@@ -18,6 +18,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.training.phased_trainer import PhasedTrainer
+from nnunet_ssl.training.teacher import TransASPPTeacherTrainer
 
 LENGTHS = Lengths(teacher_epochs=4, student_epochs=6, iterations_per_epoch=50, val_iterations_per_epoch=2)
 SHARED = json.loads(Path(__file__).with_name("overlay.json").read_text())
@@ -138,6 +139,23 @@ def test_nnunet_finds_the_teacher_with_the_planned_network(tmp_path: Path, monke
     assert trainer.__name__ == "PlansNetworkTeacherTrainer"
     assert trainer.build_network_architecture is nnUNetTrainer.build_network_architecture
     assert trainer.print_plans is PhasedTrainer.print_plans
+
+
+def test_members_of_an_ensemble_learn_from_every_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = draw(tmp_path, labels=4, teachers="members")
+    jobs = {job.name: job for job in jobs_of(drawn, [ARMS["ours"]], LENGTHS)}
+    command = jobs["development_l4_d0.ours"].command
+    at = command.index("--teacher-folds") + 1
+    assert command[at : at + 4] == ("0", "1", "2", "3")
+    for name in ("teacher", "ours"):  # no case is held out that could calibrate
+        overlay = json.loads((tmp_path / "development_l4_d0" / "overlays" / f"{name}.json").read_text())
+        assert overlay["nnssl"]["evidence"]["confidence"] == "paper"
+    monkeypatch.setenv("nnUNet_extTrainer", drawn.environment["nnUNet_extTrainer"])
+    trainer = recursive_find_trainer_class_by_name(drawn.teacher_trainer)
+    monkeypatch.setattr(TransASPPTeacherTrainer, "do_split", lambda _: (["c", "a"], ["b"]))
+    assert trainer.do_split(object.__new__(trainer)) == (["a", "b", "c"], ["b"])
+    with pytest.raises(ValueError, match=r"members are of TransASPPUNet, not of --network plans"):
+        jobs_of(draw(tmp_path, labels=4, teachers="members", network="plans"), [ARMS["ours"]], LENGTHS)
 
 
 def test_every_run_has_dataset_ids_of_its_own(tmp_path: Path) -> None:
