@@ -45,10 +45,16 @@ def by_difficulty(folders: Sequence[Path], truth: Path, *, groups: int = 4) -> d
     Returns:
         By model the mean Dice in per cent, that of all classes taken as one, and the Dice of every group, hardest first; by pair of models
         the mean difference (second minus first) with its standard error over the cases, of all cases and of every group.
+
+    Raises:
+        ValueError: if there are fewer cases than groups, or a folder lacks some.
     """
     cases = sorted(path.name for path in folders[0].glob("*.nii.gz"))
     if len(cases) < groups:
         raise ValueError(f"{len(cases)} label images (*.nii.gz) in {folders[0]}, fewer than {groups} groups")
+    for folder in (truth, *folders):
+        if missing := [case for case in cases if not (folder / case).is_file()]:
+            raise ValueError(f"{folder} lacks {len(missing)} of the cases of {folders[0]}, the first is {missing[0]}")
     dice = {folder.name: np.array([case_dice(folder / case, truth / case) for case in cases]) for folder in folders}
     order = np.argsort(dice[folders[0].name][:, 0], kind="stable")
     members = np.array_split(order, groups)
@@ -97,4 +103,7 @@ def rounded(number: float) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except ValueError as error:
+        sys.exit(f"by_difficulty.py: {error}")

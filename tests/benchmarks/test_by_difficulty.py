@@ -54,3 +54,10 @@ def test_a_folder_with_too_few_cases_is_named(tmp_path: Path, truth: Path) -> No
     few = write(tmp_path / "few", a=PERFECT)
     with pytest.raises(ValueError, match=rf"1 label images \(\*.nii.gz\) in {few}, fewer than 4 groups"):
         by_difficulty([few], truth)
+
+
+def test_a_folder_that_lacks_cases_is_named(tmp_path: Path, truth: Path) -> None:
+    teacher = write(tmp_path / "teacher", a=PERFECT, b=PERFECT, c=PERFECT, d=PERFECT)
+    student = write(tmp_path / "student", a=PERFECT, c=PERFECT)
+    with pytest.raises(ValueError, match=r"student lacks 2 of the cases of .*teacher, the first is b.nii.gz"):
+        by_difficulty([teacher, student], truth, groups=2)
