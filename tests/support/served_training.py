@@ -61,4 +61,5 @@ def _train(arguments: list[str], env: dict[str, str], output: int) -> None:
     os.dup2(output, 2)
     os.close(output)
     torch.set_num_threads(1)
+    torch.set_num_threads = lambda number: None  # nnU-Net gives a training on a CPU all its cores
     train(arguments, env)
