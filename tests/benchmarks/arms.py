@@ -65,7 +65,8 @@ ARMS: dict[str, Arm] = {
     arm.name: arm
     for arm in (
         Arm(name="supervised", kind="supervised"),
-        Arm(name="supervised_continued", kind="run", settings={"student.labelled_share": 1.0}),
+        # without agreement nothing is predicted on the pool between its stages, of which it learns nothing
+        Arm(name="supervised_continued", kind="run", settings={"student.labelled_share": 1.0, "agreement.weight": 0.0}),
         Arm(name="ceiling", kind="supervised", all_labels=True),
         Arm(name="ours", kind="run"),
         Arm(name="ours_random", kind="run", settings={"curriculum.order": "random"}),
