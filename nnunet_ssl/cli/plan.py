@@ -28,7 +28,11 @@ def parser() -> argparse.ArgumentParser:
         help="memory of the GPU that is to train, for instance 8, 11, 24, 40, 80",
     )
     made.add_argument("-overwrite_target_spacing", nargs=3, type=float, metavar="MM", help="spacing of 3d_fullres, as for nnU-Net")
-    made.add_argument("-overwrite_plans_name", metavar="NAME", help="plans name (default: nnUNetTransASPPPlans_<GB>G)")
+    made.add_argument(
+        "-overwrite_plans_name",
+        metavar="NAME",
+        help="plans name (default: nnUNetTransASPPPlans_<GB>G, with --torch-resampling _torchres behind it)",
+    )
     made.add_argument(
         "--torch-resampling",
         choices=("cpu", "cuda"),

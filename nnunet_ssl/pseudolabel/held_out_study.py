@@ -26,6 +26,9 @@ from nnunet_ssl.schemas import STUDY
 
 logger = logging.getLogger(__name__)
 
+STAND_INS = {"expected_dice": "pairwise_dice", "pairwise_dice": "foreground"}
+"""For a case score that no held-out case has: the first needs calibrated confidence, the second two samples of a teacher."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutCase:
@@ -180,6 +183,13 @@ def _prove(run: Run, cases: list[HeldOutCase]) -> RankingChoice:
     names = sorted({name for case in cases for name in case.scores})
     scores = {name: {case.case: case.scores.get(name) for case in cases} for name in names}
     dice = {case.case: np.nan if case.mean_dice is None else case.mean_dice for case in cases}
-    in_use = run.method.evidence.case_score
-    # expected Dice needs calibrated probabilities
-    return prove_ranking(scores, dice, in_use=in_use if in_use in scores else "pairwise_dice")
+    return prove_ranking(scores, dice, in_use=_measured_score(run.method.evidence.case_score, scores))
+
+
+def _measured_score(asked: str, scores: Mapping[str, Mapping[str, float | None]]) -> str:
+    """The score that is asked for, or what stands in for it where no held-out case has it."""
+    score = asked
+    while score in STAND_INS and all(value is None for value in scores.get(score, {}).values()):
+        logger.warning("no held-out case has the score %s: %s takes its place", score, STAND_INS[score])
+        score = STAND_INS[score]
+    return score

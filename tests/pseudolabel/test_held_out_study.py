@@ -108,6 +108,20 @@ def test_ranking_is_proven_or_refuted(cross_fitted: Project, caplog: pytest.LogC
     assert "held-out cases refute the ranking: cases enter in random order" in caplog.messages
 
 
+@pytest.mark.parametrize(("folds", "asked"), [(FOLDS, "pairwise_dice"), ([0, 1], "expected_dice")])
+def test_teachers_with_a_single_sample_rank_by_foreground(
+    cross_fitted: Project, caplog: pytest.LogCaptureFixture, folds: list[int], asked: str
+) -> None:
+    """With two folds there is no calibration, so no expected Dice either."""
+    run = begin(cross_fitted, doubt=rising, num_samples=1, teacher_folds=folds, evidence__case_score=asked)
+    decided = in_force(run)
+    assert decided.study is not None
+    assert decided.method.evidence.case_score == decided.study.ranking.chosen == "foreground"
+    assert "no held-out case has the score pairwise_dice: foreground takes its place" in caplog.messages
+    assert ("no held-out case has the score expected_dice: pairwise_dice takes its place" in caplog.messages) == (asked == "expected_dice")
+    assert grow_stage(run).case_score == "foreground"
+
+
 def test_class_that_the_teacher_never_finds(cross_fitted: Project, caplog: pytest.LogCaptureFixture) -> None:
     run = begin(cross_fitted, doubt=rising, seen=lambda case: np.minimum(phantom(case)[1], 1))
     record = grow_stage(run)

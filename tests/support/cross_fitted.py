@@ -39,22 +39,33 @@ def smaller(label: NDArray[np.uint8], planes: int) -> NDArray[np.uint8]:
     return found
 
 
-def begin(project: Project, *, doubt: Callable[[str], float], seen: Any = None, **settings: Any) -> Any:
+def begin(
+    project: Project,
+    *,
+    doubt: Callable[[str], float],
+    seen: Any = None,
+    num_samples: int = 8,
+    teacher_folds: list[int] | None = None,
+    **settings: Any,
+) -> Any:
     """A run of all folds; on held-out case i the teacher misses i planes, on the pool it is as doubtful as `doubt` says.
 
     Args:
         project: with teachers.
         doubt: of a case, by name.
         seen: label that the teacher sees in a held-out case; default: some planes are missing.
+        num_samples: of every teacher.
+        teacher_folds: those of the run, in place of all.
         settings: with `__` for the dot.
     """
-    run = open_tiny_run(project, "all", settings={k.replace("__", "."): v for k, v in settings.items()})
+    given = {k.replace("__", "."): v for k, v in settings.items()}
+    run = open_tiny_run(project, "all", settings=given, teacher_folds=teacher_folds)
     for store in run.teacher_stores().values():
-        write_evidence(store, doubt=doubt)
+        write_evidence(store, doubt=doubt, num_samples=num_samples)
     seen = seen or (lambda case: smaller(phantom(case)[1], int(case[-1])))
     for fold, store in run.held_out_stores().items():
         for case in run.held_out_cases[fold]:
-            store.write(case, evidence_of(seen(case), doubt=doubt(case)))
+            store.write(case, evidence_of(seen(case), doubt=doubt(case), num_samples=num_samples))
     return run
 
 

@@ -210,11 +210,13 @@ def evidence_of(label: NDArray[Any], *, doubt: float, heads: int = 3, num_sample
     return Evidence(mean=mean, variance=variance, votes=mean, num_samples=num_samples, has_regions=False)
 
 
-def write_evidence(store: Any, cases: list[str] | None = None, *, doubt: Callable[[str], float] | None = None, label: Any = None) -> None:
+def write_evidence(
+    store: Any, cases: list[str] | None = None, *, doubt: Callable[[str], float] | None = None, label: Any = None, num_samples: int = 8
+) -> None:
     """Evidence of every pool case by hand: the true label, in more doubt the higher the number of the case."""
     doubt = doubt or (lambda case: 0.05 + 0.05 * int(case[-1]))
     for case in cases or POOL:
-        store.write(case, evidence_of(label(case) if label else phantom(case)[1], doubt=doubt(case)))
+        store.write(case, evidence_of(label(case) if label else phantom(case)[1], doubt=doubt(case), num_samples=num_samples))
 
 
 def open_tiny_run(project: Project, fold: int | str = 0, **options: Any) -> Any:

@@ -12,8 +12,8 @@ from nnunet_ssl.training.peers.peer_loss import PeerLoss
 from nnunet_ssl.training.student import SemiSupervisedStudent
 
 HARNESS_SETTINGS = (
-    "length", "init", "optimizer", "initial_lr", "warm_lr", "weight_decay", "lambda_ce", "labelled_share", "fine_tune_epochs",
-    "distillation_epochs",
+    "length", "init", "optimizer", "initial_lr", "warm_lr", "weight_decay", "cpu_precision", "lambda_ce", "labelled_share",
+    "fine_tune_epochs", "distillation_epochs",
 )  # fmt: skip
 """Settings of the student section that peers share with the student; a method that uses more says so in `more_settings`."""
 
