@@ -196,7 +196,7 @@ class EvidencePredictor(nnUNetPredictor):
             self._add(moments, Draw(logits, (), is_plain=True))
             return moments if log_variance is None else torch.cat([moments, log_variance[0].float()]), logits[0]
         plain: Tensor | None = None
-        for draw in sampler.draws(x, generator=self._generator):
+        for draw in sampler.draws(x, generator=self._generator, view_by_view=self._with_logits):
             self._add(moments, draw)
             if draw.is_plain and self._with_logits:
                 plain = draw.logits[0] if plain is None else plain + draw.logits[0]

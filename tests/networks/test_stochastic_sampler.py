@@ -14,7 +14,8 @@ class Fixed(nn.Module):
         self.logits = logits
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        return [self.logits, self.logits[..., ::2, ::2]]
+        logits = self.logits.expand(len(x), *self.logits.shape[1:])
+        return [logits, logits[..., ::2, ::2]]
 
 
 def stock_network() -> PlainConvUNet:
@@ -84,6 +85,21 @@ def test_stock_network_has_as_many_samples_as_views(wanted):
     sampler = StochasticSampler(stock_network(), mirror_axes=(0, 1), num_samples=wanted, has_regions=False)
     assert sampler.num_samples == 4
     assert len(list(sampler.samples(torch.randn(1, 2, 8, 8)))) == 4
+
+
+@pytest.mark.parametrize("views_at_once", [1, 2, 3, 8])
+def test_views_that_go_at_once_are_each_what_they_are_alone(build, monkeypatch, views_at_once):
+    monkeypatch.setattr("nnunet_ssl.networks.sampling.VIEWS_AT_ONCE_ON_CPU", views_at_once)
+    network, x = build("3d")
+    network.eval()
+    batches = []
+    network.encoder.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
+    sampler = StochasticSampler(network, mirror_axes=(0, 1, 2), num_samples=8, has_regions=False)
+    draws = list(sampler.draws(x))
+    assert batches == [len(x) * min(views_at_once, 8 - first) for first in range(0, 8, views_at_once)]
+    assert [draw.axes for draw in draws] == [tuple(axis + 2 for axis in view) for view in sampler.views]
+    for draw in draws:
+        torch.testing.assert_close(draw.logits, network(x.flip(draw.axes)).flip(draw.axes), rtol=1e-4, atol=1e-5)
 
 
 def test_without_dropout_there_is_one_draw_per_view(build):
