@@ -121,7 +121,7 @@ class StochasticSampler:
             mirrored = [tuple(axis + 2 for axis in view) for view in self.views[first : first + at_once]]
             views = torch.cat([x.flip(axes) if axes else x for axes in mirrored])
             for number, logits in enumerate(self._draws(views, generator)):
-                for axes, of_view in zip(mirrored, logits.split(len(x)), strict=True):
+                for axes, of_view in zip(mirrored, logits.chunk(len(mirrored)), strict=True):
                     yield Draw(of_view, axes, is_plain=number == 0)
 
     def probabilities(self, draw: Draw) -> Tensor:
