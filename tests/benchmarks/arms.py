@@ -97,7 +97,6 @@ ARMS: dict[str, Arm] = {
         Arm(name="no_cutmix_refresh", kind="run", settings={"student.cutmix": 0.0, "student.refresh": 1.0}),
         Arm(name="lambda_high_half", kind="run", settings={"student.lambda_high": 0.5}),
         Arm(name="tau_95", kind="run", settings={"student.tau": 0.95}),
-        Arm(name="nearly_all_first", kind="run", settings={"curriculum.fractions": [0.9, 1.0]}),
         Arm(name="labels_follow_student", kind="run", settings={"student.refresh": 1.0, "agreement.weight": 1.0}),
     )
 }
