@@ -8,7 +8,11 @@ import numpy as np
 
 from nnunet_ssl.confidence.evidence import BoolArray, Evidence, FloatArray
 from nnunet_ssl.confidence.foreground_band import foreground_band
+from nnunet_ssl.config import CaseScore
 from nnunet_ssl.errors import StateError
+
+STAND_INS: dict[str, CaseScore] = {"expected_dice": "pairwise_dice", "pairwise_dice": "foreground"}
+"""What ranks in place of a score that cannot be had: the first needs calibrated confidence, the second two samples of a teacher."""
 
 
 class Score(NamedTuple):

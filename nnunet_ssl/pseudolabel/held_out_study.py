@@ -11,7 +11,7 @@ import numpy as np
 
 from nnunet_ssl.confidence.calibration import Calibration, calibrated, fit_calibration
 from nnunet_ssl.confidence.calibration_map import CalibrationMap
-from nnunet_ssl.confidence.case_scores import softmax_maximum
+from nnunet_ssl.confidence.case_scores import STAND_INS, softmax_maximum
 from nnunet_ssl.confidence.case_under_map import score_under
 from nnunet_ssl.confidence.evidence import Evidence
 from nnunet_ssl.confidence.foreground_band import foreground_band
@@ -25,9 +25,6 @@ from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.schemas import STUDY
 
 logger = logging.getLogger(__name__)
-
-STAND_INS = {"expected_dice": "pairwise_dice", "pairwise_dice": "foreground"}
-"""For a case score that no held-out case has: the first needs calibrated confidence, the second two samples of a teacher."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from nnunet_ssl.confidence.case_scores import STAND_INS
 from nnunet_ssl.config import CaseScore, MethodConfig
 from nnunet_ssl.data.files import write_json
 from nnunet_ssl.locations import STUDY_FILE
@@ -76,12 +77,12 @@ def possible_score(run: Run, asked: CaseScore) -> CaseScore:
     """
     score = asked
     if score == "expected_dice":
-        logger.warning("expected_dice needs calibrated confidence: the pool is ranked by pairwise_dice")
-        score = "pairwise_dice"
+        score = STAND_INS[score]
+        logger.warning("expected_dice needs calibrated confidence: the pool is ranked by %s", score)
     samples = sum(store.num_samples(run.pseudo_cases[0]) for store in run.teacher_stores().values())
     if score == "pairwise_dice" and samples == 1:
-        logger.warning("pairwise_dice needs two samples of the teacher, there is one: the pool is ranked by foreground")
-        score = "foreground"
+        score = STAND_INS[score]
+        logger.warning("pairwise_dice needs two samples of the teacher, there is one: the pool is ranked by %s", score)
     return score
 
 
