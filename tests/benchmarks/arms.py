@@ -87,7 +87,8 @@ ARMS: dict[str, Arm] = {
         Arm(name="no_ema", kind="run", settings={"student.ema": False}),
         Arm(name="agreement_0", kind="run", settings={"agreement.weight": 0.0}),
         Arm(name="agreement_1", kind="run", settings={"agreement.weight": 1.0}),
-        Arm(name="scratch", kind="run", settings={"student.init": "scratch"}),
+        # in one stage: half the steps would be too few to learn everything again
+        Arm(name="scratch", kind="run", settings={**ONE_STAGE, "student.init": "scratch"}),
         Arm(name="uncalibrated", kind="run", settings={"evidence.confidence": "paper"}),
         Arm(name="soft_everywhere", kind="run", settings={"student.tau": 0.0, "student.confidence_weighting": False}),
         Arm(name="teacher", kind="teacher"),
@@ -97,6 +98,7 @@ ARMS: dict[str, Arm] = {
         Arm(name="no_cutmix_refresh", kind="run", settings={"student.cutmix": 0.0, "student.refresh": 1.0}),
         Arm(name="lambda_high_half", kind="run", settings={"student.lambda_high": 0.5}),
         Arm(name="tau_95", kind="run", settings={"student.tau": 0.95}),
+        Arm(name="no_overlap", kind="run", settings={"student.overlap": False}),
         Arm(name="labels_follow_student", kind="run", settings={"student.refresh": 1.0, "agreement.weight": 1.0}),
     )
 }
