@@ -17,6 +17,7 @@ import argparse
 import logging
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import hippocampus
@@ -67,8 +68,8 @@ def summarise_runs(arguments: argparse.Namespace) -> None:
             print(f"  {as_text(found)}")
 
 
-def parse() -> argparse.Namespace:
-    """The command line."""
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, or words of one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("drain", "prepare", "copy-teacher", "evaluate", "summary", "figures"))
     parser.add_argument("--data", type=Path, help="folder with images/, labels/ and splits.json")
@@ -89,7 +90,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--figures", type=Path, help="folder for the figures")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--list", action="store_true", help="show the jobs and stop")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     needed = {"summary": ["rows"], "figures": ["rows", "figures"]}.get(arguments.command, ["data", "out"])
     if missing := [f"--{name}" for name in needed if getattr(arguments, name) is None]:
         parser.error(f"{arguments.command} needs {' and '.join(missing)}")

@@ -1,105 +1,141 @@
-"""Where a model gains and where it loses: Dice by difficulty of the cases, and paired differences between models.
+"""Where an arm gains on another and where it loses: Dice by difficulty of the cases, over draws, and how large they draw the structures.
 
-    python tests/benchmarks/by_difficulty.py --truth /data/hippocampus/labels /data/predictions/teacher /data/predictions/student
+    python tests/benchmarks/by_difficulty.py --rows /data/bench/rows --arms supervised_continued ours
 
-The first folder sorts the cases: those that its model finds hardest come first, in groups of equal number. Differences between models are
-paired by case; their standard errors tell how much chance is in the choice of cases, and nothing about how much two trainings differ.
+Of every draw the cases are put in groups of equal number by the Dice of a third arm (`--by`), hardest first. It may not be one of the two
+that are compared: cases that went badly by chance count as hard for the arm that sorts, and another one that is no better on the whole
+gains on them. Two students of one teacher both descend from it, so that the teacher's luck speaks for neither of them.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
+from arms import ARMS
+from case_metrics import VOLUMES, read_cases
+from draw import TEACHERS
+from finished_run import CASES
+from paired_draws import t_interval
 
-Array = np.ndarray[Any, np.dtype[Any]]
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Cases = Mapping[str, Mapping[str, float]]
 
 
 def main() -> int:
-    """Print everything as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("predictions", nargs="+", type=Path, help="folders that nnUNetv2_predict has written, with the same cases")
-    parser.add_argument("--truth", type=Path, required=True, help="folder of reference labels")
-    parser.add_argument("--groups", type=int, default=4, help="of cases (default: %(default)s)")
-    arguments = parser.parse_args()
-    json.dump(by_difficulty(arguments.predictions, arguments.truth, groups=arguments.groups), sys.stdout, indent=1)
-    print()
+    """Print the comparison."""
+    arguments = parse()
+    names = [arguments.by, *arguments.arms]
+    tables = case_tables(arguments.rows, names, split=arguments.split, labels=arguments.labels, network=arguments.network)
+    print(f"{arguments.labels} labels, draws {', '.join(map(str, tables))}; hardest cases first, by the Dice of {arguments.by}")
+    found = by_difficulty(tables, by=arguments.by, arms=arguments.arms, groups=arguments.groups)
+    for name, values in found.items():
+        whole, *groups = (interval(of_group) for of_group in values.T)
+        print(f"{name:40} {whole}   by difficulty  {'   '.join(groups)}")
+    for name in names:
+        print(f"{name:40} predicted volume to true one {volume_ratio(tables, name):.3f}")
     return 0
 
 
-def by_difficulty(folders: Sequence[Path], truth: Path, *, groups: int = 4) -> dict[str, Any]:
-    """Compare models case by case.
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, or words of one."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=Path, required=True, help="folder of rows and tables of cases of finished runs")
+    parser.add_argument("--split", default="test", choices=("test", "development"))
+    parser.add_argument("--labels", type=int, default=4)
+    parser.add_argument("--network", default="TransASPPUNet", choices=list(TEACHERS))
+    parser.add_argument(
+        "--arms", nargs=2, default=["supervised_continued", "ours"], choices=list(ARMS), help="the second is compared with the first"
+    )
+    parser.add_argument("--by", default="teacher", choices=list(ARMS), help="arm whose Dice sorts the cases (default: %(default)s)")
+    parser.add_argument("--groups", type=int, default=4, help="of cases (default: %(default)s)")
+    return parser.parse_args(words)
+
+
+def case_tables(rows: Path, arms: Sequence[str], *, split: str, labels: int, network: str) -> dict[int, dict[str, Cases]]:
+    """The cases of all arms, by draw; draws that lack one of them are left out.
 
     Args:
-        folders: label images of the same cases, one folder per model, named differently; the first one's Dice sorts the cases.
-        truth: folder of label images.
-        groups: number of groups of cases; where they cannot be equally large, the first are larger by one.
-
-    Returns:
-        By model the mean Dice in per cent, that of all classes taken as one, and the Dice of every group, hardest first; by pair of models
-        the mean difference (second minus first) with its standard error over the cases, of all cases and of every group.
+        rows: folder of rows and tables of cases.
+        arms: whose.
+        split: of the cases.
+        labels: number of labelled cases.
+        network: `TransASPPUNet`, or `plans` for any that nnU-Net has planned.
 
     Raises:
-        ValueError: if there are fewer cases than groups, or a folder lacks some.
+        ValueError: if no draw has them all.
     """
-    cases = sorted(path.name for path in folders[0].glob("*.nii.gz"))
-    if len(cases) < groups:
-        raise ValueError(f"{len(cases)} label images (*.nii.gz) in {folders[0]}, fewer than {groups} groups")
-    for folder in (truth, *folders):
-        if missing := [case for case in cases if not (folder / case).is_file()]:
-            raise ValueError(f"{folder} lacks {len(missing)} of the cases of {folders[0]}, the first is {missing[0]}")
-    dice = {folder.name: np.array([case_dice(folder / case, truth / case) for case in cases]) for folder in folders}
-    order = np.argsort(dice[folders[0].name][:, 0], kind="stable")
-    members = np.array_split(order, groups)
-    return {
-        "cases": len(cases),
-        "models": {
-            name: {
-                "dice": rounded(of_model[:, 0].mean()),
-                "dice_of_classes_as_one": rounded(of_model[:, 1].mean()),
-                "by_difficulty": [rounded(of_model[group, 0].mean()) for group in members],
-            }
-            for name, of_model in dice.items()
-        },
-        "pairs": {
-            f"{other} - {one}": {
-                "all": paired(dice[one][:, 0], dice[other][:, 0]),
-                "by_difficulty": [paired(dice[one][group, 0], dice[other][group, 0]) for group in members],
-            }
-            for one, other in itertools.combinations(dice, 2)
-        },
-    }
+    found: dict[int, dict[str, Cases]] = {}
+    for path in sorted(rows.glob(f"*{CASES}")):
+        row = json.loads(path.with_name(path.name.removesuffix(CASES) + ".json").read_text())
+        is_ours = row["network"] == "TransASPPUNet"
+        if (row["split"], row["labels"], is_ours) == (split, labels, network == "TransASPPUNet") and row["arm"] in arms:
+            found.setdefault(row["draw"], {})[row["arm"]] = read_cases(path)
+    complete = {draw: found[draw] for draw in sorted(found) if set(found[draw]) == set(arms)}
+    if not complete:
+        raise ValueError(f"no draw of {labels} labels in {rows} has cases (*{CASES}) of all of {', '.join(arms)}, split {split!r}")
+    return complete
 
 
-def case_dice(prediction: Path, truth: Path) -> tuple[float, float]:
-    """Dice of a case in per cent: mean over the classes that the truth has, and of all classes taken as one."""
-    predicted, true = (sitk.GetArrayFromImage(sitk.ReadImage(path)) for path in (prediction, truth))
-    classes = [overlap(predicted == label, true == label) for label in np.unique(true) if label != 0]
-    return float(np.mean(classes)), overlap(predicted != 0, true != 0)
+def by_difficulty(draws: Mapping[int, Mapping[str, Cases]], *, by: str, arms: Sequence[str], groups: int = 4) -> dict[str, Array]:
+    """Compare two arms in groups of cases.
+
+    Args:
+        draws: by draw and arm the cases, as `case_tables` returns them.
+        by: arm whose mean Dice over the classes sorts the cases of each draw.
+        arms: two others.
+        groups: number of groups; where they cannot be equally large, the first are larger by one.
+
+    Returns:
+        For each of the three arms its Dice in per cent, and last the difference of the two, second minus first: (draws, 1 + groups), the
+        first column of all cases.
+
+    Raises:
+        ValueError: if the arm that sorts is one of the two, the arms of a draw have different cases, or there are fewer cases than groups.
+    """
+    if by in arms:
+        raise ValueError(f"{by} cannot sort the cases and be compared: where it had bad luck the other one gains; name a third arm")
+    found: dict[str, list[Array]] = {name: [] for name in (by, *arms)}
+    for draw, of_draw in draws.items():
+        names = list(of_draw[by])
+        for arm in arms:
+            if list(of_draw[arm]) != names:
+                raise ValueError(f"draw {draw}: {arm} and {by} have different cases")
+        if len(names) < groups:
+            raise ValueError(f"draw {draw}: {len(names)} cases are fewer than {groups} groups")
+        members = np.array_split(np.argsort(case_dice(of_draw[by]), kind="stable"), groups)
+        for arm, values in found.items():
+            dice = case_dice(of_draw[arm])
+            values.append(np.array([dice.mean(), *(dice[group].mean() for group in members)]))
+    table = {name: np.stack(values) for name, values in found.items()}
+    return {**table, f"{arms[1]} - {arms[0]}": table[arms[1]] - table[arms[0]]}
 
 
-def overlap(one: Array, other: Array) -> float:
-    """Dice of two masks in per cent, not both empty."""
-    return float(200 * np.count_nonzero(one & other) / (np.count_nonzero(one) + np.count_nonzero(other)))
+def case_dice(cases: Cases) -> Array:
+    """Dice of each case: the mean over its classes, of which one that is in neither image says nothing."""
+    return np.array([np.nanmean([value for name, value in case.items() if name.startswith("dice_")]) for case in cases.values()])
 
 
-def paired(one: Array, other: Array) -> dict[str, float | None]:
-    """Mean of `other - one` (n,), and its standard error, None for a single case."""
-    differences = other - one
-    error = rounded(differences.std(ddof=1) / np.sqrt(len(differences))) if len(differences) > 1 else None
-    return {"difference": rounded(differences.mean()), "standard_error": error}
+def volume_ratio(draws: Mapping[int, Mapping[str, Cases]], arm: str) -> float:
+    """Predicted volume of all classes together to their true one: the mean over all cases of all draws."""
+    volumes = [
+        [sum(case[name] for name in case if name.startswith(column)) for column in VOLUMES]
+        for of_draw in draws.values()
+        for case in of_draw[arm].values()
+    ]
+    return float(np.mean([predicted / true for predicted, true in volumes]))
 
 
-def rounded(number: float) -> float:
-    """To two digits."""
-    return round(float(number), 2)
+def interval(values: Array) -> str:
+    """Mean of one value per draw, (draws,), with its t interval where there is one."""
+    low, high = t_interval(values)
+    return f"{values.mean():+6.2f}" + ("" if math.isnan(low) else f" ({low:+.2f} to {high:+.2f})")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ directions' percentiles. Every surface voxel counts alike, whatever its faces' a
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,8 +18,12 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from nnunet_ssl.data.files import replacing
+
 METRICS = ("dice", "surface_dice", "hd95_mm")
 """Names of the columns; the first two in per cent. Each is followed by `_<class>`."""
+VOLUMES = ("volume_mm3", "true_volume_mm3")
+"""Columns of a case beside its metrics, named in the same way."""
 TOLERANCE_MM = 1.0
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -87,10 +92,8 @@ def case_metrics(
     return {f"{metric}_{name}": found[name][metric] for metric in METRICS for name in found}
 
 
-def folder_metrics(predictions: Path, truths: Path, *, cases: Iterable[str], classes: Mapping[str, int]) -> dict[str, float]:
-    """Mean over cases of every `<metric>_<class>`, and first of all `dice`, the mean of the classes' Dice.
-
-    A case that has a class in neither image says nothing about it; so does nnU-Net's `foreground_mean`, which `dice` agrees with.
+def folder_cases(predictions: Path, truths: Path, *, cases: Iterable[str], classes: Mapping[str, int]) -> dict[str, dict[str, float]]:
+    """By case, in order of their names, every `<metric>_<class>` and the two volumes of each class.
 
     Args:
         predictions: folder of `<case>.nii.gz`.
@@ -101,11 +104,37 @@ def folder_metrics(predictions: Path, truths: Path, *, cases: Iterable[str], cla
     Raises:
         ValueError: if there are no cases, or two images of a case do not have the same size and spacing.
     """
-    rows = [_read_and_compare(predictions / f"{case}.nii.gz", truths / f"{case}.nii.gz", classes) for case in sorted(cases)]
-    if not rows:
+    found = {case: _read_and_compare(predictions / f"{case}.nii.gz", truths / f"{case}.nii.gz", classes) for case in sorted(cases)}
+    if not found:
         raise ValueError(f"no cases to evaluate in {predictions}")
-    means = {name: _mean([row[name] for row in rows]) for name in rows[0]}
-    return {"dice": _mean([value for name, value in means.items() if name.startswith("dice_")]), **means}
+    return found
+
+
+def mean_metrics(cases: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Mean over cases of every `<metric>_<class>`, and first of all `dice`, the mean of the classes' Dice.
+
+    A case that has a class in neither image says nothing about it; so does nnU-Net's `foreground_mean`, which `dice` agrees with.
+
+    Args:
+        cases: as `folder_cases` returns them.
+    """
+    names = [name for name in next(iter(cases.values())) if name.startswith(METRICS)]
+    means = {name: _mean(case[name] for case in cases.values()) for name in names}
+    return {"dice": _mean(value for name, value in means.items() if name.startswith("dice_")), **means}
+
+
+def write_cases(path: Path, cases: Mapping[str, Mapping[str, float]]) -> None:
+    """A CSV with a row per case, as `read_cases` reads it."""
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["case", *next(iter(cases.values()))], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({"case": case, **{name: round(value, 4) for name, value in of_case.items()}} for case, of_case in cases.items())
+
+
+def read_cases(path: Path) -> dict[str, dict[str, float]]:
+    """What `write_cases` has written."""
+    with path.open(newline="") as file:
+        return {row.pop("case"): {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)}
 
 
 def _read_and_compare(prediction: Path, truth: Path, classes: Mapping[str, int]) -> dict[str, float]:
@@ -114,8 +143,15 @@ def _read_and_compare(prediction: Path, truth: Path, classes: Mapping[str, int])
     if sizes[0] != sizes[1] or not np.allclose(*spacings):
         raise ValueError(f"{prediction} has size {sizes[0]} and spacing {spacings[0]}, {truth} has {sizes[1]} and {spacings[1]}")
     arrays = [sitk.GetArrayFromImage(image) for image in images]
+    voxel = math.prod(spacings[1])
+    volumes = {
+        f"{column}_{name}": voxel * np.count_nonzero(array == label)
+        for column, array in zip(VOLUMES, arrays, strict=True)
+        for name, label in classes.items()
+        if label != 0
+    }
     # SimpleITK's arrays have their axes in reverse
-    return case_metrics(arrays[0], arrays[1], classes=classes, spacing_mm=spacings[1][::-1])
+    return {**case_metrics(arrays[0], arrays[1], classes=classes, spacing_mm=spacings[1][::-1]), **volumes}
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from case_metrics import folder_metrics
+from case_metrics import folder_cases, mean_metrics
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -149,7 +149,8 @@ def true_dice(arguments: argparse.Namespace, predictions: Path, images: Mapping[
     """Mean Dice over the classes of every case, in [0, 1]."""
     content = json.loads((arguments.model / "dataset.json").read_text())
     classes = {name: label for name, label in content["labels"].items() if name != "ignore"}
-    return {case: folder_metrics(predictions, arguments.labels, cases=[case], classes=classes)["dice"] / 100 for case in images}
+    found = folder_cases(predictions, arguments.labels, cases=images, classes=classes)
+    return {case: mean_metrics({case: metrics})["dice"] / 100 for case, metrics in found.items()}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What stays of a finished run: its row of results and circumstances, and its logs, both in files that outlive the machine."""
+"""What stays of a finished run, in files that outlive the machine: its row of results and circumstances, its table of cases, its logs."""
 
 from __future__ import annotations
 
@@ -14,24 +14,27 @@ from pathlib import Path
 from typing import Any
 
 from arms import Arm
-from case_metrics import folder_metrics
+from case_metrics import folder_cases, mean_metrics, write_cases
 from draw import CEILING, CLASSES, CONFIGURATION, DATASET, Draw, console, dataset_name, plans_name
 from job_times import git_commit, total_seconds
 
 from nnunet_ssl.data.files import replacing, write_json
 
+CASES = ".cases.csv"
+"""Of a row's file name, in place of `.json`: the metrics of every case."""
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def evaluate(draw: Draw, arm: Arm) -> None:
-    """Predict the cases of the split with the final checkpoint, and write the arm's logs, then its row."""
+    """Predict the cases of the split with the final checkpoint, and write the arm's logs, its table of cases, and then its row."""
     predictions = draw.root / "predictions" / arm.name
     predict(draw, arm, predictions)
     ready = json.loads((draw.root / "ready.json").read_text())
-    metrics = folder_metrics(predictions, Path(draw.arguments.data) / "labels", cases=ready["evaluated"], classes=CLASSES)
+    cases = folder_cases(predictions, Path(draw.arguments.data) / "labels", cases=ready["evaluated"], classes=CLASSES)
     row = draw.row(arm)
     row.parent.mkdir(parents=True, exist_ok=True)
     write_logs(row.with_suffix(".log.gz"), draw, arm)
+    write_cases(row.with_suffix(CASES), cases)
     write_json(
         row,
         {
@@ -44,7 +47,7 @@ def evaluate(draw: Draw, arm: Arm) -> None:
             "teachers": draw.teachers,
             "teacher": "" if arm.kind == "supervised" else fingerprint(draw.teacher_checkpoints()),
             **steps(json.loads(draw.overlay(arm.name).read_text())["nnssl"], arm, len(draw.folds)),
-            **{name: round(value, 4) for name, value in metrics.items()},
+            **{name: round(value, 4) for name, value in mean_metrics(cases).items()},
             "cases": len(ready["evaluated"]),
             **seconds(draw, arm),
             "frozen": draw.arguments.frozen or "",

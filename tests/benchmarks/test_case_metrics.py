@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from case_metrics import METRICS, Mask, case_metrics, folder_metrics, object_metrics
+from case_metrics import METRICS, Mask, case_metrics, folder_cases, mean_metrics, object_metrics, read_cases, write_cases
 
 CLASSES = {"background": 0, "anterior": 1, "posterior": 2}
 
@@ -111,7 +111,7 @@ def test_a_folder_is_averaged_over_cases_as_nnunet_does(tmp_path: Path) -> None:
         write(truth / f"{case}.nii.gz", line(*true))
         write(predicted / f"{case}.nii.gz", line(*guessed))
 
-    found = folder_metrics(predicted, truth, cases=pairs, classes=CLASSES)
+    found = mean_metrics(folder_cases(predicted, truth, cases=pairs, classes=CLASSES))
 
     assert found == pytest.approx(
         {
@@ -141,13 +141,33 @@ def test_only_the_named_cases_count(tmp_path: Path) -> None:
     for case, label in (("a", 1), ("b", 0)):
         write(tmp_path / "truth" / f"{case}.nii.gz", line(1, 1))
         write(tmp_path / "predicted" / f"{case}.nii.gz", line(label, label))
-    assert folder_metrics(tmp_path / "predicted", tmp_path / "truth", cases=["a"], classes={"all": 1})["dice"] == 100.0
+    found = folder_cases(tmp_path / "predicted", tmp_path / "truth", cases=["a"], classes={"all": 1})
+    assert list(found) == ["a"]
+    assert mean_metrics(found)["dice"] == 100.0
     with pytest.raises(ValueError, match="no cases"):
-        folder_metrics(tmp_path / "predicted", tmp_path / "truth", cases=[], classes={"all": 1})
+        folder_cases(tmp_path / "predicted", tmp_path / "truth", cases=[], classes={"all": 1})
+
+
+def test_cases_are_written_down_with_their_volumes(tmp_path: Path) -> None:
+    write(tmp_path / "truth" / "a.nii.gz", line(1, 1, 0, 2, 2))
+    write(tmp_path / "predicted" / "a.nii.gz", line(1, 0, 0, 2, 2))
+    write(tmp_path / "truth" / "b.nii.gz", line(1, 0, 0, 0))
+    write(tmp_path / "predicted" / "b.nii.gz", line(1, 1, 0, 0))
+    found = folder_cases(tmp_path / "predicted", tmp_path / "truth", cases=["b", "a"], classes=CLASSES)
+    write_cases(tmp_path / "cases.csv", found)
+    again = read_cases(tmp_path / "cases.csv")
+    assert list(again) == ["a", "b"]
+    # voxels of 2 mm^3
+    names = ("volume_mm3_anterior", "true_volume_mm3_anterior", "volume_mm3_posterior", "true_volume_mm3_posterior")
+    assert [again["a"][name] for name in names] == [2, 4, 4, 4]
+    assert [again["b"][name] for name in names] == [4, 2, 0, 0]
+    assert again["b"] == pytest.approx(found["b"], abs=1e-4, nan_ok=True)
+    assert math.isnan(again["b"]["dice_posterior"])
+    assert "volume_mm3_anterior" not in mean_metrics(again)
 
 
 def test_images_of_another_geometry_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "truth" / "a.nii.gz", line(1, 1))
     write(tmp_path / "predicted" / "a.nii.gz", line(1, 1), spacing=(1.0, 1.0, 1.0))
     with pytest.raises(ValueError, match="spacing"):
-        folder_metrics(tmp_path / "predicted", tmp_path / "truth", cases=["a"], classes={"all": 1})
+        folder_cases(tmp_path / "predicted", tmp_path / "truth", cases=["a"], classes={"all": 1})

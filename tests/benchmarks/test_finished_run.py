@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from arms import ARMS, Arm, Lengths, overlay_of
+from case_metrics import read_cases
 from draw import Draw
-from finished_run import evaluate, steps
+from finished_run import CASES, evaluate, steps
 from runs_table import read_rows
 
 from nnunet_ssl.data.files import write_json
@@ -94,6 +95,12 @@ def test_a_row_tells_results_and_circumstances(draw: Draw) -> None:
     assert row["network"] == "TransASPPUNet"
     assert row["torch"]
     assert read_rows(draw.arguments.rows, "development") == [row]
+
+
+def test_the_cases_lie_beside_their_row(draw: Draw) -> None:
+    finish(draw, "ours")
+    (case,) = read_cases(draw.row(ARMS["ours"]).with_suffix(CASES)).values()
+    assert (case["dice_anterior"], case["volume_mm3_posterior"], case["true_volume_mm3_posterior"]) == (100, 4, 4)
 
 
 def test_a_ceiling_counts_the_labels_that_it_had(draw: Draw) -> None:
