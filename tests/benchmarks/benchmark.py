@@ -31,6 +31,9 @@ from runs_table import BETTER, SUPERVISED, as_text, comparison, read_rows, write
 
 from nnunet_ssl.data.files import write_json
 
+OVERLAY = Path(__file__).resolve().with_name("overlay.json")
+"""What all arms share."""
+
 
 def prepare(draw: Draw) -> None:
     """Datasets, nnU-Net's plans, splits of few labels that hold every case out once, and the pool."""
@@ -80,7 +83,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--labels", type=int, nargs="+", default=[4], choices=(4, 8, 16, 32))
     parser.add_argument("--draws", type=int, nargs="+", default=[0])
     parser.add_argument("--arms", nargs="+", default=["supervised", "supervised_continued", "ours"], choices=list(ARMS))
-    parser.add_argument("--overlay", type=Path, default=Path(__file__).with_name("overlay.json"), help="widths and shared settings")
+    parser.add_argument("--overlay", type=Path, default=OVERLAY, help="widths and shared settings")
     parser.add_argument("--network", default="TransASPPUNet", choices=list(TEACHERS), help="plans: the one that nnU-Net has planned")
     teachers = "in place of what nnssl_run does with so many labels; members: four of all labels"
     parser.add_argument("--teachers", choices=("folds", "single", "members"), help=teachers)
@@ -96,6 +99,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"{arguments.command} needs {' and '.join(missing)}")
     if arguments.split == "test" and "out" in needed and not arguments.frozen:
         parser.error("the test split needs --frozen, the commit that fixed what is evaluated")
+    if arguments.frozen and arguments.overlay.resolve() != OVERLAY:
+        parser.error(f"--frozen needs the overlay that the commit fixed, {OVERLAY.name}, not {arguments.overlay}")
     arguments.rows = arguments.rows or arguments.out / "rows"
     for name in ("data", "out", "rows", "overlay"):
         if getattr(arguments, name) is not None:

@@ -69,7 +69,14 @@ def _pairs(ax: Axes, control: Values, ours: Values, summary: Summary) -> None:
 
 
 def worth_in_labels(
-    rows: Sequence[Row], *, supervised: Sequence[str], ours: str, budget: int = 8, split: str = "test", metric: str = "dice"
+    rows: Sequence[Row],
+    *,
+    supervised: Sequence[str],
+    ours: str,
+    beside: str | None = None,
+    budget: int = 8,
+    split: str = "test",
+    metric: str = "dice",
 ) -> Figure:
     """Supervised results over the number of labels, and where the curve reaches our result with few of them.
 
@@ -77,6 +84,8 @@ def worth_in_labels(
         rows: the runs.
         supervised: arms that make up the curve, such as the control and the ceiling.
         ours: arm to read off.
+        beside: arm with as many labels to mark, if it has runs: a second start and a moving average, which the curve's runs do without,
+            may be worth labels, too.
         budget: its number of labels.
         split: rows of other splits are left out.
         metric: column to draw; larger must be better.
@@ -95,6 +104,8 @@ def worth_in_labels(
         if arm in supervised:
             ax.plot([labels] * len(runs), list(runs.values()), "o", color=GREY, alpha=0.5, markersize=3.5, label=f"{labels} labels, runs")
     ax.plot(list(curve), list(curve.values()), "o-", color=GREY, linewidth=2, markersize=6, label="supervised")
+    if runs_beside := values.get((budget, beside or "")):
+        ax.plot([budget], [np.mean(list(runs_beside.values()))], "o", color=ORANGE, markersize=7, label=plain(str(beside)))
     _read_off(ax, own, curve, budget)
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(FixedLocator(sorted({*curve, budget})))
@@ -102,7 +113,9 @@ def worth_in_labels(
     ax.xaxis.set_major_formatter(lambda labels, _: f"{labels:.0f}")
     ax.set_xlabel("labelled cases")
     ax.set_ylabel(_axis_name(metric))
-    ax.legend(handles=[line for line in ax.get_lines() if line.get_label() in ("supervised", "ours")], loc="lower right")
+    ax.legend(
+        handles=[line for line in ax.get_lines() if line.get_label() in ("supervised", "ours", plain(beside or ""))], loc="lower right"
+    )
     return figure
 
 

@@ -1,4 +1,4 @@
-"""The freeze: test cases are evaluated by code and defaults that a commit fixed before."""
+"""The freeze: what is evaluated on test cases was trained by code and settings that a commit fixed before."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from pathlib import Path
 import nnunet_ssl
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-FROZEN = ("nnunet_ssl", "trainers", "plans", "tests/benchmarks/arms.py", "tests/benchmarks/overlay.json")
-"""What a result depends on; the queue, the summary and the pages may go on changing."""
+FROZEN = (
+    "nnunet_ssl",
+    "trainers",
+    "plans",
+    *(f"tests/benchmarks/{name}" for name in ("trainers", "arms.py", "draw.py", "draw_jobs.py", "hippocampus.py", "overlay.json")),
+)
+"""What a training depends on; its evaluation, the queue, the summary and the pages may go on changing."""
 
 
 def require_frozen(commit: str, repository: Path = REPOSITORY) -> None:
-    """Stop unless everything that a result depends on is as in a commit, and is what runs here.
+    """Stop unless everything that a training depends on is as in a commit, and is what runs here.
 
     Args:
         commit: its full hash.

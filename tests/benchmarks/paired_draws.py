@@ -188,7 +188,7 @@ def gap_closed(ours: Array, control: Array, ceiling: Array, *, seed: int = 0) ->
 def with_better_of(rows: Sequence[Row], arms: Sequence[str], *, name: str, metric: str = "dice") -> list[Row]:
     """The rows and those of a made-up arm: at each label budget the runs of that arm with the larger mean, on the draws that all have.
 
-    Chosen by the mean and not draw by draw: the larger of two single trainings is larger by chance as well, by 0.56 standard deviations of
+    Chosen by the mean and not draw by draw: the larger of two single trainings is larger by chance as well, by 0.40 standard deviations of
     their difference where the arms are equally good.
     """
     runs: dict[tuple[str, int], dict[str, dict[int, Row]]] = {}

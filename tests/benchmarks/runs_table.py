@@ -17,6 +17,10 @@ SUPERVISED = ("supervised", "supervised_continued")
 BETTER = "better_control"
 """The one of the two with the larger mean Dice at a label budget: what the main table compares with."""
 CEILING = "ceiling"
+ALIKE = ("teachers", "frozen")
+"""What rows that are compared have in common: how many teachers there are, which sets the steps of a control, and the commit."""
+BOOTSTRAP_DRAWS = 6
+"""From how many draws on the bootstrap interval of the gap is printed: of fewer it covers far less than its nominal 95 %."""
 OURS = "TransASPPUNet"
 
 
@@ -29,12 +33,22 @@ def read_rows(folder: Path, split: str, *, network: str = OURS) -> list[dict[str
         network: `TransASPPUNet`, or `plans` for any that nnU-Net has planned.
 
     Raises:
-        ValueError: if there are none, or arms of one draw started from different teachers: their differences would not be paired.
+        ValueError: if there are none, arms of one draw started from different teachers, so that their differences would not be paired, or
+            rows of one number of labels are not of one kind (`ALIKE`).
     """
     found = (json.loads(path.read_text()) for path in sorted(folder.glob("*.json")))
     rows = [row for row in found if row["split"] == split and (row["network"] == OURS) == (network == OURS)]
     if not rows:
         raise ValueError(f"no finished run of split {split!r} and network {network!r} in {folder}")
+    for name in ALIKE:
+        kinds: dict[int, set[str]] = {}
+        for row in rows:
+            kinds.setdefault(row["labels"], set()).add(row[name])
+        for labels, of_rows in kinds.items():
+            if len(of_rows) > 1:
+                raise ValueError(
+                    f"{labels} labels: rows in {folder} differ in {name!r}: {sorted(of_rows)}; keep them in folders of their own"
+                )
     teachers: dict[tuple[int, int], dict[str, list[str]]] = {}
     for row in rows:
         if row["teacher"]:
@@ -77,7 +91,7 @@ def as_text(found: Summary) -> str:
         interval = f"{found.low:+.2f} to {found.high:+.2f}" if found.num_draws > 1 else "no interval"
         line += f"  control {found.control_mean:6.2f}  difference {found.difference:+.2f} ({interval})"
     if found.gap_closed == found.gap_closed:
-        ends = f" ({found.gap_low:.2f} to {found.gap_high:.2f})" if found.num_draws > 1 else ""
+        ends = f" ({found.gap_low:.2f} to {found.gap_high:.2f})" if found.num_draws >= BOOTSTRAP_DRAWS else ""
         line += f"  of the gap to the ceiling {found.gap_closed:.2f}{ends}"
     return line
 
@@ -101,7 +115,9 @@ def write_figures(folder: Path, rows: Sequence[Row], *, split: str, budget: int)
     )
     write_svg(
         worth,
-        lambda: worth_in_labels(rows, supervised=("supervised", CEILING), ours="ours", budget=budget, split=split),
+        lambda: worth_in_labels(
+            rows, supervised=("supervised", CEILING), ours="ours", beside="supervised_continued", budget=budget, split=split
+        ),
         description="Dice of supervised training over the number of labelled cases, and the number that the method's result is worth",
     )
     return [pairs, worth]

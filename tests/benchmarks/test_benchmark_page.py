@@ -38,3 +38,11 @@ def test_the_main_table_is_on_the_page() -> None:
     assert {(labels, draw) for labels in (4, 8) for draw in range(3, 9)} <= main
     assert (8, 0) not in main  # seen on the test cases during development
     assert {parsed.frozen for parsed in drained} == {"HASH"}
+
+
+def test_what_is_frozen_has_the_overlay_that_was_frozen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["drain", "--data", "DATA", "--out", "OUT", "--split", "test", "--frozen", "HASH"]
+    assert benchmark.parse(words).overlay == benchmark.OVERLAY
+    with pytest.raises(SystemExit):
+        benchmark.parse([*words, "--overlay", str(tmp_path / "other.json")])
+    assert "--frozen needs the overlay that the commit fixed, overlay.json, not" in capsys.readouterr().err

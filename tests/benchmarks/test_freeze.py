@@ -14,7 +14,14 @@ import nnunet_ssl
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("nnunet_ssl/__init__.py", "trainers/all.py", "plans/cpu.json", "docs/page.md", "tests/benchmarks/arms.py"):
+    for name in (
+        "nnunet_ssl/__init__.py",
+        "trainers/all.py",
+        "plans/cpu.json",
+        "docs/page.md",
+        "tests/benchmarks/arms.py",
+        "tests/benchmarks/trainers/planned.py",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("as it was\n")
     monkeypatch.setattr(nnunet_ssl, "__file__", str(tmp_path / "nnunet_ssl" / "__init__.py"))
@@ -32,7 +39,9 @@ def test_pages_may_change_after_the_freeze(repository: Path) -> None:
     require_frozen(head(repository), repository)
 
 
-@pytest.mark.parametrize("name", ["nnunet_ssl/__init__.py", "plans/cpu.json", "tests/benchmarks/arms.py"])
+@pytest.mark.parametrize(
+    "name", ["nnunet_ssl/__init__.py", "plans/cpu.json", "tests/benchmarks/arms.py", "tests/benchmarks/trainers/planned.py"]
+)
 def test_what_a_result_depends_on_may_not(repository: Path, name: str) -> None:
     (repository / name).write_text("new\n")
     with pytest.raises(SystemExit, match=f"not as in the frozen commit .*: {name}; check it out"):
