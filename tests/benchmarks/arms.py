@@ -51,6 +51,8 @@ class Arm:
 
 
 ONE_STAGE = {"curriculum.fractions": [1.0]}
+EVERYWHERE = {"student.tau": 0.0, "student.confidence_weighting": False}
+"""Every voxel of the pool is learnt as if it were sure."""
 
 PRESETS = Path(__file__).resolve().parents[2] / "plans"
 
@@ -90,7 +92,7 @@ ARMS: dict[str, Arm] = {
         # in one stage: half the steps would be too few to learn everything again
         Arm(name="scratch", kind="run", settings={**ONE_STAGE, "student.init": "scratch"}),
         Arm(name="uncalibrated", kind="run", settings={"evidence.confidence": "paper"}),
-        Arm(name="soft_everywhere", kind="run", settings={"student.tau": 0.0, "student.confidence_weighting": False}),
+        Arm(name="soft_everywhere", kind="run", settings=EVERYWHERE),
         Arm(name="teacher", kind="teacher"),
         Arm(name="labelled_share_3_4", kind="run", settings={"student.labelled_share": 0.75}),
         Arm(name="cutmix_always", kind="run", settings={"student.cutmix": 1.0}),
@@ -99,6 +101,7 @@ ARMS: dict[str, Arm] = {
         Arm(name="lambda_high_half", kind="run", settings={"student.lambda_high": 0.5}),
         Arm(name="tau_95", kind="run", settings={"student.tau": 0.95}),
         Arm(name="no_overlap", kind="run", settings={"student.overlap": False}),
+        Arm(name="hard_everywhere", kind="run", settings={**EVERYWHERE, "student.targets": "hard"}),
         Arm(name="labels_follow_student", kind="run", settings={"student.refresh": 1.0, "agreement.weight": 1.0}),
     )
 }
