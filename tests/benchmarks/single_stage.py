@@ -4,8 +4,11 @@
         --student '{"targets": "hard"}' [--perfect-labels]
 
 The teacher and its evidence are copied, so that every variant starts from the same network. With `--perfect-labels` the pool's true labels
-take the place of the pseudo-labels: the most that better pseudo-labels could gain at this length. This is the one program here that opens
-labels of pool cases, and nothing that it makes may be reported as a result of the method. It prints the Dice on the development split.
+take the place of the pseudo-labels: the most that better pseudo-labels could gain at this length. Every voxel is sure then; with
+`--teacher-confidence` as well it is as sure as the teacher is of its own label, so that the labels alone differ. Nothing that is made of labels
+of pool cases may be reported as a result of the method. It prints the Dice on the development split.
+
+It works in the folder of a draw of `benchmark.py` as well: `--out OUT/development_l4_d0 --preset OUT/development_l4_d0/overlays/ours.json`.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ def main() -> int:
     bench = Benchmark(arguments)
     plans = lay_variant(bench, arguments.name, json.loads(arguments.student))
     copy_teacher(bench, plans)
-    stage = write_stage(bench, plans, perfect_labels=arguments.perfect_labels)
+    stage = write_stage(bench, plans, perfect_labels=arguments.perfect_labels, teacher_confidence=arguments.teacher_confidence)
     bench.call("nnUNetv2_train", stage, CONFIGURATION, "all", "-tr", STUDENT, "-p", plans, "-device", arguments.device)
     print(arguments.name, bench.evaluate(Model(arguments.name, stage, STUDENT, plans)))
     return 0
@@ -40,6 +43,7 @@ def parse() -> argparse.Namespace:
     parser = variant_parser(__doc__)
     parser.add_argument("--student", default="{}", help="JSON, settings of the student in place of the preset's")
     parser.add_argument("--perfect-labels", action="store_true", help="true labels in place of the pseudo-labels")
+    parser.add_argument("--teacher-confidence", action="store_true", help="with --perfect-labels: keep the confidence of the pseudo-labels")
     return parser.parse_args()
 
 
@@ -78,14 +82,14 @@ def copy_teacher(bench: Benchmark, plans: str) -> None:
     shutil.copy(bench.plans_file(DATASET, plans), target / "plans.json")
 
 
-def write_stage(bench: Benchmark, plans: str, *, perfect_labels: bool) -> int:
+def write_stage(bench: Benchmark, plans: str, *, perfect_labels: bool, teacher_confidence: bool = False) -> int:
     """Grow by the one stage; returns the number of its dataset."""
     # the package reads the folders from the environment
     os.environ.update(bench.env)
     from nnunet_ssl.cli import pseudolabel
 
     if perfect_labels:
-        use_true_labels(bench.data / "labels")
+        use_true_labels(bench.data / "labels", teacher_confidence=teacher_confidence)
     flags = ["-d", str(DATASET), "-c", CONFIGURATION, "-f", "all", "-p", plans, "-device", bench.arguments.device]
     if code := pseudolabel.main(flags):
         sys.exit(code)
@@ -94,8 +98,8 @@ def write_stage(bench: Benchmark, plans: str, *, perfect_labels: bool) -> int:
     return int(stage["dataset"][7:10])
 
 
-def use_true_labels(labels: Path) -> None:
-    """Let every case's evidence be its manual label, with full confidence."""
+def use_true_labels(labels: Path, *, teacher_confidence: bool) -> None:
+    """Let every case's evidence be its manual label, with full confidence or that of the teacher."""
     import dataclasses
 
     import numpy as np
@@ -110,7 +114,7 @@ def use_true_labels(labels: Path) -> None:
         # Hippocampus is neither cropped, resampled nor transposed: the network's grid is the image's
         truth = sitk.GetArrayFromImage(sitk.ReadImage(labels / f"{case}.nii.gz"))
         mean = np.stack([truth == label for label in LABELS.values()]).astype(np.float32)
-        return dataclasses.replace(found, mean=mean), np.ones_like(confidence), valid
+        return dataclasses.replace(found, mean=mean), confidence if teacher_confidence else np.ones_like(confidence), valid
 
     PoolLabels.evidence = evidence  # type: ignore[method-assign]
 
