@@ -5,8 +5,8 @@
 
 The teacher and its evidence are copied, so that every variant starts from the same network. With `--perfect-labels` the pool's true labels
 take the place of the pseudo-labels: the most that better pseudo-labels could gain at this length. Every voxel is sure then; with
-`--teacher-confidence` as well it is as sure as the teacher is of its own label, so that the labels alone differ. Nothing that is made of labels
-of pool cases may be reported as a result of the method. It prints the Dice on the development split.
+`--teacher-confidence` it is as sure as the teacher is of its own label, so that the labels alone differ. Nothing that is made of labels of
+pool cases may be reported as a result of the method. It prints the Dice on the development split.
 
 It works in the folder of a draw of `benchmark.py` as well: `--out OUT/development_l4_d0 --preset OUT/development_l4_d0/overlays/ours.json`.
 """
