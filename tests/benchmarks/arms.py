@@ -101,8 +101,10 @@ ARMS: dict[str, Arm] = {
         Arm(name="lambda_high_half", kind="run", settings={"student.lambda_high": 0.5}),
         Arm(name="tau_95", kind="run", settings={"student.tau": 0.95}),
         Arm(name="no_overlap", kind="run", settings={"student.overlap": False}),
-        Arm(name="hard_everywhere", kind="run", settings={**EVERYWHERE, "student.targets": "hard"}),
         Arm(name="labels_follow_student", kind="run", settings={"student.refresh": 1.0, "agreement.weight": 1.0}),
+        Arm(name="hard_everywhere", kind="run", settings={**EVERYWHERE, "student.targets": "hard"}),
+        # the half of the pool that the teacher is surer of teaches what it knows already
+        Arm(name="unsure_half", kind="run", settings={"curriculum.order": "drop-most-confident", "curriculum.dropped_share": 0.5}),
     )
 }
 """By name."""
