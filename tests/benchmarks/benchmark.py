@@ -99,12 +99,12 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"{arguments.command} needs {' and '.join(missing)}")
     if arguments.split == "test" and "out" in needed and not arguments.frozen:
         parser.error("the test split needs --frozen, the commit that fixed what is evaluated")
-    if arguments.frozen and arguments.overlay.resolve() != OVERLAY:
-        parser.error(f"--frozen needs the overlay that the commit fixed, {OVERLAY.name}, not {arguments.overlay}")
     arguments.rows = arguments.rows or arguments.out / "rows"
     for name in ("data", "out", "rows", "overlay"):
         if getattr(arguments, name) is not None:
             setattr(arguments, name, getattr(arguments, name).resolve())
+    if arguments.frozen and arguments.overlay != OVERLAY:
+        parser.error(f"--frozen needs the overlay that the commit fixed, {OVERLAY.name}, not {arguments.overlay}")
     return arguments
 
 

@@ -73,7 +73,7 @@ def worth_in_labels(
     *,
     supervised: Sequence[str],
     ours: str,
-    beside: str | None = None,
+    beside: str = "",
     budget: int = 8,
     split: str = "test",
     metric: str = "dice",
@@ -104,8 +104,8 @@ def worth_in_labels(
         if arm in supervised:
             ax.plot([labels] * len(runs), list(runs.values()), "o", color=GREY, alpha=0.5, markersize=3.5, label=f"{labels} labels, runs")
     ax.plot(list(curve), list(curve.values()), "o-", color=GREY, linewidth=2, markersize=6, label="supervised")
-    if runs_beside := values.get((budget, beside or "")):
-        ax.plot([budget], [np.mean(list(runs_beside.values()))], "o", color=ORANGE, markersize=7, label=plain(str(beside)))
+    if runs_beside := values.get((budget, beside)):
+        ax.plot([budget], [np.mean(list(runs_beside.values()))], "o", color=ORANGE, markersize=7, label=plain(beside))
     _read_off(ax, own, curve, budget)
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(FixedLocator(sorted({*curve, budget})))
@@ -113,9 +113,8 @@ def worth_in_labels(
     ax.xaxis.set_major_formatter(lambda labels, _: f"{labels:.0f}")
     ax.set_xlabel("labelled cases")
     ax.set_ylabel(_axis_name(metric))
-    ax.legend(
-        handles=[line for line in ax.get_lines() if line.get_label() in ("supervised", "ours", plain(beside or ""))], loc="lower right"
-    )
+    named = ("supervised", "ours", plain(beside))
+    ax.legend(handles=[line for line in ax.get_lines() if line.get_label() in named], loc="lower right")
     return figure
 
 

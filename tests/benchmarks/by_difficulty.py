@@ -4,13 +4,12 @@
 
 Of every draw the cases are put in groups of equal number by the Dice of a third arm (`--by`), hardest first. It may not be one of the two
 that are compared: cases that went badly by chance count as hard for the arm that sorts, and another one that is no better on the whole
-gains on them. Two students of one teacher both descend from it, so that the teacher's luck speaks for neither of them.
+gains on them. `supervised` is a training of its own; the teacher is one from which both arms start.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from case_metrics import VOLUMES, read_cases
 from draw import TEACHERS
 from finished_run import CASES
 from paired_draws import t_interval
+from runs_table import rows_by_path
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Cases = Mapping[str, Mapping[str, float]]
@@ -69,14 +69,13 @@ def case_tables(rows: Path, arms: Sequence[str], *, split: str, labels: int, net
         network: `TransASPPUNet`, or `plans` for any that nnU-Net has planned.
 
     Raises:
-        ValueError: if no draw has them all.
+        ValueError: if no draw has them all, or as in `rows_by_path`.
     """
     found: dict[int, dict[str, Cases]] = {}
-    for path in sorted(rows.glob(f"*{CASES}")):
-        row = json.loads(path.with_name(path.name.removesuffix(CASES) + ".json").read_text())
-        is_ours = row["network"] == "TransASPPUNet"
-        if (row["split"], row["labels"], is_ours) == (split, labels, network == "TransASPPUNet") and row["arm"] in arms:
-            found.setdefault(row["draw"], {})[row["arm"]] = read_cases(path)
+    for path, row in rows_by_path(rows, split, network=network).items():
+        table = path.with_suffix(CASES)
+        if row["labels"] == labels and row["arm"] in arms and table.is_file():
+            found.setdefault(row["draw"], {})[row["arm"]] = read_cases(table)
     complete = {draw: found[draw] for draw in sorted(found) if set(found[draw]) == set(arms)}
     if not complete:
         raise ValueError(f"no draw of {labels} labels in {rows} has cases (*{CASES}) of all of {', '.join(arms)}, split {split!r}")

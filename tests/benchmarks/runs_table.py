@@ -25,7 +25,12 @@ OURS = "TransASPPUNet"
 
 
 def read_rows(folder: Path, split: str, *, network: str = OURS) -> list[dict[str, Any]]:
-    """The rows of a split that finished runs of one network have left in a folder.
+    """As `rows_by_path`, without the paths."""
+    return list(rows_by_path(folder, split, network=network).values())
+
+
+def rows_by_path(folder: Path, split: str, *, network: str = OURS) -> dict[Path, dict[str, Any]]:
+    """The rows of a split that finished runs of one network have left in a folder, by the files that they lie in.
 
     Args:
         folder: where they lie.
@@ -36,8 +41,9 @@ def read_rows(folder: Path, split: str, *, network: str = OURS) -> list[dict[str
         ValueError: if there are none, arms of one draw started from different teachers, so that their differences would not be paired, or
             rows of one number of labels are not of one kind (`ALIKE`).
     """
-    found = (json.loads(path.read_text()) for path in sorted(folder.glob("*.json")))
-    rows = [row for row in found if row["split"] == split and (row["network"] == OURS) == (network == OURS)]
+    found = {path: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    by_path = {path: row for path, row in found.items() if row["split"] == split and (row["network"] == OURS) == (network == OURS)}
+    rows = list(by_path.values())
     if not rows:
         raise ValueError(f"no finished run of split {split!r} and network {network!r} in {folder}")
     for name in ALIKE:
@@ -59,7 +65,7 @@ def read_rows(folder: Path, split: str, *, network: str = OURS) -> list[dict[str
             raise ValueError(
                 f"{labels} labels, draw {draw}: {arms} started from different teachers; remove the rows of one and drain again"
             )
-    return rows
+    return by_path
 
 
 def write_table(path: Path, rows: Sequence[Row]) -> None:

@@ -44,7 +44,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--student", default="{}", help="JSON, settings of the student in place of the preset's")
     parser.add_argument("--perfect-labels", action="store_true", help="true labels in place of the pseudo-labels")
     parser.add_argument("--teacher-confidence", action="store_true", help="with --perfect-labels: keep the confidence of the pseudo-labels")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.teacher_confidence and not arguments.perfect_labels:
+        parser.error("--teacher-confidence is of --perfect-labels; pseudo-labels have their teacher's confidence anyhow")
+    return arguments
 
 
 def variant_parser(description: str | None) -> argparse.ArgumentParser:

@@ -1,7 +1,8 @@
-"""The commands of docs/benchmark.md can be given as they stand there."""
+"""The commands of docs/benchmark.md can be given as they stand there, and the record of the development split says what its rows say."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -9,11 +10,15 @@ from pathlib import Path
 import benchmark
 import by_difficulty
 import pytest
+from case_metrics import read_cases
 from draw import Draw
+from finished_run import CASES
 
+RESULTS = Path(__file__).with_name("results")
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "benchmark.md").read_text(encoding="utf-8")
 FLAGS = re.search(r"`FLAGS` for `(.+?)`", PAGE)
 COMMANDS = [line for block in re.findall(r"```text\n(.+?)```", PAGE, flags=re.DOTALL) for line in block.splitlines()]
+RECORD = (Path(__file__).resolve().parents[2] / "docs" / "benchmark-development.md").read_text(encoding="utf-8")
 PARSERS = {"benchmark.py": benchmark.parse, "by_difficulty.py": by_difficulty.parse}
 
 
@@ -27,7 +32,6 @@ def test_command_can_be_given(line: str) -> None:
         # every arm has a training with the network and the teachers that are asked for
         for labels in parsed.labels:
             drawn = Draw(parsed, labels, parsed.draws[0])
-            assert drawn.teachers in ("single", "folds")
             for arm in parsed.arms:
                 drawn.student_trainer(benchmark.ARMS[arm])
 
@@ -46,3 +50,30 @@ def test_what_is_frozen_has_the_overlay_that_was_frozen(tmp_path: Path, capsys: 
     with pytest.raises(SystemExit):
         benchmark.parse([*words, "--overlay", str(tmp_path / "other.json")])
     assert "--frozen needs the overlay that the commit fixed, overlay.json, not" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder", ["development_variants", "development_targets"])
+def test_every_row_stands_in_the_record(folder: str) -> None:
+    (section,) = (part for part in RECORD.split("\n## ") if f"results/{folder}/" in part)
+    rows = [json.loads(path.read_text()) for path in (RESULTS / folder).glob("*.json")]
+    assert len(rows) >= 14
+    missing = [f"{row['arm']}, draw {row['draw']}" for row in rows if f"| {row['dice']:.2f} |" not in section]
+    assert not missing
+
+
+def test_tables_of_cases_are_those_of_their_rows() -> None:
+    tables = sorted((RESULTS / "development_targets").glob(f"*{CASES}"))
+    assert len(tables) == 14
+    for path in tables:
+        row = json.loads((path.parent / f"{path.name.removesuffix(CASES)}.json").read_text())
+        assert by_difficulty.case_dice(read_cases(path)).mean() == pytest.approx(row["dice"], abs=1e-3)
+
+
+@pytest.mark.parametrize(("arm", "said"), [("supervised_continued", "+1.2, +1.1, -0.9 and -0.8"), ("naive", "+1.7, +0.8, -0.1 and -0.2")])
+def test_the_record_says_where_the_student_gains(arm: str, said: str) -> None:
+    names = ["teacher", arm, "ours"]
+    tables = by_difficulty.case_tables(RESULTS / "development_targets", names, split="development", labels=4, network="TransASPPUNet")
+    found = by_difficulty.by_difficulty(tables, by="teacher", arms=names[1:])[f"ours - {arm}"].mean(axis=0)[1:]
+    first, second, third, last = (f"{value:+.1f}" for value in found)
+    assert f"{first}, {second}, {third} and {last}" == said
+    assert said in RECORD
