@@ -51,9 +51,16 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--labels", type=int, default=4)
     parser.add_argument("--network", default="TransASPPUNet", choices=list(TEACHERS))
     parser.add_argument(
-        "--arms", nargs=2, default=["supervised_continued", "ours"], choices=list(ARMS), help="the second is compared with the first"
+        "--arms",
+        nargs=2,
+        metavar=("CONTROL", "ARM"),
+        default=["supervised_continued", "ours"],
+        choices=list(ARMS),
+        help="names in arms.py (default: %(default)s)",
     )
-    parser.add_argument("--by", default="teacher", choices=list(ARMS), help="arm whose Dice sorts the cases (default: %(default)s)")
+    parser.add_argument(
+        "--by", metavar="ARM", default="teacher", choices=list(ARMS), help="whose Dice sorts the cases (default: %(default)s)"
+    )
     parser.add_argument("--groups", type=int, default=4, help="of cases (default: %(default)s)")
     return parser.parse_args(words)
 
