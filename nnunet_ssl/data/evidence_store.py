@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +31,25 @@ _META = {"source": str, "heads": int, "num_samples": int, "has_regions": bool}
 _COMPRESSION = {"codec": blosc2.Codec.ZSTD, "clevel": 3, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
 
 
-def teacher_stores(workspace: Path, teacher_fingerprint: str, folds: Sequence[int | str]) -> dict[int | str, EvidenceStore]:
+def teacher_stores(
+    workspace: Path, teacher_fingerprint: str, folds: Sequence[int | str], *, images: Path | None = None
+) -> dict[int | str, EvidenceStore]:
     """Where a run keeps its teacher's evidence on the pool: one store for each fold, since each has a calibration of its own."""
+    folder = workspace / "evidence"
     if len(folds) == 1:
-        return {folds[0]: EvidenceStore(workspace / "evidence" / "teacher", source=teacher_fingerprint)}
-    return {fold: EvidenceStore(workspace / "evidence" / f"teacher_f{fold}", source=f"{teacher_fingerprint}-f{fold}") for fold in folds}
+        return {folds[0]: EvidenceStore(folder / "teacher", source=teacher_fingerprint, images=images)}
+    return {fold: EvidenceStore(folder / f"teacher_f{fold}", source=f"{teacher_fingerprint}-f{fold}", images=images) for fold in folds}
 
 
-def held_out_stores(workspace: Path, teacher_fingerprint: str, folds: Sequence[int | str]) -> dict[int | str, EvidenceStore]:
+def held_out_stores(
+    workspace: Path, teacher_fingerprint: str, folds: Sequence[int | str], *, images: Path | None = None
+) -> dict[int | str, EvidenceStore]:
     """Where a run keeps the evidence of each fold's teacher on the labelled cases that it has not seen."""
-    return {fold: EvidenceStore(workspace / "evidence" / f"held_out_f{fold}", source=f"{teacher_fingerprint}-f{fold}") for fold in folds}
+    folder = workspace / "evidence"
+    return {fold: EvidenceStore(folder / f"held_out_f{fold}", source=f"{teacher_fingerprint}-f{fold}", images=images) for fold in folds}
 
 
-def student_store(workspace: Path, stage: int, checkpoint: Path, num_samples: int) -> EvidenceStore:
+def student_store(workspace: Path, stage: int, checkpoint: Path, num_samples: int, *, images: Path | None = None) -> EvidenceStore:
     """Where a run keeps the evidence of a stage's student; another checkpoint or number of samples is another source.
 
     Raises:
@@ -51,36 +57,39 @@ def student_store(workspace: Path, stage: int, checkpoint: Path, num_samples: in
     """
     if not checkpoint.is_file():
         raise SetupError(f"the student of stage {stage} is not trained yet ({checkpoint} is missing).")
-    return EvidenceStore(workspace / "evidence" / f"student_s{stage}", source=f"{fingerprint(checkpoint)}-k{num_samples}")
+    return EvidenceStore(workspace / "evidence" / f"student_s{stage}", source=f"{fingerprint(checkpoint)}-k{num_samples}", images=images)
 
 
 class EvidenceStore:
     """A folder of evidence files from one predictor.
 
     Each file holds uint16 (3H + U, X, Y, Z): H means, H variances, H votes and U log-variance channels, with the number of samples, H, and
-    the fingerprint of the weights they come from in the file's own metadata.
+    the fingerprint of the weights they come from in the file's own metadata, and size, time and fingerprint of the image.
     """
 
-    def __init__(self, folder: Path, *, source: str) -> None:
+    def __init__(self, folder: Path, *, source: str, images: Path | None = None) -> None:
         """Open a folder.
 
         Args:
             folder: made when the first case is written.
             source: fingerprint of the checkpoints and settings that the evidence must come from.
+            images: folder of the preprocessed images that the evidence must be about, `<case>.b2nd`; None: of any.
         """
         self.folder = folder
         self.source = source
+        self.images = images
 
     def path(self, case: str) -> Path:
         return self.folder / f"{case}.b2nd"
 
     def has(self, case: str) -> bool:
-        """Whether whole evidence of the right source is there; another source's file counts as missing."""
+        """Whether whole evidence of the right source is there; that of another source, or of an image that was replaced, is not."""
         path = self.path(case)
         if not path.is_file():
             return False
         try:
-            return bool(self._meta(path)["source"] == self.source)
+            meta = self._meta(path)
+            return bool(meta["source"] == self.source) and self._is_of_image(case, meta)
         except (RuntimeError, KeyError, OSError, TypeError, ValueError):
             return False
 
@@ -100,10 +109,15 @@ class EvidenceStore:
     def write(self, case: str, evidence: Evidence) -> None:
         """Store one case."""
         with replacing(self.path(case)) as temporary:
-            write_bytes(temporary, self.content(evidence))
+            write_bytes(temporary, self.content(evidence, self._image(case)))
 
-    def content(self, evidence: Evidence) -> bytes:
-        """The file of a case."""
+    def content(self, evidence: Evidence, image: Sequence[int | str] | None = None) -> bytes:
+        """The file of a case.
+
+        Args:
+            evidence: of the case.
+            image: size, time and fingerprint of its image, if they are to be kept.
+        """
         parts = [probability_to_uint16(evidence.mean), variance_to_uint16(evidence.variance), probability_to_uint16(evidence.votes)]
         if evidence.log_variance is not None:
             parts.append(log_variance_to_uint16(evidence.log_variance))
@@ -114,6 +128,8 @@ class EvidenceStore:
             "num_samples": evidence.num_samples,
             "has_regions": evidence.has_regions,
         }
+        if image is not None:
+            meta["image"] = list(image)
         return array_bytes(np.concatenate(parts), compression=_COMPRESSION, metadata=meta)
 
     def read(self, case: str, shape: Sequence[int] | None = None) -> Evidence:
@@ -161,7 +177,26 @@ class EvidenceStore:
         schema_of(meta, SCHEMA, path)
         if meta["source"] != self.source:
             raise StateError(f"{path} comes from another model or version; delete {self.folder} and run nnssl_pseudolabel again.")
+        if not self._is_of_image(case, meta):
+            raise StateError(f"{path} is of an image of case '{case}' that was replaced; run nnssl_pseudolabel again without --rescore.")
         return meta
+
+    def _image(self, case: str) -> tuple[int, int, str] | None:
+        """Size, time and fingerprint of the image of a case."""
+        if self.images is None:
+            return None
+        path = self.images / f"{case}.b2nd"
+        stat = path.stat()
+        return stat.st_size, stat.st_mtime_ns, fingerprint(path)
+
+    def _is_of_image(self, case: str, meta: Mapping[str, Any]) -> bool:
+        """Whether evidence is of the image that is there; a file of the same size and time is not read for it."""
+        if self.images is None:
+            return True
+        size, mtime_ns, digest = meta.get("image", (None, None, None))
+        path = self.images / f"{case}.b2nd"
+        stat = path.stat()
+        return (stat.st_size, stat.st_mtime_ns) == (size, mtime_ns) or (stat.st_size == size and fingerprint(path) == digest)
 
     @staticmethod
     def _meta(path: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from nnunet_ssl.data.case_names import same_name
@@ -59,12 +59,26 @@ def collect_images(setup: NnunetSetup, folders: Sequence[Path], skip_bad: bool) 
             raise InputError(f"case '{case}' is in two folders ({images[other][0]} and {found[case][0]}); rename one.")
         images.update(found)
         skipped.update(bad)
+    refuse_labelled(images, setup)
+    return dict(sorted(images.items())), skipped
+
+
+def refuse_labelled(images: Mapping[str, Sequence[str]], setup: NnunetSetup) -> None:
+    """See that no case of the pool is a labelled case, whose files a stage links.
+
+    Args:
+        images: image files of the pool's cases.
+        setup: the labelled dataset as it is now; a case may have got its label after the pool was prepared.
+
+    Raises:
+        InputError: if a case is both.
+    """
     if both := _common(images, setup.labelled_cases):
         case, labelled = both
         raise InputError(
-            f"case '{case}' is in the pool ({images[case][0]}) and a labelled case of {setup.dataset} ('{labelled}'); remove or rename it."
+            f"case '{case}' is in the pool ({images[case][0]}) and a labelled case of {setup.dataset} ('{labelled}'); remove or rename the "
+            "image in the pool's folder and prepare the pool again. (The label of a pool case can come by --accept instead.)"
         )
-    return dict(sorted(images.items())), skipped
 
 
 def _common(cases: Collection[str], others: Collection[str]) -> tuple[str, str] | None:

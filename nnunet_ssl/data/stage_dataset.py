@@ -21,6 +21,7 @@ from nnunet_ssl.confidence.quantise import share_to_int16
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.accepted_labels import AcceptedFiles, accepted_files, link_label
 from nnunet_ssl.data.files import link, remove_leftovers, temporary_folder, write_json
+from nnunet_ssl.data.pool_images import refuse_labelled
 from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.data.whole_array import array_bytes, write_bytes
 from nnunet_ssl.errors import SetupError, StateError
@@ -137,8 +138,10 @@ def write_stage(
 
     Raises:
         StateError: if the id is in use by something else.
+        InputError: if a case of the pool is a labelled case as well.
     """
     check_stage_place(name, sidecar.workspace)
+    refuse_labelled(pool.images, setup)
     for root in (raw_root(), preprocessed_root()):
         remove_leftovers(root)
         if (root / name).is_symlink():
@@ -241,6 +244,7 @@ class _StageWriter:
     def write_pseudo_case(self, pseudo: PseudoCase) -> None:
         """Images of label, confidence and uncertainty; preprocessed segmentation, properties and targets."""
         case, properties = pseudo.case, load_properties(self.pool.folder, pseudo.case)
+        self._refuse_links(case)
         write_label(pseudo.labels_image, self.raw / "labelsTr" / f"{case}{self.ending}", self.setup, properties)
         write_map(pseudo.confidence_image, self.raw / "confidenceTr" / f"{case}{self.map_ending}", properties)
         write_map(pseudo.uncertainty_image, self.raw / "uncertaintyTr" / f"{case}{self.map_ending}", properties)
@@ -252,6 +256,13 @@ class _StageWriter:
         write_bytes(self.data / f"{case}_seg.b2nd", files.segmentation)
         write_bytes(self.data / f"{case}.pkl", files.properties)
         write_bytes(self.targets / f"{case}.b2nd", files.targets)
+
+    def _refuse_links(self, case: str) -> None:
+        """See that nothing is written through a link, which would change what it points to."""
+        label = self.raw / "labelsTr" / f"{case}{self.ending}"
+        for place in (label, *(self.data / f"{case}{part}" for part in PARTS)):
+            if os.path.lexists(place):
+                raise StateError(f"case '{case}' is in {self.name} twice: {place.name} is a file of {self.setup.dataset} already.")
 
     def write_heads(self) -> None:
         """JSON files that make the folders a dataset; the sidecar is among the last."""

@@ -1,28 +1,36 @@
-"""One process at a time writes the stages of a run."""
+"""One process at a time changes a run."""
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from nnunet_ssl.data.files import OWN_PREFIX
 from nnunet_ssl.errors import StateError
+
+LOCK_FILE = f"{OWN_PREFIX}run.lock"
+"""In the workspace. It is never replaced, as the manifest is, so that whoever locks it locks the same file."""
 
 
 @contextmanager
-def writing_stages(workspace: Path) -> Iterator[None]:
-    """Hold the right to write the stages of a run; nobody waits for it.
+def changing_run(workspace: Path) -> Iterator[None]:
+    """Hold the right to write stages, accept labels and publish; nobody waits for it.
 
-    It is a lock on the manifest as it stands, which the operating system frees when its holder dies. A stage ends with another manifest in
-    its place: who locks that one has to see whether it still says what was known of the run.
+    The operating system frees it when its holder dies. Who holds it has to see whether the manifest on disk still says what was known of
+    the run.
 
     Raises:
         StateError: if another process has it.
     """
-    with (workspace / "manifest.json").open("rb+") as manifest:  # network drives lock only what is open for writing
-        try:
-            fcntl.flock(manifest, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StateError(f"another process is writing a stage of {workspace}; wait for it, or end it first.") from error
+    lock = FileLock(workspace / LOCK_FILE, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise StateError(f"another process is writing a stage of {workspace}, or changes the run; wait for it, or end it first.") from error
+    try:
         yield
+    finally:
+        lock.release()

@@ -111,7 +111,7 @@ def fingerprint_of_samples(checkpoints: Sequence[Path], num_samples: int) -> str
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache
 def _fingerprint(path: Path, size: int, mtime_ns: int) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:

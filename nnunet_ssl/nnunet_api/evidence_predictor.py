@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+from nnunetv2.utilities.helpers import empty_cache
 from torch import Tensor, nn
 
 from nnunet_ssl.errors import SetupError
-from nnunet_ssl.networks.sampling import Draw, StochasticSampler, single_pass
+from nnunet_ssl.networks.sampling import Draw, StochasticSampler, single_pass, unwrap
 from nnunet_ssl.nnunet_api.stock_logits import StockLogits
 from nnunet_ssl.nnunet_api.trained_model import load_trained_model
 
@@ -148,8 +150,7 @@ class EvidencePredictor(nnUNetPredictor):
                 of_fold = swept[-self.heads :].half()
                 logits = of_fold if logits is None else logits.add_(of_fold)
         finally:
-            self.head_is_trained = False
-        self._with_logits = False
+            self._with_logits = False
         if logits is None:
             raise SetupError("the model has no folds.")
         return evidence, logits if len(evidence) == 1 else logits.div_(len(evidence))
@@ -159,12 +160,23 @@ class EvidencePredictor(nnUNetPredictor):
         folds = self.list_of_parameters or [None]
         for weights in folds:
             if weights is not None and len(folds) > 1:
-                self.network.load_state_dict(weights)
+                unwrap(self.network).load_state_dict(weights)
             yield
 
     @torch.inference_mode()
     def _internal_predict_sliding_window_return_logits(self, data: Tensor, slicers: list[Any], do_on_device: bool = True) -> Tensor:
-        results_device = self.device if do_on_device else torch.device("cpu")
+        state = self._generator.get_state()
+        try:
+            return self._sweep_windows(data, slicers, self.device if do_on_device else torch.device("cpu"))
+        except Exception as error:
+            # out of memory nnU-Net tries again while it handles this error, which would keep on the device what the attempt has put there
+            traceback.clear_frames(error.__traceback__)
+            empty_cache(self.device)
+            self._generator.set_state(state)
+            raise
+
+    def _sweep_windows(self, data: Tensor, slicers: list[Any], results_device: torch.device) -> Tensor:
+        """Weighted means over the windows; sums are kept on one device, windows go through the network on the predictor's."""
         data = data.to(results_device)
         patch = tuple(self.configuration_manager.patch_size)
         gaussian = compute_gaussian(patch, sigma_scale=1.0 / 8, value_scaling_factor=10, dtype=torch.float32, device=results_device)
@@ -185,7 +197,9 @@ class EvidencePredictor(nnUNetPredictor):
         if sums is None:
             raise SetupError("an image gave no sliding windows; is its preprocessed file empty?")
         sums.div_(weights)
-        return sums if stock is None else torch.cat([sums, stock.mean().float()])
+        if stock is None:
+            return sums
+        return torch.cat([sums.cpu(), stock.mean().cpu().float()])  # both at once would be the most that the device has to hold
 
     def _window_moments(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """(3H + U, *patch) for one window x (1, channels, *patch), and where asked for (H, *patch) logits, the mean of nnU-Net's draws."""

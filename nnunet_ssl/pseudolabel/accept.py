@@ -31,8 +31,13 @@ def accept(run: Run, folder: Path) -> list[str]:
 
     Raises:
         InputError: if a label does not fit its image, the dataset or the pool, or leaves no case to be pseudo-labelled.
-        StateError: if no stage follows that could learn from a new label.
+        StateError: if no stage follows that could learn from a new label, or another process writes a stage or changes the run.
     """
+    with run.changing():
+        return _accept(run, folder)
+
+
+def _accept(run: Run, folder: Path) -> list[str]:
     labels = find_labels(folder, run.setup, set(run.manifest.pool))
     stage = run.next_stage
     new = {case: path for case, path in labels.items() if run.accepted.get(case) != fingerprint(path)}

@@ -12,13 +12,12 @@ import torch
 from nnunet_ssl.confidence.curriculum import next_fraction, select
 from nnunet_ssl.config import SCHEMA, MethodConfig
 from nnunet_ssl.data.files import remove_leftovers
-from nnunet_ssl.data.manifest import Manifest, StageRecord
+from nnunet_ssl.data.manifest import StageRecord
 from nnunet_ssl.data.spread import spread
 from nnunet_ssl.data.stage_dataset import PseudoCase, StageSidecar, read_sidecar, stage_is_whole, write_stage
 from nnunet_ssl.data.stage_size import NOTHING, frame_bytes, mean_of, pseudo_case_bytes
-from nnunet_ssl.data.workspace_lock import writing_stages
 from nnunet_ssl.disk import require_free_together
-from nnunet_ssl.errors import StateError
+from nnunet_ssl.errors import SetupError, StateError
 from nnunet_ssl.locations import preprocessed_root, raw_root, results_root
 from nnunet_ssl.machines.engine import Engine
 from nnunet_ssl.machines.part import WHOLE, Part
@@ -27,7 +26,7 @@ from nnunet_ssl.pseudolabel.gather import gather_held_out_evidence, gather_stude
 from nnunet_ssl.pseudolabel.held_out_study import uses_held_out
 from nnunet_ssl.pseudolabel.in_force import SettingsInForce, in_force
 from nnunet_ssl.pseudolabel.label_change import ChangeReport
-from nnunet_ssl.pseudolabel.label_source import LabelSource, choose_source, labels_of
+from nnunet_ssl.pseudolabel.label_source import LabelSource, choose_source, labels_of, source_of
 from nnunet_ssl.pseudolabel.pool_labels import PoolLabels
 from nnunet_ssl.pseudolabel.ranking import ScoredCase, rank_pool, score_pool, write_ranking
 from nnunet_ssl.pseudolabel.run import Run
@@ -52,12 +51,11 @@ def grow(run: Run, *, device: torch.device, rescore: bool = False, engine: Engin
         The record of the stage, which also stands in the manifest.
 
     Raises:
-        SetupError: if the previous student is not trained.
-        StateError: if the curriculum is complete, another process writes a stage of the run or has written one since the run was opened,
-            or with `rescore` evidence is missing.
+        SetupError: if the previous student is not trained, or one before it is gone whose labels are still needed.
+        StateError: if the curriculum is complete, another process changes the run or has changed it since it was opened, or with `rescore`
+            evidence is missing.
     """
-    with writing_stages(run.workspace):
-        _refuse_stages_of_others(run)
+    with run.changing():
         return _grow(run, device=device, rescore=rescore, engine=engine)
 
 
@@ -67,11 +65,15 @@ def _grow(run: Run, *, device: torch.device, rescore: bool, engine: Engine | Non
         raise StateError(f"the curriculum of {run.workspace} is complete: {len(run.manifest.stages)} stages are written.")
     if stage > 1:
         run.student_store(stage - 1)  # an error if that student is not trained, also where its evidence is not asked for
+        _require_labels_before(run)
     for folder in (run.workspace, raw_root(), preprocessed_root()):
         remove_leftovers(folder)
     cases = run.pseudo_cases
     if not rescore:
         gather_all_evidence(run, device, cases, student_stage=labelling_student(run, stage), engine=engine)
+        before = _student_before(run)
+        if before is not None and before != labelling_student(run, stage):
+            gather_student_evidence(run, before, device, cases, engine)
     now = in_force(run)
     source, change = choose_source(run, stage, now.study)
     labels = labels_of(run, source, now.study)
@@ -92,11 +94,20 @@ def _grow(run: Run, *, device: torch.device, rescore: bool, engine: Engine | Non
     return record
 
 
-def _refuse_stages_of_others(run: Run) -> None:
-    """What this process knows of the run must still hold, since it writes the manifest anew."""
-    on_disk = Manifest.load(run.workspace)
-    if on_disk is not None and [s.dataset for s in on_disk.stages] != [s.dataset for s in run.manifest.stages]:
-        raise StateError(f"another process has written a stage of {run.workspace} in the meantime; give the command again.")
+def _student_before(run: Run) -> int | None:
+    """The stage whose student took part in the labels of the newest stage, with which the next one's are compared."""
+    source = source_of(run.manifest.stages[-1]) if run.manifest.stages else None
+    return source.student_stage if source is not None and source.weight > 0 else None
+
+
+def _require_labels_before(run: Run) -> None:
+    """See, before anything is swept, that the labels of the newest stage can be made again."""
+    before = _student_before(run)
+    if before is not None and not run.is_trained(before):
+        raise SetupError(
+            f"{run.student(before).checkpoint(run.fold)} is gone: its student took part in the labels of stage {len(run.manifest.stages)}, "
+            "with which those of the next stage are compared; put it back, or train it again."
+        )
 
 
 def labelling_student(run: Run, stage: int) -> int | None:

@@ -50,8 +50,13 @@ def publish(run: Run) -> ModelLocation:
     Raises:
         SetupError: if the last student is not trained.
         StateError: if a model that is not ours stands at that place, the last student's checkpoint is damaged or carries code, or
-            there is not enough space.
+            there is not enough space; or if another process changes the run.
     """
+    with run.changing():
+        return _publish(run)
+
+
+def _publish(run: Run) -> ModelLocation:
     if not run.is_complete:
         written = len(run.manifest.stages)
         raise SetupError(f"the last stage is not written ({written} stages are); there is no last student to publish yet.")

@@ -28,7 +28,13 @@ def rewrite_stage(run: Run, stage: int, *, device: torch.device, engine: Engine 
     Raises:
         ConfigError: if the manifest has no such stage.
         SetupError: if the student who took part in the labels is gone, and its evidence too.
+        StateError: if another process writes a stage or changes the run.
     """
+    with run.changing():
+        return _rewrite(run, stage, device=device, engine=engine)
+
+
+def _rewrite(run: Run, stage: int, *, device: torch.device, engine: Engine | None) -> StageRecord:
     records = run.manifest.stages
     if not 1 <= stage <= len(records):
         written = f"stages 1 to {len(records)} are" if len(records) > 1 else "stage 1 alone is" if records else "none is"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,8 @@ from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.evidence_store import EvidenceStore, held_out_stores, student_store, teacher_stores
 from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.data.pool_index import PoolIndex
+from nnunet_ssl.data.workspace_lock import changing_run
+from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import ModelLocation, stage_dataset_name
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
@@ -82,13 +85,27 @@ class Run:
         """The stage to write next; None when the curriculum is complete."""
         return None if self.is_complete else len(self.manifest.stages) + 1
 
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Hold the right to change the run, of which this process must know the present state, since it writes the manifest anew.
+
+        Raises:
+            StateError: if another process has that right, or has written a stage, accepted labels or published in the meantime.
+        """
+        with changing_run(self.workspace):
+            on_disk, known = Manifest.load(self.workspace), self.manifest
+            if on_disk is None or any(getattr(on_disk, part) != getattr(known, part) for part in ("stages", "accepted", "published")):
+                raise StateError(f"another process has changed the run in {self.workspace} in the meantime; give the command again.")
+            yield
+
     def teacher_stores(self) -> dict[int | str, EvidenceStore]:
         """Evidence of the teacher on the pool, by fold."""
-        return teacher_stores(self.workspace, self.manifest.teacher_fingerprint, self.manifest.teacher_folds)
+        return teacher_stores(self.workspace, self.manifest.teacher_fingerprint, self.manifest.teacher_folds, images=self.pool.folder)
 
     def held_out_stores(self) -> dict[int | str, EvidenceStore]:
         """Evidence of each fold's teacher on the labelled cases that it has not seen; none for a teacher that has seen all."""
-        return held_out_stores(self.workspace, self.manifest.teacher_fingerprint, list(self.held_out_cases))
+        folds, images = list(self.held_out_cases), self.setup.data_folder
+        return held_out_stores(self.workspace, self.manifest.teacher_fingerprint, folds, images=images)
 
     @cached_property
     def held_out_cases(self) -> dict[int | str, list[str]]:
@@ -109,4 +126,5 @@ class Run:
 
     def student_store(self, stage: int) -> EvidenceStore:
         """Evidence of the student of a stage; a `SetupError` if that student is not trained yet."""
-        return student_store(self.workspace, stage, self.student(stage).checkpoint(self.fold), self.method.evidence.num_samples)
+        checkpoint, num_samples = self.student(stage).checkpoint(self.fold), self.method.evidence.num_samples
+        return student_store(self.workspace, stage, checkpoint, num_samples, images=self.pool.folder)

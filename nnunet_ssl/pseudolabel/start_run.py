@@ -8,11 +8,13 @@ from pathlib import Path
 
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.manifest import Manifest, PredictionsRecord
+from nnunet_ssl.data.pool_images import refuse_labelled
 from nnunet_ssl.data.pool_index import load_pool
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
 from nnunet_ssl.locations import PREDICTIONS, ModelLocation
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint_of_samples
 from nnunet_ssl.nnunet_api.external_trainers import find_trainer
+from nnunet_ssl.nnunet_api.model_data import refuse_other_images
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.nnunet_api.trained_model import load_trained_model
 from nnunet_ssl.nnunet_api.training_fold import check_model_of_fold, refuse_other_splits
@@ -63,12 +65,14 @@ def open_run(
     Raises:
         SetupError: if the teacher is not trained or its weights do not fit, the student's trainer does not exist, or no block of ids is
             free.
-        StateError: if the run on disk belongs to another teacher, pool, curriculum or groups, or the teacher knows a group to be left out.
+        StateError: if the run on disk belongs to another teacher, pool, curriculum or groups, the teacher knows a group to be left out, or
+            splits or plans have changed since its training.
         ConfigError: if a fold's run would use another fold's teacher, the settings do not fit the dataset, or the fold holds out no group.
-        InputError: if a file of predictions, or the table of groups, is missing or unusable.
+        InputError: if a file of predictions, or the table of groups, is missing or unusable, or a case of the pool is labelled by now.
     """
     teacher = teacher_location(setup, teacher_trainer, predictions)
     pool, workspace = load_pool(setup), teacher.workspace(fold)
+    refuse_labelled(pool.images, setup)
     manifest = Manifest.load(workspace)
     if manifest is not None:
         manifest.check_owner(workspace, dataset=setup.dataset, configuration=setup.configuration, plans=setup.plans_name, fold=fold)
@@ -88,8 +92,7 @@ def open_run(
         folds = list(teacher_folds or (manifest.teacher_folds if manifest else default_teacher_folds(setup, teacher, fold)))
         check_teacher_folds(setup, fold, folds)
         teacher_print = _teacher_fingerprint(teacher, folds, settings)
-        if manifest is None:
-            _check_what_teachers_saw(setup, teacher, folds)
+        _check_what_teachers_saw(setup, teacher, folds, begins=manifest is None)
     if manifest is None:
         for member in folds if taken is None else ():
             load_trained_model(teacher.folder, [member])  # a run must not begin with a teacher that cannot be used
@@ -212,10 +215,12 @@ def _check_settings(setup: NnunetSetup, method: MethodConfig) -> None:
         raise ConfigError(f"nnssl setting 'student.tau' has {len(tau)} thresholds; {setup.dataset} has {setup.heads} {kind}.")
 
 
-def _check_what_teachers_saw(setup: NnunetSetup, teacher: ModelLocation, folds: Sequence[int | str]) -> None:
-    """See that each fold's teacher was trained on that fold, and by the splits as they are now."""
+def _check_what_teachers_saw(setup: NnunetSetup, teacher: ModelLocation, folds: Sequence[int | str], *, begins: bool) -> None:
+    """See that each fold's teacher was trained on that fold, and by the splits and plans as they are now, which may change during a run."""
+    refuse_other_images(teacher, setup)
     for fold in folds:
-        check_model_of_fold(teacher, fold)
+        if begins:  # later the fingerprint says that it is the same checkpoint
+            check_model_of_fold(teacher, fold)
         refuse_other_splits(teacher, fold, setup.fold_cases(fold)[1], setup.file_ending)
 
 

@@ -53,7 +53,7 @@ def sweep_elsewhere(engine: Engine, sweep: Sweep, cases: Sequence[str]) -> None:
         sweep: what sweeps.
         cases: which of the images.
     """
-    store = EvidenceStore(sweep.evidence, source=sweep.source)
+    store = EvidenceStore(sweep.evidence, source=sweep.source, images=sweep.images)
     todo = [case for case in cases if not store.has(case)]
     with closing(engine.run(sweep_job, {case: (sweep, case) for case in todo})) as done:
         for _ in tqdm(done, total=len(todo), desc=f"evidence of the {sweep.label}", disable=not todo):
@@ -71,7 +71,7 @@ def sweep_job(job: tuple[Sweep, str]) -> None:
     sweep, case = job
     if sweep.device == "cuda" and not torch.cuda.is_available():
         raise SetupError(f"-device cuda: PyTorch finds no CUDA device on the worker {socket.gethostname()}; use -device cpu.")
-    store = EvidenceStore(sweep.evidence, source=sweep.source)
+    store = EvidenceStore(sweep.evidence, source=sweep.source, images=sweep.images)
     with _ONE_AT_A_TIME:
         if not store.has(case):
             sweep_case(_predictor(sweep), sweep.images, case, store, sweep.label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +170,26 @@ def test_array_without_our_metadata(tmp_path: Path) -> None:
     assert not store(tmp_path).has("case")
     with pytest.raises(StateError, match="is damaged"):
         store(tmp_path).read("case")
+
+
+def test_evidence_knows_its_image(tmp_path: Path) -> None:
+    """By its content, where size and time do not say already."""
+    (image := tmp_path / "images" / "case.b2nd").parent.mkdir()
+    image.write_bytes(b"one")
+    made = EvidenceStore(tmp_path / "evidence", source="s", images=image.parent)
+    made.write("case", evidence())
+    assert made.has("case")
+    os.utime(image, ns=(1, 1))
+    assert made.has("case")
+    image.write_bytes(b"two")
+    assert not made.has("case")
+    with pytest.raises(StateError, match="is of an image of case 'case' that was replaced"):
+        made.read("case")
+    assert EvidenceStore(tmp_path / "evidence", source="s").read("case").num_samples == 8  # a report only looks
+
+
+def test_evidence_that_does_not_say_of_which_image_it_is(tmp_path: Path) -> None:
+    (image := tmp_path / "images" / "case.b2nd").parent.mkdir()
+    image.write_bytes(b"one")
+    EvidenceStore(tmp_path / "evidence", source="s").write("case", evidence())
+    assert not EvidenceStore(tmp_path / "evidence", source="s", images=image.parent).has("case")

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 
 from nnunet_ssl.errors import SetupError, StateError
 from nnunet_ssl.networks.sampling import Draw
+from nnunet_ssl.nnunet_api import evidence_predictor
 from nnunet_ssl.nnunet_api.evidence_predictor import EvidencePredictor
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
+from nnunet_ssl.nnunet_api.stock_logits import StockLogits
 
 CPU = torch.device("cpu")
 IMAGE = torch.randn(1, 20, 24, 18, generator=torch.Generator().manual_seed(3))
@@ -229,6 +231,70 @@ def test_out_of_memory_falls_back_as_in_nnunet(project: Project, monkeypatch: py
     monkeypatch.setattr(made, "_window_moments", fails_once)
     assert torch.equal(made.sweep(IMAGE), expected)
     assert len(calls) == 3 + 8
+
+
+def test_nothing_of_a_failed_attempt_stays_while_nnunet_tries_again(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU the second attempt would start with the memory of the first one taken."""
+    made = predictor(project.setup(), network())
+    made.perform_everything_on_device = True
+    moments, attempts, calls = made._window_moments, list[weakref.ref[StockLogits]](), itertools.count(1)
+
+    def kept(**options: Any) -> StockLogits:
+        attempts.append(weakref.ref(found := StockLogits(**options)))
+        return found
+
+    def fails_once(x: Tensor) -> Any:
+        if (call := next(calls)) == 3:
+            raise RuntimeError("out of memory")
+        if call > 3:
+            assert [attempt() is None for attempt in attempts] == [True, False]
+        return moments(x)
+
+    monkeypatch.setattr(evidence_predictor, "StockLogits", kept)
+    monkeypatch.setattr(made, "_window_moments", fails_once)
+    made.sweep_with_logits(IMAGE)
+    assert next(calls) == 3 + 8 + 1
+
+
+def test_draws_are_the_same_after_out_of_memory(taught_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = EvidencePredictor(num_samples=16, device=CPU)
+    made.load_model(taught_project.results / DATASET / f"TransASPPTeacherTrainer__{PLANS}__3d_fullres", [0])
+    made.perform_everything_on_device = True
+    expected = made.sweep(IMAGE, seed=3)
+    moments, calls = made._window_moments, []
+
+    def fails_once(x: Tensor) -> Any:
+        calls.append(x)
+        if len(calls) == 3:
+            raise RuntimeError("out of memory")
+        return moments(x)
+
+    monkeypatch.setattr(made, "_window_moments", fails_once)
+    assert torch.equal(made.sweep(IMAGE, seed=3), expected)
+
+
+def test_several_folds_of_a_network_that_nnunet_compiles(taught_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `nnUNet_compile` nnU-Net wraps it, and its weights have other names."""
+    folder = taught_project.results / DATASET / f"TransASPPTeacherTrainer__{PLANS}__3d_fullres"
+    made, plain = (EvidencePredictor(num_samples=8, device=CPU) for _ in range(2))
+    plain.load_model(folder, [0, 1])
+    monkeypatch.setenv("nnUNet_compile", "true")
+    made.load_model(folder, [0, 1])
+    assert isinstance(made.network, torch._dynamo.OptimizedModule)
+    assert torch.equal(made.sweep(IMAGE), plain.sweep(IMAGE))
+
+
+def test_a_predictor_is_the_same_after_a_sweep_with_logits(taught_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = EvidencePredictor(num_samples=8, device=CPU)
+    made.load_model(taught_project.results / DATASET / f"TransASPPTeacherTrainer__{PLANS}__3d_fullres", [0])
+    made.head_is_trained, expected = True, made.sweep(IMAGE)
+    made.sweep_with_logits(IMAGE)
+    assert made.head_is_trained
+    with monkeypatch.context() as patch:
+        patch.setattr(made, "_sweep_windows", lambda *_: (_ for _ in ()).throw(StateError("no")))
+        with pytest.raises(StateError):
+            made.sweep_with_logits(IMAGE)
+    assert torch.equal(made.sweep(IMAGE), expected)
 
 
 def test_predictor_without_model(project: Project) -> None:

@@ -25,7 +25,7 @@ from tiny_setup import (
 
 from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.data.stage_dataset import read_sidecar
-from nnunet_ssl.data.workspace_lock import writing_stages
+from nnunet_ssl.data.workspace_lock import changing_run
 from nnunet_ssl.errors import SetupError, StateError
 
 
@@ -250,7 +250,7 @@ def test_workspace_lies_in_the_teachers_fold(taught_project: Project) -> None:
 
 def test_another_process_writes_a_stage_of_the_run(taught_project: Project) -> None:
     run = begin(taught_project)
-    with writing_stages(run.workspace), pytest.raises(StateError, match=r"another process is writing a stage of .*nnssl; wait for it"):
+    with changing_run(run.workspace), pytest.raises(StateError, match=r"another process is writing a stage of .*nnssl, or .*; wait for it"):
         grow_stage(run)
     assert open_tiny_run(taught_project).manifest.stages == []
     assert grow_stage(run).stage == 1  # the lock is given back
@@ -260,6 +260,6 @@ def test_another_process_has_written_the_stage_meanwhile(taught_project: Project
     run, other = begin(taught_project), open_tiny_run(taught_project)
     grow_stage(other)
     before = (run.workspace / "manifest.json").read_bytes()
-    with pytest.raises(StateError, match=r"another process has written a stage of .*nnssl in the meantime; give the command again"):
+    with pytest.raises(StateError, match=r"another process has changed the run in .*nnssl in the meantime; give the command again"):
         grow_stage(run)
     assert (run.workspace / "manifest.json").read_bytes() == before
