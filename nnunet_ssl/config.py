@@ -324,6 +324,18 @@ class MethodConfig:
         """JSON-ready dictionary, with the schema version."""
         return {"schema": SCHEMA, **asdict(self, dict_factory=_json_ready)}
 
+    def by_path(self) -> dict[str, Any]:
+        """Every single setting by its dotted path, JSON-ready."""
+        found: dict[str, Any] = {}
+        todo = [(part, value) for part, value in self.to_dict().items() if part != "schema"]
+        while todo:
+            path, value = todo.pop(0)
+            if isinstance(value, dict):
+                todo[:0] = [(f"{path}.{name}", inner) for name, inner in value.items()]
+            else:
+                found[path] = value
+        return found
+
     @classmethod
     def from_dict(cls, section: dict[str, Any] | None) -> MethodConfig:
         """Read an `nnssl` section.

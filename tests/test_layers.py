@@ -14,13 +14,14 @@ PROJECT = Path(__file__).resolve().parents[1]
 PACKAGE = PROJECT / "nnunet_ssl"
 TRAINERS = PROJECT / "trainers"
 
-_BASE = {"errors", "config", "locations", "disk", "names", "schemas"}
+_BASE = {"errors", "config", "controls", "locations", "disk", "names", "schemas"}
 _PURE = {"networks", "losses", "confidence"}
 _METHOD = {"training", "pseudolabel", "prediction", "report"}
 _UP_TO_DATA = _BASE | _PURE | {"machines", "nnunet_api", "data"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "config": {"errors"},
+    "controls": set(),
     "locations": {"errors"},
     "disk": {"errors"},
     "names": {"errors"},

@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from nnunet_ssl.pseudolabel.grow import grow
     from nnunet_ssl.pseudolabel.publish import publish
     from nnunet_ssl.pseudolabel.rewrite_stage import rewrite_stage
-    from nnunet_ssl.pseudolabel.start_run import open_run, settings_in_force
+    from nnunet_ssl.pseudolabel.start_run import open_run, refuse_idle_settings, settings_in_force
+    from nnunet_ssl.run.training_process import training_command
 
     check_asked(arguments.groups)
     setup = load_setup(arguments.d, arguments.c, arguments.p)
@@ -86,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         groups=arguments.groups,
         leave_group_out=arguments.leave_group_out,
     )
+    if arguments.stage is None:
+        refuse_idle_settings(run.setup, run.teacher, run.fold, run.method)
     if arguments.groups is not None:
         keep_groups(load_pool(setup), run.manifest.groups)
     if part is not None:
@@ -98,12 +101,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         with engine_at(arguments.dask) as engine:
             record = rewrite_stage(run, arguments.stage, device=torch.device(evidence_device(arguments)), engine=engine)
         print(f"stage {record.stage}: {len(record.cases)} pool cases written again in {record.dataset}")
-        print(f"next: {_train_line(run, record.stage)}")
+        print(f"next: {training_command(run.student(record.stage), run.fold)}")
         return
     written = len(run.manifest.stages)
     if written and not run.is_trained(written):
         print(f"stage {written} is written ({run.stage_name(written)}); its student is not trained yet")
-        print(f"next: {_train_line(run, written)}")
+        print(f"next: {training_command(run.student(written), run.fold)}")
         return
     if run.next_stage is None:
         model = publish(run)
@@ -116,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if record.accepted:
         print(f"  and {len(record.accepted)} with accepted labels, as labelled cases")
     print(f"ranking: {run.workspace / f'ranking_{record.stage}.csv'}")
-    print(f"next: {_train_line(run, record.stage)}")
+    print(f"next: {training_command(run.student(record.stage), run.fold)}")
 
 
 def _part(arguments: argparse.Namespace) -> Part | None:
@@ -149,13 +152,6 @@ def _gather_part(run: Run, part: Part, arguments: argparse.Namespace) -> None:
     print(f"{part}: evidence of {found.num_cases} of {len(run.pseudo_cases)} pool cases is there for stage {found.stage}")
     print(f"missing in other parts: {len(found.missing)} cases")
     print("next, when every part is done: the same command without --num_parts and --part_id")
-
-
-def _train_line(run: Run, stage: int) -> str:
-    student = run.student(stage)
-    return (
-        f"nnUNetv2_train {int(student.dataset[7:10])} {student.configuration} {run.fold} -tr {student.trainer}{plans_flag(student.plans)}"
-    )
 
 
 def predict_line(run: Run, folds: str | None = None) -> str:

@@ -23,6 +23,7 @@ from nnunet_ssl.cli.arguments import (
     use_device,
 )
 from nnunet_ssl.cli.command import command
+from nnunet_ssl.controls import CONTROLS
 
 if TYPE_CHECKING:
     from nnunet_ssl.run.run_request import RunRequest, Step
@@ -54,6 +55,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--audit", action="store_true", help="train the teacher, say how far its labels can be trusted on cases it has not seen, and stop"
     )
+    made.add_argument(
+        "--control",
+        choices=CONTROLS,
+        help="repeat a finished run from the same teacher and evidence with one thing changed, under plans of its own, and compare; "
+        "'supervised' says whether the pool helps at all: the same stages and steps on manual labels alone",
+    )
     made.add_argument("--only", metavar="STEP", help="do this one step, if those before it are done, and stop; --dry-run prints the names")
     made.add_argument("--dry-run", action="store_true", help="print the steps and the disk space they need, and stop")
     made.add_argument("--status", action="store_true", help="print what is done and the table so far, and stop")
@@ -69,10 +76,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     assignments = method_assignments(arguments)
     _check_folds(arguments)
+    _check_control(arguments, assignments)
     engine_at(arguments.dask)  # an address that is none is said before anything is trained
     requests = _requests(arguments, assignments)
     from nnunet_ssl.run.pipeline import execute, pipeline
 
+    if arguments.control is not None:
+        use_device(arguments.device)
+        _run_controls(arguments.control, requests)
+        return
     if arguments.status or arguments.dry_run:
         for request in requests:
             _print_fold(request, requests)
@@ -125,12 +137,69 @@ def _check_folds(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"-f {given}: 'all' trains on every label and has no figures to stand beside a fold's; give it alone.")
 
 
+def _check_control(arguments: argparse.Namespace, assignments: dict[str, object]) -> None:
+    """Refuse what would make a control differ from its run in more than one thing.
+
+    Raises:
+        ConfigError: for a flag that `--control` has no use for.
+    """
+    from nnunet_ssl.errors import ConfigError
+
+    if arguments.control is None:
+        return
+    names = ("u", "preset", "audit", "only", "status", "dry_run", "accept", "from_predictions", "teacher_folds", "student_tr", "first_id")
+    given = [name for name in (*names, "groups", "leave_group_out") if getattr(arguments, name) not in (None, False, (), [])]
+    if given or assignments:
+        flag = (
+            f"--{given[0].replace('_', '-')}"
+            if given and len(given[0]) > 1
+            else "-u"
+            if given
+            else f"the setting {next(iter(assignments))}"
+        )
+        raise ConfigError(f"--control repeats a finished run with one thing changed; leave out {flag}.")
+
+
+def _run_controls(name: str, requests: Sequence[RunRequest]) -> None:
+    """Every fold's control, beside its run."""
+    from nnunet_ssl.cli.pseudolabel import predict_line
+    from nnunet_ssl.errors import SetupError
+    from nnunet_ssl.run.control_comparison import compare, comparison_lines
+    from nnunet_ssl.run.control_request import control_request
+    from nnunet_ssl.run.pipeline import execute, pipeline
+
+    pairs = []
+    for request in requests:
+        if (run := request.begun()) is None:
+            raise SetupError(
+                f"--control {name} repeats a finished run, and none of fold {request.fold} has begun; leave --control out first."
+            )
+        control = control_request(request, run, name)
+        _print_fold(request, requests)
+        print(f"control '{name}': plans {control.setup.plans_name}")
+        _print_settings(control)
+        execute(pipeline(control))
+        print("run:")
+        _print_table(request)
+        print(f"control '{name}':")
+        _print_table(control)
+        pairs.append((run, control.open()))
+    found = [comparison for run, control_run in pairs if (comparison := compare(run, control_run)) is not None]
+    if found:
+        print("\n".join(comparison_lines(name, found)))
+    else:
+        print("there is no validation case that neither has seen; compare both on test cases:")
+    folds = " ".join(str(request.fold) for request in requests)
+    for which, run in zip(("next", "  and"), pairs[0], strict=True):
+        print(f"{which}: {predict_line(run, folds)}")
+
+
 def _requests(arguments: argparse.Namespace, assignments: dict[str, object]) -> list[RunRequest]:
     """One run for every fold asked for."""
     from nnunet_ssl.data.groups import check_asked
     from nnunet_ssl.data.overlay import laid_before, lay_preset, overlaid
     from nnunet_ssl.nnunet_api.load_setup import load_setup
-    from nnunet_ssl.pseudolabel.start_run import settings_in_force
+    from nnunet_ssl.pseudolabel.start_run import refuse_idle_settings, settings_in_force
     from nnunet_ssl.run.run_request import RunRequest
 
     check_asked(arguments.groups)
@@ -143,26 +212,26 @@ def _requests(arguments: argparse.Namespace, assignments: dict[str, object]) -> 
     first_id = arguments.first_id
     for fold in arguments.f:
         method = settings_in_force(setup, arguments.tr, fold, arguments.from_predictions).with_settings(assignments)
-        requests.append(
-            RunRequest(
-                setup=setup,
-                fold=fold,
-                unlabelled=tuple(arguments.u),
-                teacher_trainer=arguments.tr,
-                teacher_folds=tuple(arguments.teacher_folds) if arguments.teacher_folds else None,
-                student_trainer=arguments.student_tr,
-                method=method,
-                device=arguments.device,
-                skip_bad=arguments.skip_bad,
-                num_processes=arguments.np,
-                first_id=first_id,
-                predictions=tuple(arguments.from_predictions),
-                accept=arguments.accept,
-                groups=arguments.groups,
-                leave_group_out=arguments.leave_group_out,
-                dask=arguments.dask,
-            )
+        request = RunRequest(
+            setup=setup,
+            fold=fold,
+            unlabelled=tuple(arguments.u),
+            teacher_trainer=arguments.tr,
+            teacher_folds=tuple(arguments.teacher_folds) if arguments.teacher_folds else None,
+            student_trainer=arguments.student_tr,
+            method=method,
+            device=arguments.device,
+            skip_bad=arguments.skip_bad,
+            num_processes=arguments.np,
+            first_id=first_id,
+            predictions=tuple(arguments.from_predictions),
+            accept=arguments.accept,
+            groups=arguments.groups,
+            leave_group_out=arguments.leave_group_out,
+            dask=arguments.dask,
         )
+        refuse_idle_settings(setup, request.teacher, fold, method)
+        requests.append(request)
         first_id = None if first_id is None else first_id + method.curriculum.num_stages
     return requests
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -261,6 +262,28 @@ def _check_same_run(
     before = MethodConfig.from_dict(manifest.method)
     if manifest.stages and before.curriculum != method.curriculum:
         raise StateError(f"the curriculum of {workspace} is fixed since its first stage ({before.curriculum}); {start_over}.")
+
+
+def refuse_idle_settings(setup: NnunetSetup, teacher: ModelLocation, fold: int | str, method: MethodConfig) -> None:
+    """Refuse settings of the student that no stage would be written with, since all are written.
+
+    Those that a run keeps from its beginning or its first stage on are refused elsewhere.
+
+    Raises:
+        ConfigError: for the first setting that differs from those of the run.
+    """
+    manifest = Manifest.load(teacher.workspace(fold))
+    if manifest is None or not manifest.stages or not manifest.stages[-1].is_last:
+        return
+    before, now = (config.by_path() for config in (MethodConfig.from_dict(manifest.method), method))
+    for path, value in now.items():
+        if value != before[path] and not path.startswith("curriculum.") and path != "evidence.num_samples":
+            number, plans = int(setup.dataset[7:10]), "" if setup.plans_name == "nnUNetPlans" else f" -p {setup.plans_name}"
+            raise ConfigError(
+                f"{path} = {json.dumps(value)} would change nothing: every stage of the run in {teacher.workspace(fold)} is written. To "
+                f"compare with a control: nnssl_run -d {number} -c {setup.configuration} -f {fold}{plans} -tr {teacher.trainer} --control "
+                "NAME; to write a stage again: nnssl_pseudolabel with --stage T."
+            )
 
 
 def settings_in_force(setup: NnunetSetup, teacher_trainer: str, fold: int | str, predictions: Sequence[Path] = ()) -> MethodConfig:

@@ -41,7 +41,7 @@ def fold_figures(run: Run) -> FoldFigures:
         validation = read_validation(model, fold, keys)
         if validation is None:
             again = "" if trained is model else ", then the same command again"
-            raise StateError(f"{model.validation_summary(fold)} is missing; run: {training_command(trained, fold)} --val{again}")
+            raise StateError(f"{model.validation_summary(fold)} is missing; run: {training_command(trained, fold)}{again}")
         found.append(validation)
     teacher, student = found
     if teacher.num_cases != student.num_cases:

@@ -9,17 +9,20 @@ from pathlib import Path
 
 import torch
 
+from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.data.pool import pool_is_current, prepare_pool
 from nnunet_ssl.errors import SetupError
+from nnunet_ssl.locations import ModelLocation, stage_dataset_name
 from nnunet_ssl.machines.engine import engine_at
 from nnunet_ssl.pseudolabel.grow import grow
 from nnunet_ssl.pseudolabel.publish import is_published, publish
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.run.group_steps import group_steps
 from nnunet_ssl.run.label_steps import accept_step, predictions_step
+from nnunet_ssl.run.models_there import flags_of_trained_models
 from nnunet_ssl.run.one_step import TEACHER
 from nnunet_ssl.run.run_request import RunRequest, Step
-from nnunet_ssl.run.training_process import is_trained, train, training_command
+from nnunet_ssl.run.training_process import checkpoint_to_open, is_trained, train, training_command
 from nnunet_ssl.run.training_size import OUR_TEACHER, require_training_room, student_bytes, teacher_bytes
 
 logger = logging.getLogger(__name__)
@@ -82,7 +85,7 @@ def pipeline(request: RunRequest) -> list[Step]:
         steps.append(
             Step(
                 f"train student {stage}",
-                f"nnUNetv2_train STAGE_ID {configuration} {request.fold} -tr {request.student}{plans}",
+                _student_command(request, stage, f"nnUNetv2_train STAGE_ID {configuration} {request.fold} -tr {request.student}{plans}"),
                 _student_done(request, stage),
                 _train_student(request, stage, logs),
                 key=f"student-{stage}",
@@ -91,6 +94,16 @@ def pipeline(request: RunRequest) -> list[Step]:
         )
     steps.append(Step("publish the last student", grow_line, _published(request), lambda: _publish(request), key="publish"))
     return steps
+
+
+def _student_command(request: RunRequest, stage: int, unknown: str) -> str:
+    """The command that trains a student; `unknown` while the run has not begun, and so has no ids for its stages."""
+    manifest = Manifest.load(request.teacher.workspace(request.fold))
+    if manifest is None or stage > len(manifest.dataset_ids):
+        return unknown
+    name = stage_dataset_name(manifest.dataset_ids[stage - 1], manifest.dataset, manifest.fold, stage)
+    student = ModelLocation(dataset=name, trainer=request.student, plans=manifest.plans, configuration=manifest.configuration)
+    return training_command(student, request.fold)
 
 
 def execute(steps: Sequence[Step]) -> None:
@@ -135,6 +148,10 @@ def _train_teacher(request: RunRequest, fold: int | str, logs: Path) -> Callable
     log = logs / f"teacher_fold_{fold}.txt"
 
     def work() -> None:
+        others = flags_of_trained_models(request.teacher, fold)
+        if others and checkpoint_to_open(request.teacher, fold) is None:
+            given = training_command(request.teacher, fold)
+            logger.warning("a new teacher is trained (%s); to use one that is there, stop and give instead: %s", given, " or ".join(others))
         require_training_room(request.teacher, fold, teacher_bytes(request.setup, request.method, request.teacher_trainer, fold))
         train(request.teacher, fold, device=request.device, log=log, epochs=teacher_epochs(request))
 

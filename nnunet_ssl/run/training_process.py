@@ -36,9 +36,20 @@ _EPOCH = re.compile(r"^(?:\S+ \S+: )?Epoch (\d+)\s*$")
 
 
 def training_command(model: ModelLocation, fold: int | str) -> str:
-    """The stock command that trains a model, as a user would type it."""
+    """The stock command that trains a model, or does what is missing of it, as a user would type it.
+
+    Without `--c` or `--val` nnU-Net would train anew over what is there.
+    """
     plans = "" if model.plans == "nnUNetPlans" else f" -p {model.plans}"
-    return f"nnUNetv2_train {int(model.dataset[7:10])} {model.configuration} {fold} -tr {model.trainer}{plans}"
+    flag = "" if is_trained(model, fold) or (flag := continuing_flag(model, fold)) is None else f" {flag}"
+    return f"nnUNetv2_train {int(model.dataset[7:10])} {model.configuration} {fold} -tr {model.trainer}{plans}{flag}"
+
+
+def continuing_flag(model: ModelLocation, fold: int | str) -> str | None:
+    """nnU-Net's flag that goes on from what an earlier training left; None where it left nothing."""
+    if (checkpoint := checkpoint_to_open(model, fold)) is None:
+        return None
+    return "--val" if checkpoint == model.checkpoint(fold) else "--c"
 
 
 def is_trained(model: ModelLocation, fold: int | str) -> bool:
@@ -86,9 +97,9 @@ def train(model: ModelLocation, fold: int | str, *, device: str, log: Path, epoc
     arguments = [model.dataset, model.configuration, str(fold), "-tr", model.trainer, "-p", model.plans, "-device", device]
     if (checkpoint := checkpoint_to_open(model, fold)) is not None:
         load_checkpoint(checkpoint)  # refused here where it carries code: a trainer of nnU-Net's own would run it
-        is_final = checkpoint == model.checkpoint(fold)
-        arguments.append("--val" if is_final else "--c")
-        if is_final:
+        flag = "--val" if checkpoint == model.checkpoint(fold) else "--c"
+        arguments.append(flag)
+        if flag == "--val":
             # nnU-Net removes it right after the final one is written, unless it is killed in between
             checkpoint.with_name("checkpoint_latest.pth").unlink(missing_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)

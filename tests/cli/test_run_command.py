@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_setup import DATASET, OUR_STUDENT, PLANS, Project, mtimes, pretend_training
+from tiny_setup import DATASET, OUR_STUDENT, PLANS, Project, mtimes, open_tiny_run, pretend_training
 
+from nnunet_ssl.cli.pseudolabel import main as pseudolabel
 from nnunet_ssl.cli.run import main
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import ModelLocation
@@ -77,11 +78,32 @@ def test_dry_run_says_what_is_needed(fresh_project: Project, capsys: Any) -> Non
 
 
 def test_looking_does_not_change_the_settings(fresh_project: Project, capsys: Any) -> None:
-    call(capsys, fresh_project)
+    for step in ("pool", "teacher", "stage-1"):
+        call(capsys, fresh_project, "--only", step)
     before = everything(fresh_project)
     for flag in ("--status", "--dry-run"):
         call(capsys, fresh_project, flag, "--agreement", "0")
         assert everything(fresh_project) == before
+
+
+def test_a_setting_that_would_act_on_nothing_is_refused(fresh_project: Project, capsys: Any, trainings: list[str]) -> None:
+    """All stages are written; the same table again would read as if the setting made no difference."""
+    call(capsys, fresh_project, "--targets", "hard")
+    run = open_tiny_run(fresh_project)
+    trained = list(trainings)
+    for command in (main, pseudolabel):
+        flags = [word for word in CALL if word not in ("-np", "1")] if command is pseudolabel else CALL
+        assert command([*flags, "--unlearning", "off"]) == 2
+        wanted = (
+            f'student.unlearning = "off" would change nothing: every stage .* nnssl_run -d 137 -c 3d_fullres -f 0 -p {PLANS} .*--control'
+        )
+        assert re.search(wanted, capsys.readouterr().err)
+        assert command([*flags, "--targets", "hard"]) == 0
+        capsys.readouterr()
+    assert trainings == trained
+    assert open_tiny_run(fresh_project).manifest == run.manifest
+    # a stage that is written again is written with it
+    assert pseudolabel([*[word for word in CALL if word not in ("-np", "1")], "--unlearning", "off", "--stage", "2"]) == 0
 
 
 def test_preset_is_laid_over_the_plans_when_a_run_begins(fresh_project: Project, capsys: Any, trainings: list[str]) -> None:

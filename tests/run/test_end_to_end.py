@@ -36,6 +36,7 @@ from tiny_setup import (
 from nnunet_ssl.cli.run import main
 from nnunet_ssl.data.files import TEMPORARY_PREFIX
 from nnunet_ssl.pseudolabel.publish import published_model
+from nnunet_ssl.pseudolabel.start_run import open_run
 from nnunet_ssl.run.training_process import validation_dice
 
 pytestmark = pytest.mark.slow
@@ -110,19 +111,20 @@ def logged(run: Any, stage: int) -> Any:
     return torch.load(run.student(stage).checkpoint(0), weights_only=False)["logging"]
 
 
-def test_control_of_equal_stages_on_labels_alone(
-    run: Any, built_project: Project, tmp_path: Path, module_patch: pytest.MonkeyPatch
-) -> None:
+def test_control_of_equal_stages_on_labels_alone(run: Any, finished: tuple[Project, dict[str, str]], capsys: Any) -> None:
     assert all(np.isfinite(logged(run, stage)["loss_high"]).any() for stage in (1, 2))
-    project = copy_project(built_project, tmp_path, with_pool=False)
-    with environment(project, workers=0):
-        assert main([*CALL, "-u", str(project.unlabelled), "--set", "student.labelled_share=1"]) == 0
-        control = open_tiny_run(project)
-        assert [len(stage.cases) for stage in control.manifest.stages] == [len(stage.cases) for stage in run.manifest.stages]
-        for stage in (1, 2):
-            terms = logged(control, stage)
-            assert np.isfinite(terms["loss_supervised"]).any()
-            assert not np.isfinite(terms["loss_high"]).any()
+    before = mtimes(run.workspace, run.teacher.fold_folder(0), published_model(run).folder)
+    assert main([*CALL, "--control", "supervised"]) == 0
+    assert "fold 0, 1 validation cases: student 0." in capsys.readouterr().out
+    assert mtimes(run.workspace, run.teacher.fold_folder(0), published_model(run).folder) == before
+    setup = finished[0].setup(f"{PLANS}_nnssl_control_supervised")
+    control = open_run(setup, 0, teacher_trainer=OUR_TEACHER)
+    assert [stage.cases for stage in control.manifest.stages] == [stage.cases for stage in run.manifest.stages]
+    for stage in (1, 2):
+        terms = logged(control, stage)
+        assert np.isfinite(terms["loss_supervised"]).any()
+        assert not np.isfinite(terms["loss_high"]).any()
+        assert len(terms["loss_supervised"]) == len(logged(run, stage)["loss_supervised"])
 
 
 def test_second_call_does_nothing(run: Any, finished: tuple[Project, dict[str, str]], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -45,9 +45,27 @@ def touch(name: str) -> None:
     ("plans", "expected"),
     [("P", "nnUNetv2_train 601 3d_fullres 0 -tr T -p P"), ("nnUNetPlans", "nnUNetv2_train 601 3d_fullres 0 -tr T")],
 )
-def test_command_as_a_user_would_type_it(plans: str, expected: str) -> None:
+def test_command_as_a_user_would_type_it(nnunet_environment: Any, plans: str, expected: str) -> None:
     model = ModelLocation(dataset=MODEL.dataset, trainer="T", plans=plans, configuration="3d_fullres")
     assert training_command(model, 0) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "flag"),
+    [
+        (["checkpoint_latest.pth"], " --c"),
+        (["checkpoint_best.pth"], " --c"),
+        (["checkpoint_latest.pth", "checkpoint_final.pth"], " --val"),
+        (["progress.png"], ""),
+    ],
+)
+def test_command_does_not_train_over_what_is_there(nnunet_environment: Any, files: list[str], flag: str) -> None:
+    for name in files:
+        touch(name)
+    assert training_command(MODEL, 0) == f"nnUNetv2_train 601 3d_fullres 0 -tr T -p P{flag}"
+    MODEL.validation_summary(0).parent.mkdir()
+    MODEL.validation_summary(0).write_text("{}")
+    assert training_command(MODEL, 0).endswith(" -p P" + flag.replace(" --val", ""))
 
 
 @pytest.mark.parametrize(
