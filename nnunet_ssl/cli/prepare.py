@@ -102,7 +102,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{len(pool.images)} unlabelled cases are ready in {pool.folder}")
     _use_groups(setup, pool, arguments.groups, write_folds=arguments.group_folds)
     print(f"next: nnUNetv2_train {number} {arguments.c} FOLD -tr TransASPPTeacherTrainer{plans_flag(plans)}")
-    print(f"  or: nnssl_run -d {number} -c {arguments.c} -f FOLD{plans_flag(plans)}")
+    run_line = f"nnssl_run -d {number} -c {arguments.c} -f FOLD"
+    print(f"  or: {run_line}{plans_flag(plans)}")
+    for flags in _trained_models(setup):
+        print(f"  or: {run_line} {flags}  (its teacher is trained already)")
+
+
+def _trained_models(setup: NnunetSetup) -> list[str]:
+    """Flags of models of the dataset that could be the teacher, in any fold."""
+    from nnunet_ssl.locations import ModelLocation
+    from nnunet_ssl.run.models_there import flags_of_trained_models
+
+    ours = ModelLocation(
+        dataset=setup.dataset, trainer="TransASPPTeacherTrainer", plans=setup.plans_name, configuration=setup.configuration
+    )
+    return flags_of_trained_models(ours, *range(5), "all")
 
 
 def _use_groups(setup: NnunetSetup, pool: PoolIndex, asked: str | None, *, write_folds: bool) -> None:

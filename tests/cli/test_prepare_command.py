@@ -34,6 +34,16 @@ def test_pool_and_next_command(fresh_project: Project, capsys: Any) -> None:
     assert digests(fresh_project.labelled_files()) == before
 
 
+def test_a_model_that_is_there_is_offered_as_the_teacher(fresh_project: Project, capsys: Any) -> None:
+    checkpoint = fresh_project.results / DATASET / "nnUNetTrainer__nnUNetPlans__3d_fullres" / "fold_2" / "checkpoint_final.pth"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    assert main([*SET_UP, "-u", str(fresh_project.unlabelled), "-np", "1"]) == 0
+    assert capsys.readouterr().out.endswith(
+        "  or: nnssl_run -d 137 -c 3d_fullres -f FOLD -tr nnUNetTrainer  (its teacher is trained already)\n"
+    )
+
+
 def test_skipped_cases_are_listed(fresh_project: Project, capsys: Any) -> None:
     (fresh_project.unlabelled / f"{POOL[3]}_0000.nii.gz").write_bytes(b"no image")
     call = [*SET_UP, "-u", str(fresh_project.unlabelled), "-np", "1"]

@@ -42,6 +42,12 @@ def test_models_of_the_same_configuration_and_fold() -> None:
     ]
 
 
+def test_models_of_any_of_several_folds() -> None:
+    trained("nnUNetTrainerNoMirroring", fold=1)
+    assert flags_of_trained_models(TEACHER, 0, "all") == []
+    assert flags_of_trained_models(TEACHER, 0, 1, "all") == ["-tr nnUNetTrainerNoMirroring"]
+
+
 def test_a_published_student_is_no_teacher() -> None:
     student = trained("TransASPPStudentTrainer")
     (student.fold_folder(0) / PUBLISHED_MARKER).touch()
