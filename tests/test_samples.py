@@ -97,11 +97,13 @@ def test_another_version_is_refused(kind: str, place: Any, schema: Any, said: st
 
 
 def test_manifests_are_migrated(place: Any) -> None:
-    first, second, third = (read_manifest(place(f"manifest_{version}.json", f"{version}/manifest.json")) for version in (1, 2, 3))
+    versions = (read_manifest(place(f"manifest_{version}.json", f"{version}/manifest.json")) for version in (1, 2, 3, 4))
+    first, second, third, fourth = versions
     assert (first.predictions, first.accepted, first.groups, first.stages[0].accepted) == (None, {}, {}, {})
     assert (second.accepted["b"].stage, second.groups, second.predictions.folders) == (1, {}, ["/data/a"])
     assert third.groups == {"a": "site_1", "b": "site_2"}
-    assert {m.schema for m in (first, second, third)} == {3}
+    assert (third.control, fourth.groups, fourth.control) == (None, third.groups, None)
+    assert {m.schema for m in (first, second, third, fourth)} == {4}
 
 
 def test_stage(nnunet_environment: Any, place: Any) -> None:

@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from nnunet_ssl.pseudolabel.publish import publish
     from nnunet_ssl.pseudolabel.rewrite_stage import rewrite_stage
     from nnunet_ssl.pseudolabel.start_run import open_run, refuse_idle_settings, settings_in_force
-    from nnunet_ssl.run.training_process import training_command
+    from nnunet_ssl.run.training_process import checkpoint_to_open, training_command
 
     check_asked(arguments.groups)
     setup = load_setup(arguments.d, arguments.c, arguments.p)
@@ -101,7 +101,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         with engine_at(arguments.dask) as engine:
             record = rewrite_stage(run, arguments.stage, device=torch.device(evidence_device(arguments)), engine=engine)
         print(f"stage {record.stage}: {len(record.cases)} pool cases written again in {record.dataset}")
-        print(f"next: {training_command(run.student(record.stage), run.fold)}")
+        student = run.student(record.stage)
+        print(f"next: {training_command(student, run.fold, anew=True)}")
+        if checkpoint_to_open(student, run.fold) is not None:
+            kept = student.fold_folder(run.fold)
+            print(f"a student of the files before is there: this trains it anew; nnssl_run keeps it, unless {kept} is removed")
         return
     written = len(run.manifest.stages)
     if written and not run.is_trained(written):

@@ -168,13 +168,15 @@ def _run_controls(name: str, requests: Sequence[RunRequest]) -> None:
     from nnunet_ssl.run.control_request import control_request
     from nnunet_ssl.run.pipeline import execute, pipeline
 
-    pairs = []
-    for request in requests:
+    runs, controls = [], []
+    for request in requests:  # all are begun before any is trained
         if (run := request.begun()) is None:
             raise SetupError(
                 f"--control {name} repeats a finished run, and none of fold {request.fold} has begun; leave --control out first."
             )
-        control = control_request(request, run, name)
+        runs.append(run)
+        controls.append(control_request(request, run, name))
+    for request, control in zip(requests, controls, strict=True):
         _print_fold(request, requests)
         print(f"control '{name}': plans {control.setup.plans_name}")
         _print_settings(control)
@@ -183,12 +185,11 @@ def _run_controls(name: str, requests: Sequence[RunRequest]) -> None:
         _print_table(request)
         print(f"control '{name}':")
         _print_table(control)
-        pairs.append((run, control.open()))
-    found = [comparison for run, control_run in pairs if (comparison := compare(run, control_run)) is not None]
-    if found:
-        print("\n".join(comparison_lines(name, found)))
+    pairs = [(run, control.open()) for run, control in zip(runs, controls, strict=True)]
+    if requests[0].fold == "all":
+        print("with -f all no labelled case is unseen; compare both on test cases:")
     else:
-        print("there is no validation case that neither has seen; compare both on test cases:")
+        print("\n".join(comparison_lines(name, [compare(*pair) for pair in pairs])))
     folds = " ".join(str(request.fold) for request in requests)
     for which, run in zip(("next", "  and"), pairs[0], strict=True):
         print(f"{which}: {predict_line(run, folds)}")
@@ -230,7 +231,8 @@ def _requests(arguments: argparse.Namespace, assignments: dict[str, object]) -> 
             leave_group_out=arguments.leave_group_out,
             dask=arguments.dask,
         )
-        refuse_idle_settings(setup, request.teacher, fold, method)
+        if not arguments.audit:  # which acts on what is given
+            refuse_idle_settings(setup, request.teacher, fold, method)
         requests.append(request)
         first_id = None if first_id is None else first_id + method.curriculum.num_stages
     return requests

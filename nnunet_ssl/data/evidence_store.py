@@ -22,7 +22,7 @@ from nnunet_ssl.confidence.quantise import (
 from nnunet_ssl.data.files import replacing
 from nnunet_ssl.data.whole_array import array_bytes, write_bytes
 from nnunet_ssl.errors import SetupError, StateError
-from nnunet_ssl.nnunet_api.array_file import open_array
+from nnunet_ssl.nnunet_api.array_file import fingerprint_of_values, open_array
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint
 from nnunet_ssl.schemas import schema_of
 
@@ -187,16 +187,28 @@ class EvidenceStore:
             return None
         path = self.images / f"{case}.b2nd"
         stat = path.stat()
-        return stat.st_size, stat.st_mtime_ns, fingerprint(path)
+        return stat.st_size, stat.st_mtime_ns, fingerprint_of_values(path)
 
     def _is_of_image(self, case: str, meta: Mapping[str, Any]) -> bool:
-        """Whether evidence is of the image that is there; a file of the same size and time is not read for it."""
+        """Whether evidence is of the image that is there; a file of the same size and time is not read for it.
+
+        Files alone would not do: nnU-Net compresses by several threads, and the same image gives another file each time.
+        """
         if self.images is None:
             return True
         size, mtime_ns, digest = meta.get("image", (None, None, None))
         path = self.images / f"{case}.b2nd"
         stat = path.stat()
-        return (stat.st_size, stat.st_mtime_ns) == (size, mtime_ns) or (stat.st_size == size and fingerprint(path) == digest)
+        return (stat.st_size, stat.st_mtime_ns) == (size, mtime_ns) or fingerprint_of_values(path) == digest
+
+    def is_of_replaced_image(self, case: str) -> bool:
+        """Whether evidence of the right source is there that is of another image."""
+        path = self.path(case)
+        try:
+            meta = self._meta(path) if path.is_file() else {}
+            return meta.get("source") == self.source and "image" in meta and not self._is_of_image(case, meta)
+        except (RuntimeError, KeyError, OSError, TypeError, ValueError):
+            return False
 
     @staticmethod
     def _meta(path: Path) -> dict[str, Any]:

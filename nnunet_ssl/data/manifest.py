@@ -14,7 +14,7 @@ from nnunet_ssl.names import check_names
 from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.schemas import schema_of
 
-SCHEMA = 3
+SCHEMA = 4
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,8 @@ class Manifest:
     """Group (scanner, site) of every case of the prepared pool, and of labelled cases that have one; empty where there are none."""
     left_out_groups: list[str] = field(default_factory=list)
     """Groups whose pool cases take no part, since theirs are the fold's validation cases; sorted."""
+    control: str | None = None
+    """Name of what is changed, where the run is the control of another one; its groups are that one's."""
     schema: int = SCHEMA
 
     def save(self, workspace: Path) -> None:
@@ -189,11 +191,16 @@ def _check_names(manifest: Manifest, path: Path) -> None:
 
 
 def _migrated(content: dict[str, Any]) -> dict[str, Any]:
-    """A manifest of an older schema in the present form: 1 knew neither predictions from elsewhere nor accepted labels, 2 no groups."""
+    """A manifest of an older schema in the present form.
+
+    1 knew neither predictions from elsewhere nor accepted labels, 2 no groups, 3 no controls.
+    """
     if content.get("schema") == 1:
         content = {**content, "predictions": None, "accepted": {}, "schema": 2}
     if content.get("schema") == 2:
         content = {**content, "groups": {}, "left_out_groups": [], "schema": 3}
+    if content.get("schema") == 3:
+        content = {**content, "control": None, "schema": 4}
     return content
 
 
@@ -221,6 +228,7 @@ _SOUND: dict[str, Callable[[Any], bool]] = {
     "method": lambda value: isinstance(value, dict),
     "stages": lambda value: isinstance(value, list) and all(isinstance(stage, dict) for stage in value),
     "published": lambda value: isinstance(value, bool),
+    "control": lambda value: value is None or isinstance(value, str),
 }
 """What each entry has to be; those on labels and groups are looked at where they are read."""
 

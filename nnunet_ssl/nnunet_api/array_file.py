@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
 
 import blosc2
+import numpy as np
 
 _ACTIVE: Any = getattr(blosc2, "UnsafeDeserializationError", ())
 """Raised by versions that do not evaluate what they open."""
@@ -38,3 +41,21 @@ def open_array(path: Path, *, is_mapped: bool = False) -> Any:
     if not isinstance(found, blosc2.NDArray):
         raise ValueError(f"it holds a {type(found).__name__}, not an array")
     return found
+
+
+def fingerprint_of_values(path: Path) -> str:
+    """Twelve hexadecimal digits of an array's values, whatever the file looks like in which they are compressed.
+
+    Raises:
+        ValueError, RuntimeError, OSError: as `open_array`.
+    """
+    stat = path.stat()
+    return _fingerprint(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.cache
+def _fingerprint(path: Path, size: int, mtime_ns: int) -> str:
+    values = np.ascontiguousarray(open_array(path)[:])
+    digest = hashlib.sha256(f"{values.dtype} {values.shape} ".encode())
+    digest.update(values.data)
+    return digest.hexdigest()[:12]

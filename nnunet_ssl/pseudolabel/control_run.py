@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -15,39 +16,72 @@ from nnunet_ssl.data.files import link, remove_leftovers, write_json
 from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.data.overlay import preset_plans_name
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
-from nnunet_ssl.locations import ModelLocation
+from nnunet_ssl.locations import ModelLocation, preprocessed_root
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint
+from nnunet_ssl.nnunet_api.external_trainers import find_trainer
 from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.nnunet_api.load_setup import load_setup
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.pseudolabel.dataset_ids import allot_ids, allotting
+from nnunet_ssl.pseudolabel.held_out_study import uses_held_out
 from nnunet_ssl.pseudolabel.run import Run
 
 logger = logging.getLogger(__name__)
 
 
-def control_method(manifest: Manifest, name: str) -> MethodConfig:
-    """The settings of a control: those of the run with one thing changed, and with its stages, steps and fractions as they were.
+def control_method(run: Run, name: str) -> MethodConfig:
+    """The settings of a control: those of the run with one thing changed, and with its fractions and epochs as they were.
 
     Args:
-        manifest: of a finished run.
+        run: a finished run.
         name: of `CONTROLS`.
 
     Raises:
-        ConfigError: if the run has that setting already.
+        ConfigError: if the control would do what the run has done, or cannot repeat the run's stages.
     """
-    method = MethodConfig.from_dict(manifest.method)
+    method = MethodConfig.from_dict(run.manifest.method)
     changed = method.with_settings(CONTROLS[name])
-    if changed == method:
-        settings = ", ".join(CONTROLS[name])
-        raise ConfigError(f"--control {name}: the run has these settings itself ({settings}), so that there is nothing to compare.")
-    if changed.curriculum.schedule == "adaptive":
-        changed = changed.with_settings(_as_it_went(manifest))
+    if why := _why_the_same(run, method, changed, name):
+        raise ConfigError(f"--control {name}: there is nothing to compare, since {why}.")
+    if name == "all-at-once":  # one stage, with the steps of all
+        return changed.with_settings({"curriculum.schedule": "fixed"})
+    if _stages(changed) != _stages_as_written(run.manifest):
+        changed = changed.with_settings(_as_it_went(run.manifest))
+    if _stages(changed) != _stages_as_written(run.manifest):
+        raise ConfigError(f"--control {name}: the number of epochs changed on the way of the run, which a control cannot repeat.")
     return changed
 
 
+def _why_the_same(run: Run, method: MethodConfig, changed: MethodConfig, name: str) -> str | None:
+    """Why a control would be the run again, in a clause; None where it would not."""
+    fixed = getattr(find_trainer(run.manifest.student_trainer), "fixed_settings", {})
+    if changed.with_settings(fixed) == method.with_settings(fixed):
+        return f"the run has these settings itself ({', '.join(CONTROLS[name])})"
+    if name == "no-calibration" and not (uses_held_out(method, run.fold) and run.held_out_cases):
+        return "no held-out cases calibrate the confidence of this run"
+    if name == "no-agreement" and len(run.manifest.stages) == 1:
+        return "the run has one stage, whose labels are the teacher's alone"
+    if name == "all-at-once" and len(run.manifest.stages) == 1:
+        return "the run has one stage itself"
+    if name == "random-order" and [stage.fraction for stage in run.manifest.stages] == [1.0]:
+        return "the run has one stage with the whole pool"
+    return None
+
+
+def _stages(method: MethodConfig) -> list[tuple[float, int]] | None:
+    """Fraction and epochs of every stage; None where that is seen on the way."""
+    if method.curriculum.schedule == "adaptive":
+        return None
+    epochs = method.curriculum.stage_epochs(method.student.length.num_epochs)
+    return list(zip(method.curriculum.stage_fractions, epochs, strict=True))
+
+
+def _stages_as_written(manifest: Manifest) -> list[tuple[float, int]]:
+    return [(stage.fraction, stage.num_epochs) for stage in manifest.stages]
+
+
 def _as_it_went(manifest: Manifest) -> dict[str, Any]:
-    """The fixed schedule with the fractions and epochs that an adaptive one has led to."""
+    """The fixed schedule with the fractions and epochs that the run had in the end."""
     stages = manifest.stages
     total, last = sum(stage.num_epochs for stage in stages), stages[-1].num_epochs
     # half an epoch more for the early stages, so that rounding down finds what they had
@@ -56,7 +90,27 @@ def _as_it_went(manifest: Manifest) -> dict[str, Any]:
         "curriculum.schedule": "fixed",
         "curriculum.fractions": [stage.fraction for stage in stages],
         "curriculum.last_stage_share": share,
+        "student.length.num_epochs": total,
     }
+
+
+def _warn_of_changed_settings(run: Run) -> None:
+    """Say it where settings changed between the run's stages; the control has the last ones throughout."""
+    sections = [section for stage in run.manifest.stages if (section := _settings_of_stage(run, stage.stage)) is not None]
+    for before, after in itertools.pairwise(sections):
+        if changed := sorted(path for path, value in after.items() if before.get(path) != value):
+            logger.warning("%s changed on the way of the run; its control has the last value from the first stage on", ", ".join(changed))
+            return
+
+
+def _settings_of_stage(run: Run, stage: int) -> dict[str, Any] | None:
+    """Settings of the student that a stage was written with, but for thresholds, which held-out cases may decide; None where it is gone."""
+    path = preprocessed_root() / run.stage_name(stage) / f"{run.setup.plans_name}.json"
+    if not path.is_file():
+        return None
+    section = read_json(path)["configurations"][run.setup.configuration]["nnssl"]
+    settings = MethodConfig.from_dict(section).by_path().items()
+    return {name: value for name, value in settings if name.startswith("student.") and name != "student.tau"}
 
 
 def control_plans_name(plans: str, name: str) -> str:
@@ -85,39 +139,42 @@ def begin_control(run: Run, name: str) -> NnunetSetup:
         raise SetupError(
             f"--control {name} repeats a finished run; finish the one in {run.workspace} first, by the command without --control."
         )
-    method, plans_name = control_method(run.manifest, name), control_plans_name(run.setup.plans_name, name)
+    method, plans_name = control_method(run, name), control_plans_name(run.setup.plans_name, name)
     teacher = replace(run.teacher, plans=plans_name)
-    workspace, begun = teacher.workspace(run.fold), _manifest(run, method, plans_name)
+    workspace, begun = teacher.workspace(run.fold), _manifest(run, method, plans_name, name)
     if (found := Manifest.load(workspace)) is not None:
         _check_same(found, begun, workspace)
-    _lay_plans(run.setup, plans_name, method)
-    setup = load_setup(run.setup.dataset, run.setup.configuration, plans_name)
-    _link_models(run, setup)
-    _link_workspace(run, workspace)
-    if found is None:
+    else:
+        _warn_of_changed_settings(run)
         if any(label.stage > 1 for label in run.manifest.accepted.values()):
             logger.warning("the run got accepted labels on its way; its control has them from the first stage on, and so a small advantage")
         with allotting():
             begun.dataset_ids = allot_ids(method.curriculum.num_stages, None)
             begun.save(workspace)
+    # the manifest is there first: it says that these plans and models are a control's
+    _lay_plans(run.setup, plans_name, method)
+    setup = load_setup(run.setup.dataset, run.setup.configuration, plans_name)
+    _link_models(run, setup)
+    _link_workspace(run, workspace)
     return setup
 
 
-def _manifest(run: Run, method: MethodConfig, plans_name: str) -> Manifest:
+def _manifest(run: Run, method: MethodConfig, plans_name: str, name: str) -> Manifest:
     """The manifest that a control begins with."""
     accepted = {case: replace(label, stage=1) for case, label in run.manifest.accepted.items()}
-    kept = replace(run.manifest, plans=plans_name, method=method.to_dict(), accepted=accepted)
+    kept = replace(run.manifest, plans=plans_name, method=method.to_dict(), accepted=accepted, control=name)
     return replace(kept, stages=[], dataset_ids=[], published=False)
 
 
 def _check_same(found: Manifest, wanted: Manifest, workspace: Path) -> None:
-    for part in ("teacher_fingerprint", "teacher_folds", "student_trainer", "pool", "method", "accepted"):
+    parts = ("teacher_fingerprint", "teacher_folds", "student_trainer", "pool", "method", "accepted", "groups", "left_out_groups")
+    for part in parts:
         if getattr(found, part) != getattr(wanted, part):
             raise StateError(f"the control in {workspace} is of a run that had another {part}; remove {workspace} to begin it anew.")
 
 
 def _lay_plans(setup: NnunetSetup, plans_name: str, method: MethodConfig) -> None:
-    """The run's plans with the control's settings, beside them; the teacher's section stays."""
+    """The run's plans with the control's settings, beside them."""
     plans = copy.deepcopy(setup.plans)
     configuration: dict[str, Any] = copy.deepcopy(setup.configuration_manager.configuration)  # `inherits_from` resolved
     configuration.pop("inherits_from", None)

@@ -78,14 +78,25 @@ def take_predictions(run: Run, cases: Sequence[str], engine: Engine | None = Non
 
     Raises:
         InputError: if a file is missing, surplus or unusable.
+        StateError: if the files are others than those that the run began with, or an image was replaced, whose prediction is the old one's.
     """
     (store,) = run.teacher_stores().values()
     todo = [case for case in cases if not store.has(case)]
     if run.manifest.predictions is None or not todo:
         return
+    if replaced := [case for case in todo if store.is_of_replaced_image(case)]:
+        raise StateError(
+            f"the image of case '{replaced[0]}' was replaced since its prediction was taken; predict it again, and start over with that "
+            f"prediction: remove {run.workspace}."
+        )
     require_evidence_room(run, store, len(todo), "predictions")
     remove_leftovers(store.folder)
     files = find_predictions([Path(folder) for folder in run.manifest.predictions.folders], run.manifest.pool)
+    if stamp(files) != run.manifest.predictions.stamp and content_fingerprint(files) != run.manifest.teacher_fingerprint:
+        raise StateError(
+            f"the predictions in {', '.join(run.manifest.predictions.folders)} are not those that the run in {run.workspace} began with; "
+            "put them back, or remove that folder to start over."
+        )
     jobs = {case: _job(run, store, case, [of_folder[case] for of_folder in files]) for case in todo}
     with closing(_each(jobs) if engine is None else engine.run(_take_case, jobs)) as done:
         for _ in tqdm(done, total=len(todo), desc="evidence of the predictions"):

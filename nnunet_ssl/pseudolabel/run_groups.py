@@ -16,7 +16,7 @@ from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
 
 def groups_of_run(setup: NnunetSetup, pool: PoolIndex, manifest: Manifest | None, asked: str | None, workspace: Path) -> dict[str, str]:
-    """Groups by case: as asked for, else the run's own once a stage is written, else those kept beside the pool.
+    """Groups by case: as asked for, else the run's own once a stage is written (a control's from the beginning), else those kept.
 
     Args:
         setup: the labelled dataset and its plans.
@@ -29,7 +29,7 @@ def groups_of_run(setup: NnunetSetup, pool: PoolIndex, manifest: Manifest | None
         InputError: if what is asked for cannot be used, or a pool case has no group among those that are kept.
         StateError: if other groups are asked for than the written stages have.
     """
-    is_fixed = manifest is not None and bool(manifest.stages)
+    is_fixed = manifest is not None and (bool(manifest.stages) or manifest.control is not None)
     if asked is None:
         return manifest.groups if manifest is not None and is_fixed else _complete(kept_groups(pool.folder), pool)
     groups = asked_groups(asked, setup, pool)

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nnunet_ssl.errors import StateError
 from nnunet_ssl.pseudolabel.rollback import case_dice
 from nnunet_ssl.pseudolabel.run import Run
 
@@ -15,32 +16,43 @@ from nnunet_ssl.pseudolabel.run import Run
 class Comparison:
     """Dice on validation cases that neither has seen: means over the classes of each case, which are in truth or prediction."""
 
-    fold: int | str
+    where: str
+    """For instance `fold 0`."""
     student: tuple[float, ...]
     """One number per case."""
     control: tuple[float, ...]
     """Of the same cases, in the same order."""
+    unpaired: int = 0
+    """Cases in which one of the two found nothing where there is nothing, and so has no Dice."""
 
     def describe(self) -> str:
         """One line: both means, their difference, and its standard error over the cases."""
         differences = [s - c for s, c in zip(self.student, self.control, strict=True)]
-        spread = ""
+        spread = left_out = ""
         if len(differences) > 1:
             spread = f", standard error over the cases {statistics.stdev(differences) / math.sqrt(len(differences)):.4f}"
-        where = f"fold {self.fold}" if self.fold != "" else "all folds"
+        if self.unpaired:
+            left_out = f" (without {self.unpaired} in which one of the two rightly found nothing)"
         return (
-            f"{where}, {len(differences)} validation cases: student {statistics.fmean(self.student):.4f}, control "
+            f"{self.where}, {len(differences)} validation cases{left_out}: student {statistics.fmean(self.student):.4f}, control "
             f"{statistics.fmean(self.control):.4f}, difference {statistics.fmean(differences):+.4f}{spread}"
         )
 
 
-def compare(run: Run, control: Run) -> Comparison | None:
-    """The last students of a run and its control on the validation cases of their fold; None for `all`, which has none."""
-    if run.fold == "all":
-        return None
-    student, other = (case_dice(each.student(each.manifest.stages[-1].stage), each.fold) for each in (run, control))
+def compare(run: Run, control: Run) -> Comparison:
+    """The last students of a run and its control on the validation cases of their fold.
+
+    Raises:
+        StateError: if no case has a figure of both.
+    """
+    models = [each.student(each.manifest.stages[-1].stage) for each in (run, control)]
+    student, other = (case_dice(model, run.fold) for model in models)
     cases = sorted(set(student) & set(other))
-    return Comparison(run.fold, tuple(student[c] for c in cases), tuple(other[c] for c in cases)) if cases else None
+    if not cases:
+        summaries = " and ".join(str(model.validation_summary(run.fold)) for model in models)
+        raise StateError(f"{summaries} have no figure of the same case; remove both and give the command again.")
+    found = tuple(student[case] for case in cases), tuple(other[case] for case in cases)
+    return Comparison(f"fold {run.fold}", *found, unpaired=len(set(student) ^ set(other)))
 
 
 def comparison_lines(name: str, found: Sequence[Comparison]) -> list[str]:
@@ -53,5 +65,6 @@ def comparison_lines(name: str, found: Sequence[Comparison]) -> list[str]:
     lines = [f"against the control '{name}':", *(f"  {each.describe()}" for each in found)]
     if len(found) > 1:
         student, control = ([dice for each in found for dice in getattr(each, which)] for which in ("student", "control"))
-        lines.append(f"  {Comparison('', tuple(student), tuple(control)).describe()}")
+        together = Comparison("all folds", tuple(student), tuple(control), sum(each.unpaired for each in found))
+        lines.append(f"  {together.describe()}")
     return [*lines, "  one training each: two trainings of one kind differ as well, by how much the standard error does not say"]

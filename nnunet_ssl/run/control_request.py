@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from nnunet_ssl.errors import SetupError
 from nnunet_ssl.pseudolabel.control_run import begin_control
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.pseudolabel.start_run import settings_in_force
 from nnunet_ssl.run.run_request import RunRequest
+from nnunet_ssl.run.training_process import is_trained, training_command
 
 
 def control_request(request: RunRequest, run: Run, name: str) -> RunRequest:
@@ -19,10 +21,15 @@ def control_request(request: RunRequest, run: Run, name: str) -> RunRequest:
         name: of the control.
 
     Raises:
-        SetupError: if the run is not finished.
+        SetupError: if the run is not finished, or its last student not validated.
         ConfigError: if the run is its own control.
         StateError: if the control on disk is of another run.
     """
+    last = run.manifest.stages[-1] if run.manifest.stages else None
+    if last is not None and not is_trained(run.student(last.stage), run.fold):
+        raise SetupError(
+            f"--control {name} repeats a finished run; its last student is not: {training_command(run.student(last.stage), run.fold)}"
+        )
     setup = begin_control(run, name)
     return replace(
         request,

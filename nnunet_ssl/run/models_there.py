@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from nnunet_ssl.locations import PUBLISHED_MARKER, ModelLocation, results_root
+from nnunet_ssl.nnunet_api.json_file import read_json
 
 
 def flags_of_trained_models(teacher: ModelLocation, *folds: int | str) -> list[str]:
-    """What names each of them to our commands, for instance `-tr nnUNetTrainer`, sorted; students that were published are none of them.
+    """What names each of them to our commands, for instance `-tr nnUNetTrainer`, sorted.
+
+    Students that were published are none of them, nor what a control links.
 
     Args:
         teacher: the model that is to be the teacher, which is left out.
@@ -17,6 +20,11 @@ def flags_of_trained_models(teacher: ModelLocation, *folds: int | str) -> list[s
         trainer, plans = folder.name.split("__")[:2]
         model = ModelLocation(dataset=teacher.dataset, trainer=trainer, plans=plans, configuration=teacher.configuration)
         trained = [f for f in folds if model.checkpoint(f).is_file() and not (model.fold_folder(f) / PUBLISHED_MARKER).is_file()]
-        if trained and model != teacher and model.folder == folder:
+        if trained and model != teacher and model.folder == folder and not _is_of_control(model):
             found.append(f"-tr {trainer}" + ("" if plans == "nnUNetPlans" else f" -p {plans}"))
     return found
+
+
+def _is_of_control(model: ModelLocation) -> bool:
+    """Whether a control's workspace is in any of the model's folds."""
+    return any(read_json(path).get("control") is not None for path in model.folder.glob("fold_*/nnssl/manifest.json"))

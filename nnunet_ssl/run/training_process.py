@@ -35,21 +35,18 @@ _LINES_KEPT = 50
 _EPOCH = re.compile(r"^(?:\S+ \S+: )?Epoch (\d+)\s*$")
 
 
-def training_command(model: ModelLocation, fold: int | str) -> str:
+def training_command(model: ModelLocation, fold: int | str, *, anew: bool = False) -> str:
     """The stock command that trains a model, or does what is missing of it, as a user would type it.
 
-    Without `--c` or `--val` nnU-Net would train anew over what is there.
+    Args:
+        model: which.
+        fold: fold of its dataset.
+        anew: whether it is to train over what is there, as nnU-Net does without `--c` and `--val`.
     """
     plans = "" if model.plans == "nnUNetPlans" else f" -p {model.plans}"
-    flag = "" if is_trained(model, fold) or (flag := continuing_flag(model, fold)) is None else f" {flag}"
+    checkpoint = None if anew or is_trained(model, fold) else checkpoint_to_open(model, fold)
+    flag = "" if checkpoint is None else " --val" if checkpoint == model.checkpoint(fold) else " --c"
     return f"nnUNetv2_train {int(model.dataset[7:10])} {model.configuration} {fold} -tr {model.trainer}{plans}{flag}"
-
-
-def continuing_flag(model: ModelLocation, fold: int | str) -> str | None:
-    """nnU-Net's flag that goes on from what an earlier training left; None where it left nothing."""
-    if (checkpoint := checkpoint_to_open(model, fold)) is None:
-        return None
-    return "--val" if checkpoint == model.checkpoint(fold) else "--c"
 
 
 def is_trained(model: ModelLocation, fold: int | str) -> bool:

@@ -104,6 +104,11 @@ def test_a_setting_that_would_act_on_nothing_is_refused(fresh_project: Project, 
     assert open_tiny_run(fresh_project).manifest == run.manifest
     # a stage that is written again is written with it
     assert pseudolabel([*[word for word in CALL if word not in ("-np", "1")], "--unlearning", "off", "--stage", "2"]) == 0
+    out = capsys.readouterr().out
+    assert f"next: nnUNetv2_train 602 3d_fullres 0 -tr {OUR_STUDENT} -p {PLANS}\n" in out
+    assert f"nnssl_run keeps it, unless {run.student(2).fold_folder(0)} is removed\n" in out
+    # the audit acts on what is given
+    assert main([*CALL, "--case-score", "foreground", "--audit"]) == 0
 
 
 def test_preset_is_laid_over_the_plans_when_a_run_begins(fresh_project: Project, capsys: Any, trainings: list[str]) -> None:

@@ -7,17 +7,31 @@ import logging
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from cross_fitted import cross_fitted
 from given_labels import write_labels
-from tiny_setup import DATASET, LABELLED, OUR_TEACHER, PLANS, POOL, Project, digests, mtimes, open_tiny_run, phantom, pretend_training
+from tiny_setup import (
+    DATASET,
+    LABELLED,
+    OUR_STUDENT,
+    OUR_TEACHER,
+    PLANS,
+    POOL,
+    Project,
+    digests,
+    mtimes,
+    open_tiny_run,
+    phantom,
+    pretend_training,
+)
 
+from nnunet_ssl.cli.prepare import main as prepare
 from nnunet_ssl.cli.run import main
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.controls import CONTROLS
-from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.errors import ConfigError
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.pseudolabel.control_run import control_method
@@ -117,7 +131,7 @@ def test_control_of_every_fold(fresh_project: Project, capsys: Any, trainings: l
 
 def test_control_of_cross_fitted_teachers(cross_fitted: Project, capsys: Any, trainings: list[str]) -> None:
     out = run_and_control(cross_fitted, capsys, fold="all", name="no-agreement")
-    assert "there is no validation case that neither has seen; compare both on test cases:" in out
+    assert "with -f all no labelled case is unseen; compare both on test cases:" in out
     control, run = control_of(cross_fitted, "no-agreement", "all"), open_tiny_run(cross_fitted, "all")
     assert control.manifest.teacher_folds == run.manifest.teacher_folds == [0, 1, 2, 3, 4]
     for ours, theirs in ((control, run), (run, control)):
@@ -161,11 +175,46 @@ def test_a_run_that_is_not_finished(fresh_project: Project, capsys: Any) -> None
     assert re.search(r"--control supervised repeats a finished run; finish the one in \S+nnssl first", capsys.readouterr().err)
 
 
+def test_all_folds_are_looked_at_before_any_is_trained(fresh_project: Project, capsys: Any, trainings: list[str]) -> None:
+    assert main([*CALL, "-f", "0", "-u", str(fresh_project.unlabelled)]) == 0
+    trained = list(trainings)
+    assert main([*CONTROL, "-f", "0", "1", "--control", "supervised"]) == 2
+    assert "none of fold 1 has begun" in capsys.readouterr().err
+    assert trainings == trained
+
+
+def test_a_last_student_that_is_not_validated(fresh_project: Project, capsys: Any) -> None:
+    assert main([*CALL, "-f", "0", "-u", str(fresh_project.unlabelled)]) == 0
+    open_tiny_run(fresh_project).student(2).validation_summary(0).unlink()
+    assert main([*CONTROL, "-f", "0", "--control", "supervised"]) == 2
+    assert f"its last student is not: nnUNetv2_train 602 3d_fullres 0 -tr {OUR_STUDENT} -p {PLANS} --val" in capsys.readouterr().err
+
+
+def test_groups_are_those_of_the_run(fresh_project: Project, capsys: Any, tmp_path: Path) -> None:
+    """Groups that were kept beside the pool since would rank the control's cases in another way."""
+    table = tmp_path / "groups.csv"
+    table.write_text("case,group\n" + "".join(f"{case},{'north' if number < 3 else 'south'}\n" for number, case in enumerate(POOL)))
+    assert main([*CALL, "-f", "0", "-u", str(fresh_project.unlabelled)]) == 0
+    assert prepare(["-d", "137", "-c", "3d_fullres", "-p", PLANS, "--groups", str(table)]) == 0
+    assert main([*CONTROL, "-f", "0", "--control", "supervised"]) == 0
+    assert control_of(fresh_project).manifest.groups == open_tiny_run(fresh_project).manifest.groups == {}
+
+
+def test_what_a_control_links_is_no_teacher_that_is_there(fresh_project: Project, capsys: Any) -> None:
+    run_and_control(fresh_project, capsys)
+    assert prepare(["-d", "137", "-c", "3d_fullres", "-u", str(fresh_project.unlabelled), "-np", "1"]) == 0
+    out = capsys.readouterr().out
+    assert f"-tr {OUR_TEACHER} -p {PLANS}  (its teacher is trained already)" in out
+    assert "control" not in out
+
+
 def test_a_run_that_is_its_own_control(fresh_project: Project, capsys: Any) -> None:
     assert main([*CALL, "-f", "0", "-u", str(fresh_project.unlabelled), "--agreement", "0"]) == 0
     capsys.readouterr()
     assert main([*CONTROL, "-f", "0", "--control", "no-agreement"]) == 2
-    assert "--control no-agreement: the run has these settings itself (agreement.weight)" in capsys.readouterr().err
+    assert "--control no-agreement: there is nothing to compare, since the run has these settings itself (agreement.weight)" in (
+        capsys.readouterr().err
+    )
 
 
 def test_control_of_a_run_that_was_started_over(fresh_project: Project, capsys: Any) -> None:
@@ -180,12 +229,15 @@ def test_control_of_a_run_that_was_started_over(fresh_project: Project, capsys: 
 # ---- settings
 
 
-def manifest(method: MethodConfig, stages: list[tuple[float, int]]) -> Manifest:
-    """Of a finished run; stages are fractions and epochs."""
-    from types import SimpleNamespace
-
+def finished(method: MethodConfig, stages: list[tuple[float, int]], *, student: str = OUR_STUDENT, held_out: bool = True) -> Any:
+    """What `control_method` looks at of a run of all folds; stages are fractions and epochs."""
     records = [SimpleNamespace(fraction=fraction, num_epochs=epochs) for fraction, epochs in stages]
-    return SimpleNamespace(method=method.to_dict(), stages=records)  # type: ignore[return-value]
+    of_run = SimpleNamespace(method=method.to_dict(), stages=records, student_trainer=student)
+    return SimpleNamespace(manifest=of_run, fold="all", held_out_cases={0: ["lab_0"]} if held_out else {})
+
+
+SIX = [(0.1, 100), (0.2, 100), (0.4, 100), (0.6, 100), (0.8, 100), (1.0, 500)]
+"""Stages of the defaults."""
 
 
 @pytest.mark.parametrize(
@@ -193,26 +245,59 @@ def manifest(method: MethodConfig, stages: list[tuple[float, int]]) -> Manifest:
 )
 def test_control_of_an_adaptive_run_has_the_stages_that_it_had(stages: list[tuple[float, int]]) -> None:
     method = MethodConfig().with_settings({"curriculum.schedule": "adaptive", "student.length.num_epochs": 100})
-    curriculum = control_method(manifest(method, stages), "supervised").curriculum
+    curriculum = control_method(finished(method, stages), "supervised").curriculum
     assert curriculum.schedule == "fixed"
     assert curriculum.stage_fractions == tuple(fraction for fraction, _ in stages)
     assert curriculum.stage_epochs(100) == tuple(epochs for _, epochs in stages)
 
 
+def test_control_of_a_run_without_a_curriculum_has_one_stage() -> None:
+    method = MethodConfig().with_settings({"curriculum.order": "all-at-once", "curriculum.fractions": [0.2, 0.8]})
+    changed = control_method(finished(method, [(0.8, 1000)]), "random-order")
+    assert (changed.curriculum.order, changed.curriculum.stage_fractions, changed.student.length.num_epochs) == ("random", (0.8,), 1000)
+
+
+def test_epochs_that_changed_on_the_way() -> None:
+    """The first stages were shorter: that can be repeated where they were equally long."""
+    method = MethodConfig().with_settings({"curriculum.fractions": [0.2, 0.6, 1.0]})
+    changed = control_method(finished(method, [(0.2, 50), (0.6, 50), (1.0, 500)]), "supervised")
+    assert changed.curriculum.stage_epochs(changed.student.length.num_epochs) == (50, 50, 500)
+    with pytest.raises(ConfigError, match="the number of epochs changed on the way of the run, which a control cannot repeat"):
+        control_method(finished(method, [(0.2, 50), (0.6, 250), (1.0, 500)]), "supervised")
+
+
 @pytest.mark.parametrize("name", CONTROLS)
 def test_every_control_changes_what_it_says(name: str) -> None:
     method = MethodConfig()
-    changed = control_method(manifest(method, [(1.0, 100)]), name).by_path()
+    changed = control_method(finished(method, SIX), name).by_path()
     assert {path: changed[path] for path, value in method.by_path().items() if value != changed[path]} == dict(CONTROLS[name])
     with pytest.raises(ConfigError, match="the run has these settings itself"):
-        control_method(manifest(method.with_settings(CONTROLS[name]), [(1.0, 100)]), name)
+        control_method(finished(method.with_settings(CONTROLS[name]), SIX), name)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "options", "why"),
+    [
+        ("no-calibration", {}, {"held_out": False}, "no held-out cases calibrate"),
+        ("no-calibration", {"evidence.confidence": "paper"}, {}, "the run has these settings itself"),
+        ("no-agreement", {}, {"stages": [(1.0, 1000)]}, "one stage, whose labels are the teacher's alone"),
+        ("random-order", {}, {"stages": [(1.0, 1000)]}, "one stage with the whole pool"),
+        ("all-at-once", {}, {"stages": [(0.5, 1000)]}, "the run has one stage itself"),
+        ("no-unlearning", {}, {"student": "NaiveSelfTrainingTrainer"}, "the run has these settings itself"),
+    ],
+)
+def test_controls_that_would_be_the_run_again(name: str, settings: dict[str, Any], options: dict[str, Any], why: str) -> None:
+    run = finished(MethodConfig().with_settings(settings), **{"stages": SIX, **options})
+    with pytest.raises(ConfigError, match=f"--control {name}: there is nothing to compare, since .*{why}"):
+        control_method(run, name)
 
 
 def test_comparison_by_hand() -> None:
-    first = Comparison(0, (0.8, 0.6), (0.7, 0.7))
+    first = Comparison("fold 0", (0.8, 0.6), (0.7, 0.7))
     assert first.describe() == (
         "fold 0, 2 validation cases: student 0.7000, control 0.7000, difference +0.0000, standard error over the cases 0.1000"
     )
-    lines = comparison_lines("supervised", [first, Comparison(1, (0.9,), (0.5,))])
-    assert lines[2] == "  fold 1, 1 validation cases: student 0.9000, control 0.5000, difference +0.4000"
-    assert lines[3].startswith("  all folds, 3 validation cases: student 0.7667, control 0.6333, difference +0.1333")
+    lines = comparison_lines("supervised", [first, Comparison("fold 1", (0.9,), (0.5,), unpaired=2)])
+    without = "(without 2 in which one of the two rightly found nothing)"
+    assert lines[2] == f"  fold 1, 1 validation cases {without}: student 0.9000, control 0.5000, difference +0.4000"
+    assert lines[3].startswith(f"  all folds, 3 validation cases {without}: student 0.7667, control 0.6333, difference +0.1333")

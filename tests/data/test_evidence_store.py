@@ -9,6 +9,7 @@ from typing import Any
 import blosc2
 import numpy as np
 import pytest
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from nnunet_ssl.confidence.evidence import Evidence
 from nnunet_ssl.data.evidence_store import EvidenceStore
@@ -172,24 +173,35 @@ def test_array_without_our_metadata(tmp_path: Path) -> None:
         store(tmp_path).read("case")
 
 
+def save_image(folder: Path, values: Any) -> Path:
+    """A preprocessed image as nnU-Net saves it, by several threads and so in another file each time."""
+    folder.mkdir(exist_ok=True)
+    nnUNetDatasetBlosc2.save_case(values, np.zeros(values.shape, np.int8), {}, str(folder / "case"), chunks=None, blocks=None)
+    return folder / "case.b2nd"
+
+
 def test_evidence_knows_its_image(tmp_path: Path) -> None:
-    """By its content, where size and time do not say already."""
-    (image := tmp_path / "images" / "case.b2nd").parent.mkdir()
-    image.write_bytes(b"one")
+    """By its values, where size and time of the file do not say already."""
+    values = np.random.default_rng(0).normal(size=(1, 96, 96, 96)).astype(np.float32)
+    image = save_image(tmp_path / "images", values)
     made = EvidenceStore(tmp_path / "evidence", source="s", images=image.parent)
     made.write("case", evidence())
-    assert made.has("case")
-    os.utime(image, ns=(1, 1))
-    assert made.has("case")
-    image.write_bytes(b"two")
+    for attempt in range(3):
+        save_image(image.parent, values)
+        os.utime(image, ns=(attempt, attempt))
+        assert made.has("case")
+        assert not made.is_of_replaced_image("case")
+    values[0, 0, 0, 0] += 1
+    save_image(image.parent, values)
     assert not made.has("case")
+    assert made.is_of_replaced_image("case")
     with pytest.raises(StateError, match="is of an image of case 'case' that was replaced"):
         made.read("case")
     assert EvidenceStore(tmp_path / "evidence", source="s").read("case").num_samples == 8  # a report only looks
 
 
 def test_evidence_that_does_not_say_of_which_image_it_is(tmp_path: Path) -> None:
-    (image := tmp_path / "images" / "case.b2nd").parent.mkdir()
-    image.write_bytes(b"one")
+    image = save_image(tmp_path / "images", np.zeros((1, 2, 3, 4), np.float32))
     EvidenceStore(tmp_path / "evidence", source="s").write("case", evidence())
-    assert not EvidenceStore(tmp_path / "evidence", source="s", images=image.parent).has("case")
+    made = EvidenceStore(tmp_path / "evidence", source="s", images=image.parent)
+    assert (made.has("case"), made.is_of_replaced_image("case")) == (False, False)

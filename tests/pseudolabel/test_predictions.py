@@ -27,6 +27,7 @@ from tiny_setup import (
     phantom,
     teacher_store,
     write_evidence,
+    write_image,
     write_student,
 )
 
@@ -45,6 +46,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def begin(project: Project, *folders: Path, fold: int | str = 0, **options: Any) -> Run:
+    options = options if folders else {"teacher_trainer": "predictions", **options}
     run: Run = open_tiny_run(project, fold, predictions=folders, **options)
     return run
 
@@ -188,6 +190,30 @@ def test_network_of_the_plans_for_another_trainer(project: Project, folder: Path
         run = begin(project, folder, teacher_trainer=trainer)
         assert run.manifest.student_trainer == "SemiSupervisedStudentTrainer"
         shutil.rmtree(run.workspace)
+
+
+def test_prediction_of_an_image_that_was_replaced(project: Project, folder: Path) -> None:
+    run = begin(project, folder)
+    grow_stage(run)
+    write_student(run, 1)
+    write_image(phantom("pool_0")[0][::-1].copy(), project.unlabelled / "pool_0_0000.nii.gz")
+    project.prepare_pool()
+    write_evidence(run.student_store(1))
+    with pytest.raises(StateError, match=r"the image of case 'pool_0' was replaced since its prediction was taken; .* start over"):
+        grow_stage(begin(project))
+
+
+def test_other_predictions_are_not_taken_for_evidence_that_is_lost(project: Project, folder: Path) -> None:
+    run = begin(project, folder)
+    grow_stage(run)
+    write_student(run, 1)
+    write_evidence(run.student_store(1))
+    teacher_store(run).path("pool_0").unlink()
+    write_predictions(folder, {case: probabilities_of(phantom(case)[1], doubt=0.3) for case in POOL})
+    with pytest.raises(StateError, match=r"the predictions in \S+ensemble are not those that the run in \S+ began with; put them back"):
+        grow_stage(begin(project))
+    write_predictions(folder)
+    assert grow_stage(begin(project)).stage == 2
 
 
 def test_final_mode(project: Project, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
