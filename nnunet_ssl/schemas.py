@@ -8,8 +8,8 @@ from typing import Any
 
 from nnunet_ssl.errors import StateError
 
-STUDY = 1
-"""Of `held_out.json` and `audit.json`; files without a version are of the first."""
+STUDY = 2
+"""Of `held_out.json` and `audit.json`; files without a version are of the first, which had no Dice of uncalibrated labels."""
 PUBLISHED = 1
 """Of `nnssl_published.json`; files without a version are of the first."""
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from nnunet_ssl.confidence.case_bootstrap import LEAST_CASES, defined_resamples, resample_cases, values_of_common_cases
-from nnunet_ssl.confidence.score_choice import choose_case_score
+from nnunet_ssl.confidence.score_choice import BASELINES, choose_case_score
 from nnunet_ssl.confidence.selective import (
     Numbers,
     augrc,
@@ -23,8 +23,8 @@ from nnunet_ssl.confidence.selective import (
 from nnunet_ssl.errors import StateError
 
 Verdict = Literal["proven", "unproven", "refuted"]
-QUANTILES = (0.025, 0.975)
-"""Of the bootstrap distribution, a 95 % interval."""
+LEVEL = 0.05
+"""Two-sided; the interval of a score that was fixed beforehand holds 95 %."""
 MOST_ORDERED_CASES = 7
 """Up to so many held-out cases, whose 5040 orders can all be tried, a verdict must also be rare among these."""
 
@@ -42,7 +42,7 @@ class RankingProof:
     spearman: float | None
     """Rank correlation with the true Dice; None where it is not defined."""
     interval: tuple[float, float] | None
-    """95 % percentile bootstrap interval of it over cases; None where there is none."""
+    """Percentile bootstrap interval of it over cases: 95 %, of a score that was chosen among n 1 - 5 % / n; None where there is none."""
     aurc: float | None
     """Area under the risk-coverage curve, the loss being 1 - Dice; less is better. None without cases."""
     augrc: float | None
@@ -79,6 +79,9 @@ def prove_ranking(
 ) -> RankingChoice:
     """Prove every score on the held-out cases and choose the one to use.
 
+    A score that is chosen by the cases that prove it, in place of the one in use, is proven at the level divided by the number of scores
+    among which it was chosen (Bonferroni).
+
     Args:
         scores: by name of the score, then by case; None or NaN where a case has no such score. `softmax` is a baseline.
         dice: true Dice by held-out case in [0, 1]; a case with NaN (no foreground in truth and prediction) counts for nothing.
@@ -92,23 +95,29 @@ def prove_ranking(
         raise StateError(f"the case score in use is '{in_use}', but held-out cases have only: {', '.join(sorted(scores)) or 'none'}.")
     proofs = {name: prove_score(name, scores[name], dice, seed=seed) for name in sorted(scores)}
     chosen, reason = choose_case_score(scores, dice, in_use=in_use, seed=seed)
+    if chosen != in_use:
+        among = len(set(scores) - set(BASELINES))
+        proofs[chosen] = prove_score(chosen, scores[chosen], dice, seed=seed, level=LEVEL / among)
     return RankingChoice(proofs=proofs, chosen=chosen, reason=reason)
 
 
-def prove_score(name: str, scores: Mapping[str, float | None], dice: Mapping[str, float], *, seed: int = 0) -> RankingProof:
+def prove_score(
+    name: str, scores: Mapping[str, float | None], dice: Mapping[str, float], *, seed: int = 0, level: float = LEVEL
+) -> RankingProof:
     """Prove one score; cases are the unit.
 
     Resamples in which the scores or the Dice are constant have no rank correlation and are left out; where they are more than half, or
     fewer than 4 cases are held out, there is no interval and the score is unproven. Of few cases the interval alone says too much (four
     in perfect order have one from 1 to 1): up to 7, no more than 2.5 % of all their orders may have such a correlation, which four cases
-    never reach. A score that means nothing comes out as proven in 0.8 % of all orders of five cases, in 1.7 % of six and in 1.8 to 2.7 %
-    of simulated data sets with 7 to 20.
+    never reach. A score that was fixed beforehand and means nothing comes out as proven in 0.8 % of all orders of five cases, in 1.7 % of
+    six and in 1.8 to 2.7 % of simulated data sets with 7 to 20.
 
     Args:
         name: of the score.
         scores: by case; None or NaN where a case has none.
         dice: true Dice by held-out case in [0, 1], or NaN.
         seed: of the resamples.
+        level: two-sided.
 
     Raises:
         StateError: if a Dice lies outside [0, 1].
@@ -116,12 +125,13 @@ def prove_score(name: str, scores: Mapping[str, float | None], dice: Mapping[str
     truth, own = values_of_common_cases(dice, scores)
     losses, any_case = 1 - truth, len(truth) > 0
     rho = spearman(own, truth)
-    interval, why = _interval(truth, own, seed)
+    interval, why = _interval(truth, own, seed, level)
     verdict = _verdict(interval)
     if interval is not None:
         side = {"proven": "lies above", "refuted": "lies below", "unproven": "includes"}[verdict]
-        why = f"rank correlation {rho:.2f} in {len(truth)} held-out cases, 95 % interval {interval[0]:.2f} to {interval[1]:.2f} {side} 0"
-    if verdict != "unproven" and (chance := _chance(truth, own)) > QUANTILES[0]:
+        of = f"rank correlation {rho:.2f} in {len(truth)} held-out cases"
+        why = f"{of}, {100 * (1 - level):.3g} % interval {interval[0]:.2f} to {interval[1]:.2f} {side} 0"
+    if verdict != "unproven" and (chance := _chance(truth, own)) > level / 2:
         verdict = "unproven"
         why = f"rank correlation {rho:.2f} in {len(truth)} held-out cases, which {100 * chance:.1f} % of all their orders reach by chance"
     return RankingProof(
@@ -139,7 +149,7 @@ def prove_score(name: str, scores: Mapping[str, float | None], dice: Mapping[str
     )
 
 
-def _interval(truth: Numbers, own: Numbers, seed: int) -> tuple[tuple[float, float] | None, str]:
+def _interval(truth: Numbers, own: Numbers, seed: int, level: float) -> tuple[tuple[float, float] | None, str]:
     """Bootstrap interval of the rank correlation, or None and why there is none."""
     if len(truth) < LEAST_CASES:
         return None, f"too few held-out cases with score and Dice, {len(truth)} where {LEAST_CASES} are needed"
@@ -149,7 +159,7 @@ def _interval(truth: Numbers, own: Numbers, seed: int) -> tuple[tuple[float, flo
     correlations = defined_resamples(spearman_of_resamples(own, truth, resample_cases(len(truth), seed)))
     if correlations is None:
         return None, f"too many of the {len(truth)} held-out cases have the same score or Dice"
-    low, high = (float(q) for q in np.quantile(correlations, QUANTILES))
+    low, high = (float(q) for q in np.quantile(correlations, (level / 2, 1 - level / 2)))
     return (low, high), ""
 
 

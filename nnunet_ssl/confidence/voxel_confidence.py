@@ -41,6 +41,20 @@ def calibrated_confidence(q: FloatArray, *, has_regions: bool, labels: LabelArra
     return np.maximum(q, 1 - q) if has_regions else np.asarray(q.max(axis=0, keepdims=True))
 
 
+def confidence_of_written(confidence: FloatArray, predicted: BoolArray, written: BoolArray) -> FloatArray:
+    """Confidence in regions as a label map has them, which may contradict the probability of a region that another one lies in.
+
+    Args:
+        confidence: (R, *spatial) in the side of each region that its own probability says.
+        predicted: (R, *spatial), those sides.
+        written: (R, *spatial), the sides of the label map.
+
+    Returns:
+        (R, *spatial) in [0, 1]; at most 1/2, and never more than 1 - confidence, where the two differ.
+    """
+    return np.where(predicted == written, confidence, np.minimum(confidence, 1 - confidence)).astype(np.float32)
+
+
 def variance_of_labels(evidence: Evidence, labels: LabelArray | BoolArray | None = None) -> FloatArray:
     """Variance of the labels' probability over the samples; the head's exp(U) where a single pass is all there is and there is a head.
 

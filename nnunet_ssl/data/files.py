@@ -72,8 +72,15 @@ def remove_leftovers(parent: Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
+def this_host() -> str:
+    """Name of the machine whose processes this one can see by their numbers; containers on one machine may have one host name."""
+    with suppress(OSError):
+        return f"{socket.gethostname()}-{re.sub(r'[^0-9]', '', os.readlink('/proc/self/ns/pid'))}"
+    return socket.gethostname()
+
+
 def _host_prefix() -> str:
-    return f"{TEMPORARY_PREFIX}{socket.gethostname()}_"
+    return f"{TEMPORARY_PREFIX}{this_host()}_"
 
 
 def _own_prefix() -> str:

@@ -78,6 +78,16 @@ def complete_cases(
 
 
 def file_stamp(files: Sequence[str]) -> list[list[int]]:
-    """Size and modification time of every file: enough to see that an image was replaced."""
-    stats = [os.stat(file) if os.path.exists(file) else None for file in files]
+    """Size and modification time of every file: enough to see that an image was replaced.
+
+    Beside TIFF images nnU-Net reads the spacing from `<case>.json`, which counts where it is there.
+    """
+    spacings = [found for found in map(_spacing_file, files[:1]) if found is not None and os.path.exists(found)]
+    stats = [os.stat(file) if os.path.exists(file) else None for file in (*files, *spacings)]
     return [[s.st_size, s.st_mtime_ns] if s else [0, 0] for s in stats]
+
+
+def _spacing_file(image: str) -> str | None:
+    """Where nnU-Net looks for the spacing of a TIFF image, `<case>_0000.tif`; None for other images."""
+    stem, ending = os.path.splitext(image)
+    return f"{stem[: -len('_0000')]}.json" if ending.lower() in (".tif", ".tiff") else None

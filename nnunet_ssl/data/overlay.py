@@ -42,6 +42,8 @@ def preset_plans_name(base: str, preset: str) -> str:
 def overlaid(setup: NnunetSetup, preset: str) -> NnunetSetup:
     """The set-up with an overlay's network, batch size and `nnssl` section in its plans, under a name of our own; nothing is written.
 
+    Other configurations that it was laid over before stay so.
+
     Args:
         setup: the set-up whose plans are the base.
         preset: name of a shipped overlay, or path of a JSON file of the same form.
@@ -53,7 +55,22 @@ def overlaid(setup: NnunetSetup, preset: str) -> NnunetSetup:
     plans = copy.deepcopy(setup.plans)
     plans["configurations"][setup.configuration] = _overlaid_configuration(setup, overlay)
     plans["plans_name"] = preset_plans_name(setup.plans_name, name)
+    keep_other_configurations(plans, setup.preprocessed_folder / f"{plans['plans_name']}.json", setup.configuration)
     return replace(setup, plans=plans, plans_name=str(plans["plans_name"]))
+
+
+def keep_other_configurations(plans: dict[str, Any], path: Path, configuration: str) -> None:
+    """Take over from plans of ours on disk the other configurations that have settings of ours.
+
+    Args:
+        plans: what is to stand there; changed in place.
+        path: of the plans, which need not exist.
+        configuration: the one that is made anew.
+    """
+    if path.is_file():
+        for name, entry in read_json(path).get("configurations", {}).items():
+            if name != configuration and "nnssl" in entry:
+                plans["configurations"][name] = entry
 
 
 def _overlaid_configuration(setup: NnunetSetup, overlay: dict[str, Any]) -> dict[str, Any]:
@@ -88,12 +105,14 @@ def lay_preset(setup: NnunetSetup, preset: str) -> NnunetSetup:
 
 
 def laid_before(setup: NnunetSetup, preset: str) -> NnunetSetup | None:
-    """The set-up under the plans that an overlay has made before, or None; a warning where the overlay would make other plans now."""
+    """The set-up under the plans that an overlay has made for its configuration, or None; a warning where it would make others now."""
     wanted = overlaid(setup, preset)
     path = setup.preprocessed_folder / f"{wanted.plans_name}.json"
     if not path.is_file():
         return None
     plans = read_json(path)
+    if plans.get("configurations", {}).get(setup.configuration) == setup.plans["configurations"][setup.configuration]:
+        return None  # it was laid over another configuration alone
     if plans != json.loads(json.dumps(wanted.plans)):
         logger.warning("%s is used as it is; the preset '%s' would now make other plans: remove the file to lay it again", path, preset)
     return replace(wanted, plans=plans)

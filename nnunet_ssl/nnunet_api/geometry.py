@@ -134,6 +134,10 @@ def _write_map(values: FloatArray, path: Path, properties: dict[str, Any]) -> No
         image.SetSpacing(stuff["spacing"])
         image.SetOrigin(stuff["origin"])
         image.SetDirection(stuff["direction"])
+        if "original_orientation" in stuff:  # the reader has turned it, as nnU-Net's writer turns labels back
+            image = sitk.DICOMOrient(image, stuff["original_orientation"])
+    elif float(properties["spacing"][0]) < _SLICE_SPACING:
+        image.SetSpacing([float(s) for s in properties["spacing"]][::-1])
     sitk.WriteImage(image, str(path), useCompression=True, compressionLevel=MAP_COMPRESSION)
 
 
@@ -150,7 +154,10 @@ def _write_nibabel(values: FloatArray, path: Path, stuff: dict[str, Any]) -> Non
     affine = stuff.get("reoriented_affine", stuff["original_affine"])
     image: Any = nibabel.Nifti1Image(values.transpose(spatial), affine=affine)
     if "reoriented_affine" in stuff:
-        image = image.as_reoriented(nibabel.io_orientation(stuff["original_affine"]))
+        turn = nibabel.orientations.ornt_transform(
+            nibabel.orientations.axcodes2ornt("RAS"), nibabel.io_orientation(stuff["original_affine"])
+        )
+        image = image.as_reoriented(turn)
     nibabel.save(image, str(path))
 
 

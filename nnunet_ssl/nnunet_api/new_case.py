@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,11 @@ from nnunet_ssl.errors import InputError
 from nnunet_ssl.nnunet_api.image_header import check_image_file
 from nnunet_ssl.nnunet_api.preprocessing import check_case
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
+
+_MAY_BE_COLOURED = (".png", ".bmp", ".tif")
+"""Files that may hold several channels: a grey one among them says nothing of the others."""
+_MOST_LOOKED_AT = 20
+"""Images that are read to see how many channels a file holds."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +61,19 @@ def preprocess_new_case(case: str, images: Sequence[str], setup: NnunetSetup) ->
     return NewCase(case, image, np.asarray(seg[0] >= 0), properties)
 
 
-def files_per_case(image: str, setup: NnunetSetup) -> int:
+def files_per_case(images: Iterable[str], setup: NnunetSetup) -> int:
     """Image files that a case has: as many as the model has channels, or fewer where a file holds several, as RGB images do.
 
     Args:
-        image: any image file; one that cannot be read is taken to hold one channel.
+        images: one image file of each case. The first one says it that can be read, and is not grey where others may be coloured; where
+            there is none, a file is taken to hold one channel.
         setup: the model's.
     """
     channels = setup.num_channels
-    with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):  # the case is checked when its turn comes
-        check_image_file(image)
-        in_file = len(setup.plans_manager.image_reader_writer_class().read_images([image])[0])
-        return max(1, channels // in_file)
+    for image in itertools.islice(images, _MOST_LOOKED_AT):
+        with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):  # the case is checked when its turn comes
+            check_image_file(image)
+            in_file = len(setup.plans_manager.image_reader_writer_class().read_images([image])[0])
+            if in_file > 1 or channels == 1 or setup.file_ending.lower() not in _MAY_BE_COLOURED:
+                return max(1, channels // in_file)
     return channels

@@ -50,11 +50,13 @@ class StockLogits:
         """(H, *image) half.
 
         Raises:
-            StateError: if a logit does not fit into half precision, where nnU-Net stops, too.
+            StateError: if a logit does not fit into half precision, where nnU-Net stops, too, or is NaN.
         """
         mean = self._sums / self._weights
-        if torch.isinf(mean).any():
-            raise StateError("the network's logits exceed half precision, in which nnU-Net sums them; train with a smaller learning rate.")
+        if not torch.isfinite(mean).all():
+            raise StateError(
+                "the network's logits are NaN or exceed half precision, in which nnU-Net sums them; train with a smaller learning rate."
+            )
         return mean
 
 

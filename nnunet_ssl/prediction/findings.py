@@ -133,7 +133,9 @@ def _combine(
     chosen = {str(study["ranking"]["chosen"]) for study in studies}
     score = chosen.pop() if len(chosen) == 1 else DEFAULT_SCORE
     verdicts = {str(study["ranking"]["proofs"][score]["verdict"]) for study in studies}
-    dice = [None if case["mean_dice"] is None else float(case["mean_dice"]) for case in cases]
+    # the labels of a prediction are nnU-Net's, without calibration
+    means = [case.get("plain_mean_dice", case["mean_dice"]) for case in cases]
+    dice = [None if mean is None else float(mean) for mean in means]
     relation = None if "refuted" in verdicts else fit_dice_prediction([case["scores"].get(score) for case in cases], dice)
     if relation is not None:
         ranking = f"{score} in {len(relation.scores)} held-out cases, as a ranking {'/'.join(sorted(verdicts))}"

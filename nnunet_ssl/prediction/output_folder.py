@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_ssl.data.files import remove_leftovers, replacing, write_csv, write_json
+from nnunet_ssl.data.files import remove_leftovers, replacing, temporary_folder, write_csv, write_json
+from nnunet_ssl.disk import flush_to_disk
 from nnunet_ssl.errors import InputError, StateError
 from nnunet_ssl.nnunet_api.geometry import map_ending, write_label, write_map
 from nnunet_ssl.nnunet_api.json_file import read_json
@@ -80,8 +82,11 @@ class OutputFolder:
             row: of the table.
             stamp: of its image files.
         """
-        with replacing(self.labels(case)) as temporary:
-            write_label(found.labels, temporary, self.setup, properties)
+        with temporary_folder(self.root) as folder:  # nnU-Net's writer may leave a second file, named like the first
+            write_label(found.labels, folder / self.labels(case).name, self.setup, properties)
+            for file in sorted(folder.iterdir()):
+                flush_to_disk(file)
+                os.replace(file, self.root / file.name)
         images = [(self.map("confidence", case), found.confidence), (self.map("uncertainty", case), found.uncertainty)]
         images += [
             (self.probability(case, k), q[None]) for k, q in enumerate(found.probabilities if found.probabilities is not None else ())

@@ -88,6 +88,6 @@ def find_cases(folder: Path, setup: NnunetSetup) -> tuple[dict[str, tuple[str, .
     channels, misnamed = channels_by_case(folder, setup.file_ending)
     if not channels and not misnamed:
         raise InputError(f"{folder} holds no image named <case>_0000{setup.file_ending}, as nnU-Net names images.")
-    num_files = files_per_case(next(iter(next(iter(channels.values())).values())), setup) if channels else setup.num_channels
+    num_files = files_per_case((next(iter(files.values())) for files in channels.values()), setup)
     complete, incomplete = complete_cases(channels, folder, setup.file_ending, num_files)
     return complete, {**misnamed, **incomplete}

@@ -19,6 +19,7 @@ from nnunet_ssl.confidence.review import Review, review
 from nnunet_ssl.confidence.voxel_confidence import calibrated_confidence, paper_confidence, variance_of_labels
 from nnunet_ssl.nnunet_api.geometry import background_probabilities, to_image_grid, voxel_volume_ml
 from nnunet_ssl.nnunet_api.new_case import NewCase
+from nnunet_ssl.nnunet_api.region_labels import regions_of
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.nnunet_api.stock_logits import stock_labels
 from nnunet_ssl.nnunet_api.swept_evidence import to_evidence
@@ -61,7 +62,7 @@ def predict_case(new: NewCase, prepared: PreparedModel, *, with_probabilities: b
     members = [to_evidence(part, heads=setup.heads, num_samples=of_one, has_regions=setup.has_regions) for part in swept]
     maps = findings.maps or (None,) * len(members)
     merged, q = merge(members), np.mean([evidence_under(used, member).mean for used, member in zip(maps, members, strict=True)], axis=0)
-    on_grid = labels_on_grid(logits, has_regions=setup.has_regions)
+    on_grid = labels_on_grid(logits, setup)
     if findings.maps is None:
         confidence = paper_confidence(merged, on_grid)
     else:
@@ -82,10 +83,10 @@ def predict_case(new: NewCase, prepared: PreparedModel, *, with_probabilities: b
     )
 
 
-def labels_on_grid(logits: Tensor, *, has_regions: bool) -> LabelArray | BoolArray:
-    """What the mean logits say on the network's grid: (X, Y, Z) class per voxel, for regions (R, X, Y, Z) bool."""
-    if has_regions:
-        return np.asarray((logits.float().sigmoid() > 0.5).numpy(), dtype=np.bool_)
+def labels_on_grid(logits: Tensor, setup: NnunetSetup) -> LabelArray | BoolArray:
+    """What nnU-Net makes of the mean logits on the network's grid: (X, Y, Z) class per voxel, for regions (R, X, Y, Z) bool."""
+    if setup.has_regions:
+        return regions_of(np.asarray(setup.label_manager.convert_logits_to_segmentation(logits.float())), setup)
     return np.asarray(logits.float().numpy().argmax(axis=0), dtype=np.int16)
 
 

@@ -14,7 +14,7 @@ from nnunet_ssl.controls import CONTROLS
 from nnunet_ssl.data.accepted_labels import FOLDER as ACCEPTED
 from nnunet_ssl.data.files import link, remove_leftovers, write_json
 from nnunet_ssl.data.manifest import Manifest
-from nnunet_ssl.data.overlay import preset_plans_name
+from nnunet_ssl.data.overlay import keep_other_configurations, preset_plans_name
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
 from nnunet_ssl.locations import ModelLocation, preprocessed_root
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint
@@ -181,6 +181,7 @@ def _lay_plans(setup: NnunetSetup, plans_name: str, method: MethodConfig) -> Non
     configuration["nnssl"] = method.to_dict()
     plans["configurations"][setup.configuration] = configuration
     plans["plans_name"] = plans_name
+    keep_other_configurations(plans, setup.preprocessed_folder / f"{plans_name}.json", setup.configuration)
     _write(setup.preprocessed_folder / f"{plans_name}.json", plans)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from nnunet_ssl.confidence.calibration import Calibration, calibrated, fit_calibration
 from nnunet_ssl.confidence.calibration_map import CalibrationMap
 from nnunet_ssl.confidence.case_scores import STAND_INS, softmax_maximum
-from nnunet_ssl.confidence.case_under_map import score_under
+from nnunet_ssl.confidence.case_under_map import evidence_under, score_under
 from nnunet_ssl.confidence.evidence import Evidence
 from nnunet_ssl.confidence.foreground_band import foreground_band
 from nnunet_ssl.confidence.held_out import HeldOutCounts, count_held_out
@@ -35,15 +35,27 @@ class HeldOutCase:
     fold: int | str
     """Of the teacher."""
     dice: dict[str, float | None]
-    """True Dice by class (region) name; None where it is neither in the truth nor in the prediction."""
+    """True Dice of the labels that the pool gets, by class (region) name: with calibration argmax q. None where a class is neither in the
+    truth nor in the prediction."""
+    plain_dice: dict[str, float | None]
+    """The same of argmax M1, which is as good as what nnU-Net's own prediction labels."""
     scores: dict[str, float | None]
     """Case scores by name, with the baseline `softmax`."""
 
     @property
     def mean_dice(self) -> float | None:
         """Mean over the classes that have a Dice; None where none has."""
-        known = [value for value in self.dice.values() if value is not None]
-        return float(np.mean(known)) if known else None
+        return _mean_of_known(self.dice)
+
+    @property
+    def plain_mean_dice(self) -> float | None:
+        """The same of `plain_dice`."""
+        return _mean_of_known(self.plain_dice)
+
+
+def _mean_of_known(dice: Mapping[str, float | None]) -> float | None:
+    known = [value for value in dice.values() if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +85,7 @@ class HeldOutStudy:
         calibration["map"] = None if self.calibration.map is None else self.calibration.map.to_dict()
         return {
             "schema": STUDY,
-            "cases": [{**asdict(case), "mean_dice": case.mean_dice} for case in self.cases],
+            "cases": [{**asdict(case), "mean_dice": case.mean_dice, "plain_mean_dice": case.plain_mean_dice} for case in self.cases],
             "calibration": calibration,
             "own_maps": {str(fold): self.maps[fold].to_dict() for fold in self.own_maps} if self.maps is not None else {},
             "tau": None if self.tau is None else list(self.tau),
@@ -111,10 +123,13 @@ def study_held_out(run: Run) -> HeldOutStudy | None:
     common = fit_calibration(counts, has_regions=run.setup.has_regions)
     own = _own_maps(run, counts)
     maps = None if common.map is None else {fold: own.get(fold, common.map) for fold in run.manifest.teacher_folds}
-    cases, predictions = [], {}
+    cases, predictions, of_labels = [], {}, {}
     for o in _observed(run):
         used = None if maps is None else maps[o.fold]
-        cases.append(_held_out_case(run, o, counts[o.case], used))
+        of_labels[o.case] = (
+            counts[o.case] if used is None else count_held_out(evidence_under(used, o.evidence), o.label.truth, o.label.valid)
+        )
+        cases.append(_held_out_case(run, o, of_labels[o.case], counts[o.case], used))
         if used is not None:
             predictions[o.case] = _count_predictions(o, used)
     return HeldOutStudy(
@@ -124,7 +139,7 @@ def study_held_out(run: Run) -> HeldOutStudy | None:
         own_maps=tuple(own),
         tau=class_thresholds(predictions, precision=run.method.student.precision) if predictions else None,
         gate=unlearning_gate(predictions) if predictions else None,
-        blind=blind_classes(counts, has_regions=run.setup.has_regions),
+        blind=blind_classes(of_labels, has_regions=run.setup.has_regions),
         untaught=_untaught(run, counts),
         ranking=_prove(run, cases),
     )
@@ -160,14 +175,22 @@ def _untaught(run: Run, counts: Mapping[str, HeldOutCounts]) -> dict[int | str, 
     return found
 
 
-def _held_out_case(run: Run, observed: _Observed, counts: HeldOutCounts, used: CalibrationMap | None) -> HeldOutCase:
+def _held_out_case(run: Run, observed: _Observed, counts: HeldOutCounts, plain: HeldOutCounts, used: CalibrationMap | None) -> HeldOutCase:
     evidence, nonzero = observed.evidence, observed.label.nonzero
-    names, first = run.setup.class_names, 0 if run.setup.has_regions else 1
-    dice = {name: None if np.isnan(value) else float(value) for name, value in zip(names[first:], counts.dice[first:], strict=True)}
+    dice, plain_dice = _dice_by_name(run, counts), _dice_by_name(run, plain)
     scores = {name: score.value for name, score in score_under(used, evidence, nonzero).items()}
     return HeldOutCase(
-        case=observed.case, fold=observed.fold, dice=dice, scores={**scores, "softmax": softmax_maximum(observed.evidence).value}
+        case=observed.case,
+        fold=observed.fold,
+        dice=dice,
+        plain_dice=plain_dice,
+        scores={**scores, "softmax": softmax_maximum(observed.evidence).value},
     )
+
+
+def _dice_by_name(run: Run, counts: HeldOutCounts) -> dict[str, float | None]:
+    names, first = run.setup.class_names, 0 if run.setup.has_regions else 1
+    return {name: None if np.isnan(value) else float(value) for name, value in zip(names[first:], counts.dice[first:], strict=True)}
 
 
 def _count_predictions(observed: _Observed, used: CalibrationMap) -> PredictionCounts:

@@ -14,13 +14,14 @@ from nnunet_ssl.confidence.calibration import calibrated
 from nnunet_ssl.confidence.calibration_map import CalibrationMap
 from nnunet_ssl.confidence.evidence import Evidence, fuse, merge
 from nnunet_ssl.confidence.thresholds import UnlearningGate, gate_at
-from nnunet_ssl.confidence.voxel_confidence import calibrated_confidence, paper_confidence, variance_of_labels
+from nnunet_ssl.confidence.voxel_confidence import calibrated_confidence, confidence_of_written, paper_confidence, variance_of_labels
 from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.data.stage_dataset import PseudoCase
 from nnunet_ssl.nnunet_api.geometry import background_probabilities, to_image_grid
 from nnunet_ssl.nnunet_api.preprocessed_case import open_segmentation
 from nnunet_ssl.nnunet_api.preprocessing import load_properties
+from nnunet_ssl.nnunet_api.region_labels import regions_of
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
 
@@ -98,6 +99,8 @@ class PoolLabels:
         evidence, confidence, valid = self.evidence(case)
         nonzero = self._nonzero(case)
         labels = np.asarray(self.setup.label_manager.convert_probabilities_to_segmentation(evidence.mean)).astype(np.int16)
+        if evidence.has_regions:
+            confidence = confidence_of_written(confidence, evidence.mean > 0.5, regions_of(labels, self.setup))
         labels[~nonzero] = -1
         return CaseLabels(evidence, labels, confidence, valid, nonzero)
 

@@ -54,7 +54,10 @@ class CasePanel:
 
 
 def case_panels(setup: NnunetSetup, facts: RunFacts) -> tuple[CasePanel, ...]:
-    """Best, median and worst case of the newest stage; empty before the first stage, or where its files are gone (which is warned of)."""
+    """First, middle and last case of the newest stage, best, median and worst where it is ranked.
+
+    Empty before the first stage, or where its files are gone (which is warned of).
+    """
     workspace = facts.teacher.workspace(facts.fold)
     manifest = Manifest.load(workspace)
     if manifest is None or not manifest.stages:
@@ -63,15 +66,17 @@ def case_panels(setup: NnunetSetup, facts: RunFacts) -> tuple[CasePanel, ...]:
     scores = {case.case: case.score for case in facts.ranking}
     try:
         reader = _StageReader(setup, manifest, record, workspace)
-        return tuple(reader.panel(record.cases[i], place, i, scores.get(record.cases[i])) for i, place in _places(len(record.cases)))
+        return tuple(reader.panel(record.cases[i], place, i, scores.get(record.cases[i])) for i, place in _places(record))
     except NnsslError as error:
         logger.warning("the report shows no images: %s", error)
         return ()
 
 
-def _places(count: int) -> list[tuple[int, str]]:
-    """Indices of best, median and worst among cases that are sorted from best to worst; each once."""
-    wanted = {0: "best", count - 1: "worst", (count - 1) // 2: "median"} if count > 2 else {0: "best", count - 1: "worst"}
+def _places(record: StageRecord) -> list[tuple[int, str]]:
+    """Indices of three cases of a stage, each once, and what they are: in a random or reverse order the first is not the best."""
+    count = len(record.cases)
+    first, middle, last = ("best", "median", "worst") if record.order not in ("random", "reverse") else ("first", "middle", "last")
+    wanted = {0: first, count - 1: last, (count - 1) // 2: middle} if count > 2 else {0: first, count - 1: last}
     return sorted(wanted.items())[:count] if count > 1 else [(0, "only")][:count]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nnunet_ssl.config import MethodConfig
@@ -190,7 +190,7 @@ def _teacher_facts(
         fraction=None,
         labelled_cases=labelled_cases if is_model else None,
         pool_cases=0,
-        log=logs[0],
+        log=logs[0] if same_fold else _without_figures_of_a_fold(logs[0]),
         is_comparable=same_fold,
         validation=read_validation(teacher, fold, keys) if same_fold else None,
         share_confident=None,
@@ -199,6 +199,14 @@ def _teacher_facts(
         minutes=sum(known) if known else None,
         is_model=is_model,
     )
+
+
+def _without_figures_of_a_fold(log: TrainingLog | None) -> TrainingLog | None:
+    """The log of one of several teachers without what was measured on cases that its fold has not seen, unlike the students."""
+    if log is None:
+        return None
+    measured = ("val_losses", "mean_fg_dice")
+    return replace(log, values={name: v for name, v in log.values.items() if name not in measured}, class_dice=())
 
 
 def _student_facts(

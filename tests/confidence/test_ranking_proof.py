@@ -95,6 +95,16 @@ def test_how_often_a_score_that_means_nothing_is_proven(num_cases: int, percent:
         assert round(100 * verdicts[verdict] / len(orders), 1) == percent
 
 
+def test_how_often_the_best_of_four_scores_that_mean_nothing_is_proven() -> None:
+    """Choosing and proving on the same cases would find something in up to one of eight data sets."""
+    random, verdicts = np.random.default_rng(0), Counter[str]()
+    names = [f"case_{number}" for number in range(20)]
+    for _ in range(60):
+        scores = {name: dict(zip(names, random.normal(size=20), strict=True)) for name in ("pairwise_dice", "a", "b", "c")}
+        verdicts[prove_ranking(scores, dict(zip(names, random.uniform(size=20), strict=True))).verdict] += 1
+    assert verdicts["proven"] <= 5
+
+
 def test_without_cases_there_are_no_figures() -> None:
     proof = prove_score("mean", {}, DICE)
     assert (proof.num_cases, proof.num_unscored) == (0, 8)
@@ -126,6 +136,9 @@ def test_all_scores_are_proven_and_one_is_chosen() -> None:
         "softmax": "proven",
     }
     assert (choice.chosen, choice.verdict) == ("foreground", "proven")
+    # it was chosen among three by the cases that prove it
+    assert choice.proofs["foreground"] == prove_score("foreground", ORDERED, DICE, level=0.05 / 3)
+    assert "98.3 % interval" in choice.proofs["foreground"].reason
     assert "foreground ranks instead of pairwise_dice" in choice.reason
     assert choice.proofs["mean"] == prove_score("mean", REVERSED, DICE)
 

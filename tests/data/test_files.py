@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import socket
 import subprocess
 import sys
 from itertools import zip_longest
@@ -14,7 +13,17 @@ from typing import Any
 
 import pytest
 
-from nnunet_ssl.data.files import TEMPORARY_PREFIX, cell_text, link, remove_leftovers, replacing, temporary_folder, write_csv, write_json
+from nnunet_ssl.data.files import (
+    TEMPORARY_PREFIX,
+    cell_text,
+    link,
+    remove_leftovers,
+    replacing,
+    temporary_folder,
+    this_host,
+    write_csv,
+    write_json,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -93,7 +102,7 @@ def test_what_a_running_process_works_on_is_no_leftover(tmp_path: Path) -> None:
     """Runs on two datasets share nnU-Net's folders."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    host = socket.gethostname()
+    host = this_host()
     running = [f"{host}_{os.getppid()}_x", f"{host}_{os.getpid()}_a_b.json", "elsewhere_12_x"]
     abandoned = [f"{host}_{ended.pid}_x", f"{host}_x_y", "12_a.json", "elsewhere_12_old"]
     for name in running + abandoned:
@@ -110,7 +119,7 @@ def test_own_temporary_things_carry_host_and_process(tmp_path: Path) -> None:
         remove_leftovers(tmp_path)
         assert names(tmp_path) == sorted([folder.name, temporary.name])
         for path in (folder, temporary):
-            assert path.name.startswith(f"{TEMPORARY_PREFIX}{socket.gethostname()}_{os.getpid()}_")
+            assert path.name.startswith(f"{TEMPORARY_PREFIX}{this_host()}_{os.getpid()}_")
 
 
 def test_json_keeps_its_order_and_ends_with_a_newline(tmp_path: Path) -> None:
@@ -208,3 +217,14 @@ def test_no_cell_is_a_formula(tmp_path: Path) -> None:
     assert [cell_text(row["text"]) for row in rows] == texts
     assert [row["number"] for row in rows] == [*map(str, numbers), "", "", "", ""]
     assert rows[-2]["text"] == "plain"
+
+
+def test_containers_with_one_host_name_are_two_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one cannot see the other's processes by their numbers."""
+    names = []
+    for namespace in ("pid:[4026531836]", "pid:[4026532001]"):
+        monkeypatch.setattr(os, "readlink", lambda path, found=namespace: found)
+        names.append(this_host())
+    assert names[0] != names[1]
+    monkeypatch.setattr(os, "readlink", lambda path: (_ for _ in ()).throw(FileNotFoundError))
+    assert this_host() not in names

@@ -21,6 +21,7 @@ from torch import nn
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.overlay import laid_before, lay_preset, overlaid, preset_names, preset_plans_name
 from nnunet_ssl.errors import ConfigError, InputError
+from nnunet_ssl.nnunet_api.load_setup import load_setup
 from nnunet_ssl.nnunet_api.setup import SHAPES_DATA, NnunetSetup
 
 TORCH = "resample_torch_fornnunet"
@@ -278,3 +279,20 @@ def test_overlay_laid_before_is_used_and_a_change_of_the_preset_is_said(
     assert found is not None
     assert found.method.student.cutmix == 0.25
     assert "would now make other plans" in caplog.text
+
+
+def test_a_second_configuration_leaves_the_first(project: Project) -> None:
+    """They share a plans name, and so a file."""
+    first = laid_before(project.setup("nnUNetPlans"), "cpu")
+    assert first is None
+    before = lay_preset(project.setup("nnUNetPlans"), "cpu").plans["configurations"][CONFIGURATION]
+    flat = load_setup("137", "2d", "nnUNetPlans")
+    assert laid_before(flat, "cpu") is None  # it was laid over 3d_fullres alone
+    second = lay_preset(flat, "cpu").plans["configurations"]
+    assert second[CONFIGURATION] == before
+    assert "nnssl" in second["2d"]
+    assert second["2d"]["architecture"]["network_class_name"].endswith("TransASPPUNet")
+    for setup in (project.setup("nnUNetPlans"), flat):
+        found = laid_before(setup, "cpu")
+        assert found is not None
+        assert found.plans["configurations"] == json.loads(json.dumps(second))

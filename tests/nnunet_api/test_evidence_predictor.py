@@ -434,3 +434,14 @@ def test_loading_says_nothing_on_stdout(taught_project: Project, capfd: Any) -> 
     made = EvidencePredictor(num_samples=8, device=CPU)
     made.load_model(taught_project.results / DATASET / f"TransASPPTeacherTrainer__{PLANS}__3d_fullres", [0])
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_make_no_labels(value: float) -> None:
+    """A class that is NaN would never win, and nothing would say so."""
+    stock = StockLogits(heads=2, image_size=(4, 4, 4), patch_size=(4, 4, 4), device=CPU)
+    logits = torch.zeros(2, 4, 4, 4, dtype=torch.half)
+    logits[1, 0, 0, 0] = value
+    stock.add(logits, (slice(None),) * 4)
+    with pytest.raises(StateError, match="logits are NaN or exceed half precision"):
+        stock.mean()

@@ -242,3 +242,33 @@ def test_regions_are_sampled_as_a_whole(project: Project) -> None:
     found = sample_class_locations(seg, regions)
     by_size = sorted(len(v) for v in found.values())
     assert by_size == [1, 2]
+
+
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_maps_lie_on_the_grid_of_the_label_where_axes_are_permuted(project: Project, tmp_path: Path, reader: str, channels: int) -> None:
+    """A sagittal acquisition: some readers turn it, and nnU-Net's writers turn labels back."""
+    values = np.random.default_rng(1).uniform(size=(4, 5, 6)).astype(np.float32)
+    image = sitk.GetImageFromArray(values)
+    image.SetSpacing((1.0, 2.0, 3.0))
+    image.SetDirection((0, 0, -1, 1, 0, 0, 0, 1, 0))
+    sitk.WriteImage(image, str(tmp_path / "image.nii.gz"))
+    setup = changed(project.setup())
+    setup.plans["image_reader_writer"] = reader
+    data, properties = setup.plans_manager.image_reader_writer_class().read_images([str(tmp_path / "image.nii.gz")])
+    maps = data[0] if channels == 1 else np.stack([data[0], 1 - data[0]])
+    write_map(maps, tmp_path / "map.nii.gz", properties)
+    write_label((data[0] > 0.5).astype(np.uint8), tmp_path / "label.nii.gz", setup, properties)
+    label, found = (sitk.ReadImage(str(tmp_path / f"{name}.nii.gz")) for name in ("label", "map"))
+    size = label.GetSize()
+    assert found.GetSize()[:3] == size
+    array = sitk.GetArrayFromImage(found)
+    if channels == 2:
+        array = array[..., 0] if array.shape[-1] == 2 else array[0]
+    assert np.array_equal(np.asarray(array) > 0.5, sitk.GetArrayFromImage(label) > 0)
+    np.testing.assert_allclose(array, np.round(values, 3), atol=1e-6)
+
+
+def test_maps_of_tiff_images_have_their_spacing(project: Project, tmp_path: Path) -> None:
+    write_map(np.zeros((4, 5, 6), np.float32), tmp_path / "map.nii.gz", {"spacing": [3.0, 0.5, 0.25]})
+    assert sitk.ReadImage(str(tmp_path / "map.nii.gz")).GetSpacing() == (0.25, 0.5, 3.0)

@@ -18,6 +18,7 @@ from nnunet_ssl.confidence.predicted_dice import DicePrediction
 from nnunet_ssl.nnunet_api.new_case import files_per_case, preprocess_new_case
 from nnunet_ssl.prediction.findings import no_findings
 from nnunet_ssl.prediction.output_folder import OutputFolder, row_of
+from nnunet_ssl.prediction.predict import find_cases
 from nnunet_ssl.prediction.predict_case import mean_score_of, predict_case
 
 
@@ -26,7 +27,7 @@ def test_labels_are_nnunets_to_the_voxel(name: str, tmp_path: Path) -> None:
     kind = KINDS[name]
     setup, files = setup_of(kind), write_case(kind, tmp_path / "in", "scan")
     made = prepared(setup, network_of(setup))
-    assert files_per_case(files[0], setup) == len(files)
+    assert files_per_case(files[:1], setup) == len(files)
     new = preprocess_new_case("scan", files, setup)
     found = predict_case(new, made, with_probabilities=True)
     output = OutputFolder(tmp_path / "out", setup)
@@ -40,6 +41,21 @@ def test_labels_are_nnunets_to_the_voxel(name: str, tmp_path: Path) -> None:
         for image in map(geometry, images):
             assert image == [pytest.approx(entry) for entry in geometry(Path(files[0]))]
     check_maps(kind, setup, found, read(written))
+
+
+@pytest.mark.parametrize("bad", ["damaged", "grey"])
+def test_a_bad_first_photograph_says_nothing_of_the_others(tmp_path: Path, bad: str) -> None:
+    """How many channels a file holds is asked of files that can say it."""
+    kind = KINDS["photographs"]
+    setup = setup_of(kind)
+    for case in ("a", "b", "c"):
+        write_case(kind, tmp_path, case)
+    first = tmp_path / "a_0000.png"
+    if bad == "damaged":
+        first.write_bytes(b"no image")
+    else:
+        sitk.WriteImage(sitk.GetImageFromArray(np.zeros((20, 20), np.uint8)), str(first))
+    assert find_cases(tmp_path, setup) == ({case: (str(tmp_path / f"{case}_0000.png"),) for case in "abc"}, {})
 
 
 def geometry(path: Path) -> list[tuple[float, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any
@@ -141,3 +142,18 @@ def test_gate_asks_of_the_doubtful_regions_alone(region_project: Project) -> Non
         case = labels.pseudo_case("pool_0", 0.7, with_probabilities=False)
         assert not case.confident.any()
         assert case.valid.all() if is_valid else not case.valid.any()
+
+
+def test_a_region_that_is_written_against_its_own_probability_is_not_trusted(region_project: Project) -> None:
+    """The core is in the whole: where its probability is high and that of the whole is low, the label says both."""
+    run = begin(region_project)
+    store = run.teacher_stores()[0]
+    stored = store.read("pool_0")
+    mean = stored.mean.copy()
+    mean[WHOLE, 0, 0, 0], mean[CORE, 0, 0, 0] = 0.2, 0.9
+    store.write("pool_0", dataclasses.replace(stored, mean=mean))
+    source = LabelSource(None, 0.0)
+    found = dataclasses.replace(labels_of(run, source, None), teacher={0: store}).labels("pool_0")
+    assert found.labels[0, 0, 0] == 2
+    assert found.confidence[WHOLE, 0, 0, 0] <= 0.3
+    assert found.confidence[CORE, 0, 0, 0] > 0.6

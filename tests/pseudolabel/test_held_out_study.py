@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from typing import Any
 
 import blosc2
 import numpy as np
@@ -244,3 +245,28 @@ def test_fold_whose_training_cases_lack_a_class(cross_fitted: Project, caplog: p
     run = begin(cross_fitted, doubt=rising)
     assert in_force(run).study.untaught == {0: ["core"]}  # type: ignore[union-attr]
     assert "no training case of fold 0 has core: its teacher cannot know it" in caplog.messages
+
+
+def test_dice_is_of_the_labels_that_the_pool_gets(cross_fitted: Project) -> None:
+    """The teacher finds a rim of 0.6 where there is none: argmax M1 has it, argmax q does not once a map has learnt that it is wrong."""
+
+    def seen(case: str) -> Any:
+        label = phantom(case)[1].copy()
+        label[label == 0] = 1
+        return label
+
+    run = begin(cross_fitted, doubt=lambda _: 0.4, seen=seen)
+    study = study_held_out(run)
+    assert study is not None
+    assert study.maps is not None
+    for case in study.cases:
+        truth, found = phantom(case.case)[1], seen(case.case)
+        expected = 2 * ((truth == 1) & (found == 1)).sum() / ((truth == 1).sum() + (found == 1).sum())
+        assert case.plain_dice["rim"] == pytest.approx(expected)
+        stored = run.held_out_stores()[case.fold].read(case.case)
+        written = calibrated(stored, study.maps[case.fold]).argmax(axis=0)
+        assert not np.array_equal(written, found)
+        expected = 2 * ((truth == 1) & (written == 1)).sum() / max(1, (truth == 1).sum() + (written == 1).sum())
+        assert case.dice["rim"] == pytest.approx(expected)
+    content = study.to_dict()["cases"][0]
+    assert content["plain_mean_dice"] == pytest.approx(study.cases[0].plain_mean_dice)

@@ -25,6 +25,15 @@ def test_best_median_and_worst_case(complete_run: Any) -> None:
     assert [p.score for p in panels] == [pytest.approx(0.9), pytest.approx(0.7), None]
 
 
+@pytest.mark.parametrize(("order", "names"), [("random", ["first", "middle", "last"]), ("reverse", ["first", "middle", "last"])])
+def test_what_is_not_ranked_has_no_best(complete_run: Any, order: str, names: list[str]) -> None:
+    path = complete_run.workspace / "manifest.json"
+    content = json.loads(path.read_text())
+    content["stages"][-1]["order"] = order
+    path.write_text(json.dumps(content))
+    assert [p.place for p in case_panels(complete_run.setup, collect(complete_run.setup, 0, TEACHER))] == names
+
+
 def test_what_a_panel_shows(complete_run: Any) -> None:
     best = case_panels(complete_run.setup, collect(complete_run.setup, 0, TEACHER))[0]
     assert best.image.shape == best.labels.shape == (8, 10)

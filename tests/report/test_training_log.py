@@ -7,7 +7,8 @@ import math
 import numpy as np
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
-from nnunet_ssl.report.training_log import training_log
+from nnunet_ssl.report.collect import _without_figures_of_a_fold
+from nnunet_ssl.report.training_log import TrainingLog, training_log
 
 
 def test_best_values_pass_over_nan() -> None:
@@ -37,3 +38,12 @@ def test_lists_are_turned_into_one_series_a_class() -> None:
 def test_keys_are_those_of_nnunets_logger() -> None:
     keys = {"mean_fg_dice", "dice_per_class_or_region", "train_losses", "val_losses", "epoch_start_timestamps", "epoch_end_timestamps"}
     assert keys <= set(LocalLogger().get_checkpoint())
+
+
+def test_one_of_several_teachers_shows_what_it_learned_alone() -> None:
+    """Its pseudo Dice is of cases that it has not seen, that of the students beside it of cases that they have."""
+    log = TrainingLog({"train_losses": (1.0, 0.5), "val_losses": (1.0, 0.7), "mean_fg_dice": (0.1, 0.6)}, ((0.1, 0.6),), True)
+    shown = _without_figures_of_a_fold(log)
+    assert shown is not None
+    assert (dict(shown.values), shown.class_dice, shown.num_epochs) == ({"train_losses": (1.0, 0.5)}, (), 2)
+    assert _without_figures_of_a_fold(None) is None
