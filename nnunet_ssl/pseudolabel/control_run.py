@@ -54,9 +54,10 @@ def control_method(run: Run, name: str) -> MethodConfig:
 
 def _why_the_same(run: Run, method: MethodConfig, changed: MethodConfig, name: str) -> str | None:
     """Why a control would be the run again, in a clause; None where it would not."""
-    fixed = getattr(find_trainer(run.manifest.student_trainer), "fixed_settings", {})
-    if changed.with_settings(fixed) == method.with_settings(fixed):
+    if changed == method:
         return f"the run has these settings itself ({', '.join(CONTROLS[name])})"
+    if all(_is_unused(path, run.manifest.student_trainer) for path in CONTROLS[name]):
+        return f"{run.manifest.student_trainer} does not use {', '.join(CONTROLS[name])}"
     if name == "no-calibration" and not (uses_held_out(method, run.fold) and run.held_out_cases):
         return "no held-out cases calibrate the confidence of this run"
     if name == "no-agreement" and len(run.manifest.stages) == 1:
@@ -66,6 +67,13 @@ def _why_the_same(run: Run, method: MethodConfig, changed: MethodConfig, name: s
     if name == "random-order" and [stage.fraction for stage in run.manifest.stages] == [1.0]:
         return "the run has one stage with the whole pool"
     return None
+
+
+def _is_unused(path: str, student_trainer: str) -> bool:
+    """Whether a trainer, of a peer for instance, learns in its own way, whatever a setting of the student says."""
+    section, _, name = path.partition(".")
+    in_use = getattr(find_trainer(student_trainer), "settings_in_use", None)
+    return section == "student" and in_use is not None and name.partition(".")[0] not in in_use()
 
 
 def _stages(method: MethodConfig) -> list[tuple[float, int]] | None:

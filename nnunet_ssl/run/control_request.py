@@ -26,7 +26,7 @@ def control_request(request: RunRequest, run: Run, name: str) -> RunRequest:
         StateError: if the control on disk is of another run.
     """
     last = run.manifest.stages[-1] if run.manifest.stages else None
-    if last is not None and not is_trained(run.student(last.stage), run.fold):
+    if last is not None and run.is_complete and run.is_trained(last.stage) and not is_trained(run.student(last.stage), run.fold):
         raise SetupError(
             f"--control {name} repeats a finished run; its last student is not: {training_command(run.student(last.stage), run.fold)}"
         )

@@ -176,6 +176,8 @@ def test_array_without_our_metadata(tmp_path: Path) -> None:
 def save_image(folder: Path, values: Any) -> Path:
     """A preprocessed image as nnU-Net saves it, by several threads and so in another file each time."""
     folder.mkdir(exist_ok=True)
+    (folder / "case.b2nd").unlink(missing_ok=True)
+    (folder / "case_seg.b2nd").unlink(missing_ok=True)
     nnUNetDatasetBlosc2.save_case(values, np.zeros(values.shape, np.int8), {}, str(folder / "case"), chunks=None, blocks=None)
     return folder / "case.b2nd"
 

@@ -21,7 +21,6 @@ from torch import nn
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.overlay import laid_before, lay_preset, overlaid, preset_names, preset_plans_name
 from nnunet_ssl.errors import ConfigError, InputError
-from nnunet_ssl.nnunet_api.load_setup import load_setup
 from nnunet_ssl.nnunet_api.setup import SHAPES_DATA, NnunetSetup
 
 TORCH = "resample_torch_fornnunet"
@@ -286,7 +285,7 @@ def test_a_second_configuration_leaves_the_first(project: Project) -> None:
     first = laid_before(project.setup("nnUNetPlans"), "cpu")
     assert first is None
     before = lay_preset(project.setup("nnUNetPlans"), "cpu").plans["configurations"][CONFIGURATION]
-    flat = load_setup("137", "2d", "nnUNetPlans")
+    flat = replace(project.setup("nnUNetPlans"), configuration="2d")
     assert laid_before(flat, "cpu") is None  # it was laid over 3d_fullres alone
     second = lay_preset(flat, "cpu").plans["configurations"]
     assert second[CONFIGURATION] == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import subprocess
 from collections.abc import Callable
@@ -87,7 +88,7 @@ def test_settings_named_with_set_exist(pages: dict[Path, str]) -> None:
     shown = {match for text in recommended for match in re.findall(r"--set ([a-z_]+(?:\.[a-z_]+)+)=([^\s`]+)", text)}
     assert shown
     for name, value in shown:
-        MethodConfig().with_settings({name: float(value)})
+        MethodConfig().with_settings({name: json.loads(value)})
 
 
 @pytest.mark.parametrize(

@@ -31,11 +31,16 @@ class PeerStudent(SemiSupervisedStudent):
     more_settings: ClassVar[tuple[str, ...]] = ()
     """Settings of the student section in use besides `HARNESS_SETTINGS`."""
 
+    @classmethod
+    def settings_in_use(cls) -> tuple[str, ...]:
+        """Settings of the student section that make a difference."""
+        return (*HARNESS_SETTINGS, *cls.more_settings)
+
     # ---- nnU-Net's hooks
 
     def print_plans(self) -> None:
         super().print_plans()
-        used = ", ".join((*HARNESS_SETTINGS, *self.more_settings))
+        used = ", ".join(self.settings_in_use())
         self.print_to_log_file(f"{type(self).__name__} uses these settings of the student and no other: {used}", add_timestamp=False)
 
     # ---- ours
