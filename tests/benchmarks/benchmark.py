@@ -14,6 +14,7 @@ another machine that has the rows and nothing else. The test split needs `--froz
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import shutil
 import sys
@@ -24,13 +25,15 @@ import hippocampus
 from arms import ARMS, Arm, Lengths
 from draw import CONFIGURATION, DATASET, NNUNET_FOLDS, TEACHERS, Draw, dataset_name, plans_name
 from draw_jobs import jobs_of
-from finished_run import evaluate
+from finished_run import evaluate, fingerprint
 from freeze import require_frozen
 from job_queue import JobQueue, drain
 from runs_table import BETTER, SUPERVISED, as_text, comparison, read_rows, write_figures, write_table
 
 from nnunet_ssl.data.files import write_json
 
+READY = "ready.json"
+"""In the folder of a draw: its cases, and the frozen commit that everything in it is made with."""
 OVERLAY = Path(__file__).resolve().with_name("overlay.json")
 """What all arms share."""
 
@@ -45,7 +48,9 @@ def prepare(draw: Draw) -> None:
         cases = sorted(bench.labelled)
         write_json(splits, [{"train": [c for c in cases if c != held_out], "val": [held_out]} for held_out in cases])
     bench.call("nnssl_prepare", "-d", DATASET, "-c", CONFIGURATION, "-u", bench.out / "pool")
-    write_json(draw.root / "ready.json", {"labelled": bench.labelled, "pool": bench.pool, "evaluated": bench.evaluated})
+    frozen = draw.arguments.frozen or ""
+    content = {"labelled": bench.labelled, "pool": bench.pool, "evaluated": bench.evaluated, "frozen": frozen}
+    write_json(draw.root / READY, content)
 
 
 def copy_teacher(draw: Draw, arm: Arm) -> None:
@@ -54,7 +59,7 @@ def copy_teacher(draw: Draw, arm: Arm) -> None:
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("manifest.json"), dirs_exist_ok=True)
     plans = draw.root / "nnUNet_preprocessed" / dataset_name(DATASET) / f"{plans_name(arm.name)}.json"
     shutil.copy(plans, target / "plans.json")
-    write_json(target / "copied.json", {"from": source.name})
+    write_json(target / "copied.json", {"from": source.name, "teacher": fingerprint(draw.teacher_checkpoints())})
 
 
 def summarise_runs(arguments: argparse.Namespace) -> None:
@@ -136,11 +141,21 @@ def main() -> int:
 
 
 def drain_draws(draws: list[Draw], arms: list[Arm], arguments: argparse.Namespace) -> int:
-    """Make what is not there yet, or list it."""
+    """Make what is not there yet, or list it.
+
+    Raises:
+        SystemExit: if what was prepared before is of another frozen commit, or of none.
+    """
+    for draw in draws:
+        if (path := draw.root / READY).is_file() and (before := json.loads(path.read_text()).get("frozen", "")) != (arguments.frozen or ""):
+            sys.exit(
+                f"{draw.root} was made with the frozen commit {before or 'none'}, not {arguments.frozen or 'none'}; choose another --out"
+            )
     lengths = Lengths(teacher_epochs=arguments.teacher_epochs, student_epochs=arguments.student_epochs)
     jobs = [job for draw in draws for job in jobs_of(draw, arms, lengths)]
     if not arguments.list:
-        return drain(jobs, arguments.out).exit_code
+        frozen = arguments.frozen
+        return drain(jobs, arguments.out, before_each=(lambda: require_frozen(frozen)) if frozen else None).exit_code
     for name, state in JobQueue(jobs, arguments.out).states(since=0).items():
         print(f"{state:8} {name}")
     return 0

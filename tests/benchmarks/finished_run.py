@@ -45,7 +45,7 @@ def evaluate(draw: Draw, arm: Arm) -> None:
             "arm": arm.name,
             "network": trained_network(draw, arm),
             "teachers": draw.teachers,
-            "teacher": "" if arm.kind == "supervised" else fingerprint(draw.teacher_checkpoints()),
+            "teacher": teacher_of(draw, arm),
             **steps(json.loads(draw.overlay(arm.name).read_text())["nnssl"], arm, len(draw.folds)),
             **{name: round(value, 4) for name, value in mean_metrics(cases).items()},
             "cases": len(ready["evaluated"]),
@@ -105,6 +105,15 @@ def seconds(draw: Draw, arm: Arm) -> dict[str, int]:
         "seconds": round(by_job.get(f"{draw.name}.{arm.name}", 0.0)),
         "teacher_seconds": 0 if arm.kind == "supervised" else round(shared),
     }
+
+
+def teacher_of(draw: Draw, arm: Arm) -> str:
+    """Fingerprint of the teachers that an arm has started from: of those that were copied for it, whatever stands in their place by now."""
+    if arm.kind == "supervised":
+        return ""
+    if arm.kind == "teacher":
+        return fingerprint(draw.teacher_checkpoints())
+    return str(json.loads((draw.model(arm.name, draw.teacher_trainer) / "copied.json").read_text())["teacher"])
 
 
 def fingerprint(checkpoints: list[Path]) -> str:

@@ -13,9 +13,12 @@ FROZEN = (
     "nnunet_ssl",
     "trainers",
     "plans",
-    *(f"tests/benchmarks/{name}" for name in ("trainers", "arms.py", "draw.py", "draw_jobs.py", "hippocampus.py", "overlay.json")),
+    *(
+        f"tests/benchmarks/{name}"
+        for name in ("trainers", "arms.py", "benchmark.py", "draw.py", "draw_jobs.py", "hippocampus.py", "job_queue.py", "overlay.json")
+    ),
 )
-"""What a training depends on; its evaluation, the queue, the summary and the pages may go on changing."""
+"""What a training depends on; its evaluation, the summary and the pages may go on changing."""
 
 
 def require_frozen(commit: str, repository: Path = REPOSITORY) -> None:
@@ -26,8 +29,12 @@ def require_frozen(commit: str, repository: Path = REPOSITORY) -> None:
         repository: work tree that the commit is of.
 
     Raises:
-        SystemExit: with what differs.
+        SystemExit: with what differs, or if the name is no full hash of a commit that came before.
     """
+    if _git(repository, "rev-parse", "--verify", f"{commit}^{{commit}}") != [commit]:
+        sys.exit(f"--frozen {commit}: give the full hash of the commit; any other name may come to mean another one")
+    if commit not in _git(repository, "rev-list", "HEAD"):
+        sys.exit(f"--frozen {commit[:12]} is not among the commits that led to the one that is checked out")
     imported = Path(nnunet_ssl.__file__).resolve()
     if not imported.is_relative_to(repository):
         sys.exit(f"the benchmark runs {imported.parent}, which is not the code in {repository}; install that one")

@@ -20,7 +20,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,7 +172,14 @@ class JobQueue:
         return self.folder / f"{job.name}.{kind}"
 
 
-def drain(jobs: Sequence[Job], out: Path, *, poll_seconds: float = 10.0, grace_seconds: float = 60.0) -> Drained:
+def drain(
+    jobs: Sequence[Job],
+    out: Path,
+    *,
+    poll_seconds: float = 10.0,
+    grace_seconds: float = 60.0,
+    before_each: Callable[[], None] | None = None,
+) -> Drained:
     """Run jobs until nothing is left that this lane could do or wait for, or a signal comes.
 
     A job that fails does not stop those that do not need it; the next lane that starts tries it again, once. On SIGTERM, SIGINT or SIGHUP
@@ -183,6 +190,7 @@ def drain(jobs: Sequence[Job], out: Path, *, poll_seconds: float = 10.0, grace_s
         out: folder of the benchmark.
         poll_seconds: how often to look again while other lanes work on what this one waits for.
         grace_seconds: how long a stopped command has before it is killed.
+        before_each: called before every job; what it raises ends the lane.
     """
     queue, since = JobQueue(jobs, out), time.time()
     with stop_on_signals() as stop:
@@ -191,6 +199,8 @@ def drain(jobs: Sequence[Job], out: Path, *, poll_seconds: float = 10.0, grace_s
             ready = [job for job in queue.jobs if states[job.name] == "ready"]
             if not ready and not {"waiting", "running"} <= set(states.values()):
                 break
+            if before_each is not None and ready:
+                before_each()
             if not any(_run_if_free(queue, job, since, stop, grace_seconds) for job in ready):
                 stop.sleep(poll_seconds)
         return Drained(states=queue.states(since=since), signal=stop.signal)

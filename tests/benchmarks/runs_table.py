@@ -55,6 +55,7 @@ def rows_by_path(folder: Path, split: str, *, network: str = OURS) -> dict[Path,
                 raise ValueError(
                     f"{labels} labels: rows in {folder} differ in {name!r}: {sorted(of_rows)}; keep them in folders of their own"
                 )
+    _refuse_other_lengths(rows, folder)
     teachers: dict[tuple[int, int], dict[str, list[str]]] = {}
     for row in rows:
         if row["teacher"]:
@@ -66,6 +67,19 @@ def rows_by_path(folder: Path, split: str, *, network: str = OURS) -> dict[Path,
                 f"{labels} labels, draw {draw}: {arms} started from different teachers; remove the rows of one and drain again"
             )
     return by_path
+
+
+def _refuse_other_lengths(rows: Sequence[Row], folder: Path) -> None:
+    """Rows of one number of labels are compared, and so must have as many steps; the teacher stands beside them."""
+    for name, of_arm in (("steps", lambda row: row["arm"] != "teacher"), ("student_steps", lambda row: bool(row.get("student_steps")))):
+        lengths: dict[int, set[int]] = {}
+        for row in filter(of_arm, rows):
+            lengths.setdefault(row["labels"], set()).add(row[name])
+        for labels, found in lengths.items():
+            if len(found) > 1:
+                raise ValueError(
+                    f"{labels} labels: rows in {folder} differ in {name!r}: {sorted(found)}; keep them in folders of their own"
+                )
 
 
 def write_table(path: Path, rows: Sequence[Row]) -> None:

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import benchmark
 import pytest
 from arms import ARMS, Arm, Lengths, overlay_of
 from draw import Draw
@@ -197,3 +198,13 @@ def test_teachers_are_those_of_the_product_or_what_is_asked_for(
 def test_jobs_run_in_folders_of_their_draw(tmp_path: Path) -> None:
     jobs = jobs_of(draw(tmp_path), [ARMS["supervised"]], LENGTHS)
     assert {job.environment["nnUNet_results"] for job in jobs} == {str(tmp_path / "development_l8_d0" / "nnUNet_results")}
+
+
+@pytest.mark.parametrize(("before", "now"), [("", "a" * 40), ("a" * 40, None), ("a" * 40, "b" * 40)])
+def test_what_was_made_by_another_frozen_commit_is_not_gone_on_with(tmp_path: Path, before: str, now: str | None) -> None:
+    of_draw = draw(tmp_path)
+    of_draw.root.mkdir(parents=True)
+    (of_draw.root / benchmark.READY).write_text(json.dumps({"frozen": before}))
+    arguments = argparse.Namespace(**{**vars(of_draw.arguments), "frozen": now, "teacher_epochs": 1, "student_epochs": 1, "list": True})
+    with pytest.raises(SystemExit, match=f"was made with the frozen commit {before or 'none'}, not {now or 'none'}; choose another --out"):
+        benchmark.drain_draws([of_draw], [ARMS["ours"]], arguments)

@@ -52,27 +52,35 @@ def test_what_is_frozen_has_the_overlay_that_was_frozen(tmp_path: Path, capsys: 
     assert "--frozen needs the overlay that the commit fixed, overlay.json, not" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("folder", ["development_variants", "development_targets"])
-def test_every_row_stands_in_the_record(folder: str) -> None:
+@pytest.mark.parametrize(("folder", "least"), [("development_variants", 14), ("development_targets", 14), ("development_8_labels", 6)])
+def test_every_row_stands_in_the_record(folder: str, least: int) -> None:
     (section,) = (part for part in RECORD.split("\n## ") if f"results/{folder}/" in part)
     rows = [json.loads(path.read_text()) for path in (RESULTS / folder).glob("*.json")]
-    assert len(rows) >= 14
+    assert len(rows) >= least
     missing = [f"{row['arm']}, draw {row['draw']}" for row in rows if f"| {row['dice']:.2f} |" not in section]
     assert not missing
 
 
-def test_tables_of_cases_are_those_of_their_rows() -> None:
-    tables = sorted((RESULTS / "development_targets").glob(f"*{CASES}"))
-    assert len(tables) == 14
+@pytest.mark.parametrize(("folder", "count"), [("development_targets", 14), ("development_8_labels", 6)])
+def test_tables_of_cases_are_those_of_their_rows(folder: str, count: int) -> None:
+    tables = sorted((RESULTS / folder).glob(f"*{CASES}"))
+    assert len(tables) == count
     for path in tables:
         row = json.loads((path.parent / f"{path.name.removesuffix(CASES)}.json").read_text())
         assert by_difficulty.case_dice(read_cases(path)).mean() == pytest.approx(row["dice"], abs=1e-3)
 
 
-@pytest.mark.parametrize(("arm", "said"), [("supervised_continued", "+1.2, +1.1, -0.9 and -0.8"), ("naive", "+1.7, +0.8, -0.1 and -0.2")])
-def test_the_record_says_where_the_student_gains(arm: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("folder", "labels", "arm", "said"),
+    [
+        ("development_targets", 4, "supervised_continued", "+1.2, +1.1, -0.9 and -0.8"),
+        ("development_targets", 4, "naive", "+1.7, +0.8, -0.1 and -0.2"),
+        ("development_8_labels", 8, "supervised_continued", "-0.4, -0.1, -0.3 and -0.8"),
+    ],
+)
+def test_the_record_says_where_the_student_gains(folder: str, labels: int, arm: str, said: str) -> None:
     names = ["teacher", arm, "ours"]
-    tables = by_difficulty.case_tables(RESULTS / "development_targets", names, split="development", labels=4, network="TransASPPUNet")
+    tables = by_difficulty.case_tables(RESULTS / folder, names, split="development", labels=labels, network="TransASPPUNet")
     found = by_difficulty.by_difficulty(tables, by="teacher", arms=names[1:])[f"ours - {arm}"].mean(axis=0)[1:]
     first, second, third, last = (f"{value:+.1f}" for value in found)
     assert f"{first}, {second}, {third} and {last}" == said

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from arms import ARMS, Arm, Lengths, overlay_of
 from case_metrics import read_cases
 from draw import Draw
-from finished_run import CASES, evaluate, steps
+from finished_run import CASES, evaluate, fingerprint, steps, teacher_of
 from runs_table import read_rows
 
 from nnunet_ssl.data.files import write_json
@@ -67,6 +67,8 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
         checkpoint.parent.mkdir(parents=True)
         checkpoint.write_bytes(b"weights")
     (folders["out"] / "queue" / f"{drawn.name}.ours.log").write_bytes(f"1 of 2\r2 of 2\nwritten: {drawn.root}/there\n".encode())
+    for arm in ("ours", "naive"):
+        copied(drawn, arm)
     stages = drawn.model("ours", drawn.teacher_trainer) / "fold_all" / "nnssl"
     (stages / "logs").mkdir(parents=True)
     (stages / "logs" / "student_1.txt").write_text("first stage\n")
@@ -78,6 +80,13 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
 
     monkeypatch.setattr(finished_run, "predict", predict)
     return drawn
+
+
+def copied(draw: Draw, arm: str) -> None:
+    """What `copy_teacher` notes of the teachers that an arm starts from."""
+    note = draw.model(arm, draw.teacher_trainer) / "copied.json"
+    note.parent.mkdir(parents=True, exist_ok=True)
+    write_json(note, {"from": "teacher", "teacher": fingerprint(draw.teacher_checkpoints())})
 
 
 def finish(draw: Draw, arm: str) -> dict[str, Any]:
@@ -109,8 +118,10 @@ def test_a_ceiling_counts_the_labels_that_it_had(draw: Draw) -> None:
 
 
 def test_arms_of_different_teachers_are_not_compared(draw: Draw) -> None:
-    finish(draw, "ours")
+    first = finish(draw, "ours")
     draw.teacher_checkpoints()[0].write_bytes(b"other weights")
+    assert teacher_of(draw, ARMS["ours"]) == first["teacher"]  # it has started from the ones before, whatever stands there by now
+    copied(draw, "naive")
     finish(draw, "naive")
     with pytest.raises(ValueError, match="4 labels, draw 1: naive and ours started from different teachers"):
         read_rows(draw.arguments.rows, "development")

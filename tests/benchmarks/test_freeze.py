@@ -54,6 +54,23 @@ def test_a_new_file_counts(repository: Path) -> None:
         require_frozen(head(repository), repository)
 
 
+def test_a_name_that_may_move_is_refused(repository: Path) -> None:
+    for name in ("HEAD", head(repository)[:12]):
+        with pytest.raises(SystemExit, match=f"--frozen {name}: give the full hash of the commit"):
+            require_frozen(name, repository)
+
+
+def test_a_commit_of_another_branch_is_refused(repository: Path) -> None:
+    before = head(repository)
+    (repository / "docs" / "page.md").write_text("new\n")
+    subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qam", "later"], cwd=repository, check=True)
+    later = head(repository)
+    require_frozen(before, repository)
+    subprocess.run(["git", "checkout", "-q", before], cwd=repository, check=True)
+    with pytest.raises(SystemExit, match="is not among the commits that led to the one that is checked out"):
+        require_frozen(later, repository)
+
+
 def test_other_code_than_the_repositorys_is_refused(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nnunet_ssl, "__file__", "/somewhere/nnunet_ssl/__init__.py")
     with pytest.raises(SystemExit, match="runs /somewhere/nnunet_ssl, which is not the code"):
@@ -61,7 +78,7 @@ def test_other_code_than_the_repositorys_is_refused(repository: Path, monkeypatc
 
 
 def test_an_unknown_commit_is_refused(repository: Path) -> None:
-    with pytest.raises(SystemExit, match="git diff failed"):
+    with pytest.raises(SystemExit, match="git rev-parse failed"):
         require_frozen("0" * 40, repository)
 
 

@@ -98,6 +98,20 @@ def test_jobs_run_in_order_after_what_they_need_and_only_once(tmp_path: Path) ->
     assert [row["job"] for row in rows(tmp_path)] == ["train", "other", "predict"]
 
 
+def test_what_is_asked_before_every_job_can_end_a_lane(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def stop_at_the_second() -> None:
+        asked.append(1)
+        if len(asked) == 2:
+            sys.exit("not as in the frozen commit")
+
+    jobs = [job(tmp_path, "train"), job(tmp_path, "predict", needs=("train",))]
+    with pytest.raises(SystemExit, match="not as in the frozen commit"):
+        drain(jobs, tmp_path, before_each=stop_at_the_second)
+    assert order(tmp_path) == ["train"]
+
+
 def test_what_is_there_already_is_not_made_again(tmp_path: Path) -> None:
     (tmp_path / "train").touch()
     drain([job(tmp_path, "train"), job(tmp_path, "predict", needs=("train",))], tmp_path)

@@ -53,6 +53,21 @@ def test_rows_of_two_kinds_are_not_compared(tmp_path: Path, rows: list[dict[str,
         read_rows(tmp_path, "test")
 
 
+@pytest.mark.parametrize(("name", "length"), [("steps", 2000), ("student_steps", 700)])
+def test_rows_of_other_lengths_are_not_compared(tmp_path: Path, rows: list[dict[str, Any]], name: str, length: int) -> None:
+    students = [{**of_row, "student_steps": 1500} for of_row in rows]
+    for number, of_row in enumerate([*students, {**students[0], "draw": 3, name: length}]):
+        (tmp_path / f"{number}.json").write_text(json.dumps(of_row))
+    with pytest.raises(ValueError, match=rf"8 labels: rows in .* differ in '{name}': \[{length}, \d+\]; keep them"):
+        read_rows(tmp_path, "test")
+
+
+def test_the_teacher_stands_beside_longer_trainings(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    for number, of_row in enumerate([*rows, {**row("teacher", 1, 80.0), "steps": 1500}]):
+        (tmp_path / f"{number}.json").write_text(json.dumps(of_row))
+    assert len(read_rows(tmp_path, "test")) == len(rows) + 1
+
+
 def test_a_table_has_the_columns_of_all_rows(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     write_table(tmp_path / "runs.csv", [rows[0], {**rows[1], "python": "3.13"}])
     with (tmp_path / "runs.csv").open() as file:
