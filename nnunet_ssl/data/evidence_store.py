@@ -64,7 +64,7 @@ class EvidenceStore:
     """A folder of evidence files from one predictor.
 
     Each file holds uint16 (3H + U, X, Y, Z): H means, H variances, H votes and U log-variance channels, with the number of samples, H, and
-    the fingerprint of the weights they come from in the file's own metadata, and size, time and fingerprint of the image.
+    the fingerprint of the weights they come from in the file's own metadata, and that of the image.
     """
 
     def __init__(self, folder: Path, *, source: str, images: Path | None = None) -> None:
@@ -111,12 +111,12 @@ class EvidenceStore:
         with replacing(self.path(case)) as temporary:
             write_bytes(temporary, self.content(evidence, self._image(case)))
 
-    def content(self, evidence: Evidence, image: Sequence[int | str] | None = None) -> bytes:
+    def content(self, evidence: Evidence, image: str | None = None) -> bytes:
         """The file of a case.
 
         Args:
             evidence: of the case.
-            image: size, time and fingerprint of its image, if they are to be kept.
+            image: fingerprint of its image, if it is to be kept.
         """
         parts = [probability_to_uint16(evidence.mean), variance_to_uint16(evidence.variance), probability_to_uint16(evidence.votes)]
         if evidence.log_variance is not None:
@@ -129,7 +129,7 @@ class EvidenceStore:
             "has_regions": evidence.has_regions,
         }
         if image is not None:
-            meta["image"] = list(image)
+            meta["image"] = image
         return array_bytes(np.concatenate(parts), compression=_COMPRESSION, metadata=meta)
 
     def read(self, case: str, shape: Sequence[int] | None = None) -> Evidence:
@@ -181,25 +181,13 @@ class EvidenceStore:
             raise StateError(f"{path} is of an image of case '{case}' that was replaced; run nnssl_pseudolabel again without --rescore.")
         return meta
 
-    def _image(self, case: str) -> tuple[int, int, str] | None:
-        """Size, time and fingerprint of the image of a case."""
-        if self.images is None:
-            return None
-        path = self.images / f"{case}.b2nd"
-        stat = path.stat()
-        return stat.st_size, stat.st_mtime_ns, fingerprint_of_values(path)
+    def _image(self, case: str) -> str | None:
+        """Fingerprint of the image of a case, by its values: nnU-Net compresses by several threads, and leaves another file each time."""
+        return None if self.images is None else fingerprint_of_values(self.images / f"{case}.b2nd")
 
     def _is_of_image(self, case: str, meta: Mapping[str, Any]) -> bool:
-        """Whether evidence is of the image that is there; a file of the same size and time is not read for it.
-
-        Files alone would not do: nnU-Net compresses by several threads, and the same image gives another file each time.
-        """
-        if self.images is None:
-            return True
-        size, mtime_ns, digest = meta.get("image", (None, None, None))
-        path = self.images / f"{case}.b2nd"
-        stat = path.stat()
-        return (stat.st_size, stat.st_mtime_ns) == (size, mtime_ns) or fingerprint_of_values(path) == digest
+        """Whether evidence is of the image that is there."""
+        return self.images is None or meta.get("image") == self._image(case)
 
     def is_of_replaced_image(self, case: str) -> bool:
         """Whether evidence of the right source is there that is of another image."""

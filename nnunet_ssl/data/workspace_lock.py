@@ -15,6 +15,12 @@ LOCK_FILE = f"{OWN_PREFIX}run.lock"
 """In the workspace. It is never replaced, as the manifest is, so that whoever locks it locks the same file."""
 
 
+def make_lock(workspace: Path) -> None:
+    """Make the file that is locked, where a run begins."""
+    workspace.mkdir(parents=True, exist_ok=True)
+    (workspace / LOCK_FILE).touch()
+
+
 @contextmanager
 def changing_run(workspace: Path) -> Iterator[None]:
     """Hold the right to write stages, accept labels and publish; nobody waits for it.

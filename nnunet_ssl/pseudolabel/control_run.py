@@ -15,6 +15,7 @@ from nnunet_ssl.data.accepted_labels import FOLDER as ACCEPTED
 from nnunet_ssl.data.files import link, remove_leftovers, write_json
 from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.data.overlay import keep_other_configurations, preset_plans_name
+from nnunet_ssl.data.workspace_lock import make_lock
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
 from nnunet_ssl.locations import ModelLocation, preprocessed_root
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint
@@ -158,6 +159,7 @@ def begin_control(run: Run, name: str) -> NnunetSetup:
             logger.warning("the run got accepted labels on its way; its control has them from the first stage on, and so a small advantage")
         with allotting():
             begun.dataset_ids = allot_ids(method.curriculum.num_stages, None)
+            make_lock(workspace)
             begun.save(workspace)
     # the manifest is there first: it says that these plans and models are a control's
     _lay_plans(run.setup, plans_name, method)

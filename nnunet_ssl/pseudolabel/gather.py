@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.locations import ModelLocation
@@ -73,7 +74,9 @@ def _gather(
     label: str,
     engine: Engine | None,
 ) -> None:
-    todo = [case for case in cases if not store.has(case)]
+    # images are read for it, to see that none was replaced
+    looked_at = tqdm(cases, desc=f"looking for evidence of the {label}", disable=not store.folder.is_dir())
+    todo = [case for case in looked_at if not store.has(case)]
     if not todo:
         return
     require_evidence_room(run, store, len(todo), label)

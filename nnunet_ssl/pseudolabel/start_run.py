@@ -11,6 +11,7 @@ from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.manifest import Manifest, PredictionsRecord
 from nnunet_ssl.data.pool_images import refuse_labelled
 from nnunet_ssl.data.pool_index import load_pool
+from nnunet_ssl.data.workspace_lock import make_lock
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
 from nnunet_ssl.locations import PREDICTIONS, ModelLocation
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint_of_samples
@@ -154,6 +155,7 @@ def _begin(manifest: Manifest, workspace: Path, num_stages: int, first_id: int |
         if (other := Manifest.load(workspace)) is not None:
             return other
         manifest.dataset_ids = allot_ids(num_stages, first_id)
+        make_lock(workspace)
         manifest.save(workspace)
     return manifest
 

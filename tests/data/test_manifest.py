@@ -94,8 +94,8 @@ def test_no_run_yet(tmp_path: Path) -> None:
 
 def test_another_schema(tmp_path: Path) -> None:
     manifest().save(tmp_path)
-    damage(tmp_path, schema=4)
-    with pytest.raises(StateError, match="has schema 4, this version reads up to 3; update nnunet-ssl"):
+    damage(tmp_path, schema=5)
+    with pytest.raises(StateError, match="has schema 5, this version reads up to 4; update nnunet-ssl"):
         Manifest.load(tmp_path)
 
 
@@ -104,21 +104,21 @@ def test_schema_1_is_read_as_a_run_without_labels_from_elsewhere(tmp_path: Path)
     stages = json.loads((tmp_path / "manifest.json").read_text())["stages"]
     for stage in stages:
         del stage["accepted"]
-    damage(tmp_path, schema=1, predictions=None, accepted=None, stages=stages, groups=None, left_out_groups=None)
+    damage(tmp_path, schema=1, predictions=None, accepted=None, stages=stages, groups=None, left_out_groups=None, control=None)
     loaded = Manifest.load(tmp_path)
     assert loaded == manifest()
     assert loaded is not None
-    assert (loaded.schema, loaded.predictions, loaded.accepted, loaded.stages[0].accepted) == (3, None, {}, {})
+    assert (loaded.schema, loaded.predictions, loaded.accepted, loaded.stages[0].accepted) == (4, None, {}, {})
 
 
 def test_schema_2_is_read_as_a_run_without_groups(tmp_path: Path) -> None:
     saved = manifest(accepted={"b": AcceptedLabel("4567", True, 2)})
     saved.save(tmp_path)
-    damage(tmp_path, schema=2, groups=None, left_out_groups=None)
+    damage(tmp_path, schema=2, groups=None, left_out_groups=None, control=None)
     loaded = Manifest.load(tmp_path)
     assert loaded == saved
     assert loaded is not None
-    assert (loaded.schema, loaded.groups, loaded.left_out_groups) == (3, {}, [])
+    assert (loaded.schema, loaded.groups, loaded.left_out_groups) == (4, {}, [])
 
 
 def test_groups_are_kept(tmp_path: Path) -> None:

@@ -73,7 +73,9 @@ def test_ignored_voxels_are_not_counted_for_calibration(opened: Opened, monkeypa
     assert study is not None
     assert [case.case for case in study.cases] == ["lab_2", "lab_3", "lab_0", "lab_1"]
     assert study.calibration.map is not None
-    for case, counts in zip(study.cases, counted, strict=True):
+    # every case twice, before and after its map is known
+    assert len(counted) == 2 * len(study.cases)
+    for case, counts in zip((*study.cases, *study.cases), counted, strict=True):
         label = manual_label(kind_run.kind, case.case)
         expected = [(label == k).sum() for k in range(3)]
         assert counts.true_voxels.tolist() == expected

@@ -48,6 +48,7 @@ SIGNATURES = {
     "nnunetv2.inference.sliding_window_prediction:compute_gaussian": (
         "tile_size, sigma_scale=0.125, value_scaling_factor=1, dtype=torch.float16, device=cuda:0"
     ),
+    "nnunetv2.utilities.helpers:empty_cache": "device",
     f"{EXPORT}:convert_predicted_logits_to_segmentation_with_correct_shape": (
         "predicted_logits, plans_manager, configuration_manager, label_manager, properties_dict, return_probabilities=False, "
         f"num_threads_torch={default_num_processes}"
