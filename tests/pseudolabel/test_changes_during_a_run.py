@@ -21,6 +21,7 @@ from tiny_setup import (
     grow_stage,
     open_tiny_run,
     phantom,
+    replace_pool_image,
     teacher_store,
     write_evidence,
     write_image,
@@ -152,10 +153,9 @@ def test_splits_change_under_cross_fitted_teachers(cross_fitted: Project) -> Non
 # ---- images
 
 
-def test_evidence_of_an_image_that_was_replaced(taught_project: Project) -> None:
+def test_evidence_of_an_image_that_was_replaced(taught_project: Project, tmp_path: Path) -> None:
     run = begin(taught_project)
-    write_image(phantom("pool_0")[0][::-1].copy(), taught_project.unlabelled / "pool_0_0000.nii.gz")
-    assert taught_project.prepare_pool().case_ids == POOL
+    replace_pool_image(taught_project, "pool_0", tmp_path / "repaired")
     store = teacher_store(open_tiny_run(taught_project))
     assert [case for case in POOL if not store.has(case)] == ["pool_0"]
     with pytest.raises(StateError, match=r"pool_0.b2nd is of an image of case 'pool_0' that was replaced; run nnssl_pseudolabel again"):

@@ -25,9 +25,9 @@ from tiny_setup import (
     grow_stage,
     open_tiny_run,
     phantom,
+    replace_pool_image,
     teacher_store,
     write_evidence,
-    write_image,
     write_student,
 )
 
@@ -192,12 +192,11 @@ def test_network_of_the_plans_for_another_trainer(project: Project, folder: Path
         shutil.rmtree(run.workspace)
 
 
-def test_prediction_of_an_image_that_was_replaced(project: Project, folder: Path) -> None:
+def test_prediction_of_an_image_that_was_replaced(project: Project, folder: Path, tmp_path: Path) -> None:
     run = begin(project, folder)
     grow_stage(run)
     write_student(run, 1)
-    write_image(phantom("pool_0")[0][::-1].copy(), project.unlabelled / "pool_0_0000.nii.gz")
-    project.prepare_pool()
+    replace_pool_image(project, "pool_0", tmp_path / "repaired")
     write_evidence(run.student_store(1))
     with pytest.raises(StateError, match=r"the image of case 'pool_0' was replaced since its prediction was taken; .* start over"):
         grow_stage(begin(project))

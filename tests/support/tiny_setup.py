@@ -363,6 +363,21 @@ def project(built_project: Project, nnunet_environment: Any, monkeypatch: pytest
     return Project(nnunet_environment.raw, nnunet_environment.preprocessed, nnunet_environment.results, built_project.unlabelled)
 
 
+def replace_pool_image(project: Project, case: str, folder: Path) -> None:
+    """Let a pool image be another one under the same name, in a copy of the unlabelled images, and prepare the pool again.
+
+    Args:
+        project: whose pool.
+        case: of the pool.
+        folder: for the copy; the images of `project` are shared by all tests.
+    """
+    from nnunet_ssl.data.pool import prepare_pool
+
+    shutil.copytree(project.unlabelled, folder)
+    write_image(phantom(case)[0][::-1].copy(), folder / f"{case}_0000.nii.gz")
+    assert prepare_pool(project.setup(), [folder], skip_bad=False, num_processes=1, progress_bar=False).case_ids == POOL
+
+
 @pytest.fixture
 def fresh_project(project: Project, tmp_path: Path) -> Project:
     """As `project`, without a pool and with unlabelled images of its own, which a test may change."""
