@@ -63,6 +63,11 @@ def presets_folder() -> Path:
     return _shipped_folder("plans")
 
 
+def plans_flag(plans: str) -> str:
+    """`-p` as it stands in a command to type next; nothing for nnU-Net's default."""
+    return "" if plans == "nnUNetPlans" else f" -p {plans}"
+
+
 def fold_name(fold: int | str) -> str:
     """nnU-Net's folder name of a fold, `fold_0` or `fold_all`."""
     return f"fold_{fold}"

@@ -242,8 +242,3 @@ def use_device(name: str) -> str:
 def _usable_cores() -> int:
     """Cores that a scheduler, container or `taskset` has left to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def plans_flag(plans: str) -> str:
-    """`-p` as it stands in a command to type next; nothing for nnU-Net's default."""
-    return "" if plans == "nnUNetPlans" else f" -p {plans}"

@@ -13,10 +13,10 @@ from nnunet_ssl.cli.arguments import (
     add_device_argument,
     fold_argument,
     make_parser,
-    plans_flag,
     use_device,
 )
 from nnunet_ssl.cli.command import EXIT_ERROR, command
+from nnunet_ssl.locations import plans_flag
 
 if TYPE_CHECKING:
     from nnunet_ssl.prediction.prepared_model import PreparedModel

@@ -14,9 +14,9 @@ from nnunet_ssl.cli.arguments import (
     add_part_arguments,
     make_parser,
     part_of,
-    plans_flag,
 )
 from nnunet_ssl.cli.command import command
+from nnunet_ssl.locations import plans_flag
 
 if TYPE_CHECKING:
     from nnunet_ssl.data.pool_index import PoolIndex

@@ -20,9 +20,9 @@ from nnunet_ssl.cli.arguments import (
     make_parser,
     method_assignments,
     part_of,
-    plans_flag,
 )
 from nnunet_ssl.cli.command import command
+from nnunet_ssl.locations import plans_flag
 
 if TYPE_CHECKING:
     from nnunet_ssl.machines.part import Part

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_ssl.cli.arguments import add_dataset_arguments, fold_argument, make_parser, plans_flag
+from nnunet_ssl.cli.arguments import add_dataset_arguments, fold_argument, make_parser
 from nnunet_ssl.cli.command import command
+from nnunet_ssl.locations import plans_flag
 
 if TYPE_CHECKING:
     from nnunet_ssl.report.collect import RunFacts

@@ -19,11 +19,13 @@ from nnunet_ssl.cli.arguments import (
     evidence_device,
     make_parser,
     method_assignments,
-    plans_flag,
     use_device,
 )
 from nnunet_ssl.cli.command import command
+from nnunet_ssl.cli.run_control import check_control, run_controls
+from nnunet_ssl.cli.run_printing import print_fold, print_settings, print_table
 from nnunet_ssl.controls import CONTROLS
+from nnunet_ssl.locations import plans_flag
 
 if TYPE_CHECKING:
     from nnunet_ssl.run.run_request import RunRequest, Step
@@ -76,21 +78,21 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     assignments = method_assignments(arguments)
     _check_folds(arguments)
-    _check_control(arguments, assignments)
+    check_control(arguments, assignments)
     engine_at(arguments.dask)  # an address that is none is said before anything is trained
     requests = _requests(arguments, assignments)
     from nnunet_ssl.run.pipeline import execute, pipeline
 
     if arguments.control is not None:
         use_device(arguments.device)
-        _run_controls(arguments.control, requests)
+        run_controls(arguments.control, requests)
         return
     if arguments.status or arguments.dry_run:
         for request in requests:
-            _print_fold(request, requests)
+            print_fold(request, requests)
             _print_steps(pipeline(request))
             if arguments.status:
-                _print_table(request)
+                print_table(request)
         if arguments.dry_run:
             _print_estimate(requests)
         return
@@ -99,13 +101,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     use_device(arguments.device)
     for request in requests:
-        _print_fold(request, requests)
-        _print_settings(request)
+        print_fold(request, requests)
+        print_settings(request)
         if arguments.audit:
             _audit(request, pipeline(request))
         else:
             execute(pipeline(request))
-            _print_table(request)
+            print_table(request)
     if not arguments.audit:
         _print_cross_validation(requests)
         _print_next(arguments, requests)
@@ -135,64 +137,6 @@ def _check_folds(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"-f {given}: a fold is given twice.")
     if len(folds) > 1 and "all" in folds:
         raise ConfigError(f"-f {given}: 'all' trains on every label and has no figures to stand beside a fold's; give it alone.")
-
-
-def _check_control(arguments: argparse.Namespace, assignments: dict[str, object]) -> None:
-    """Refuse what would make a control differ from its run in more than one thing.
-
-    Raises:
-        ConfigError: for a flag that `--control` has no use for.
-    """
-    from nnunet_ssl.errors import ConfigError
-
-    if arguments.control is None:
-        return
-    names = ("u", "preset", "audit", "only", "status", "dry_run", "accept", "from_predictions", "teacher_folds", "student_tr", "first_id")
-    given = [name for name in (*names, "groups", "leave_group_out") if getattr(arguments, name) not in (None, False, (), [])]
-    if given or assignments:
-        flag = (
-            f"--{given[0].replace('_', '-')}"
-            if given and len(given[0]) > 1
-            else "-u"
-            if given
-            else f"the setting {next(iter(assignments))}"
-        )
-        raise ConfigError(f"--control repeats a finished run with one thing changed; leave out {flag}.")
-
-
-def _run_controls(name: str, requests: Sequence[RunRequest]) -> None:
-    """Every fold's control, beside its run."""
-    from nnunet_ssl.cli.pseudolabel import predict_line
-    from nnunet_ssl.errors import SetupError
-    from nnunet_ssl.run.control_comparison import compare, comparison_lines
-    from nnunet_ssl.run.control_request import control_request
-    from nnunet_ssl.run.pipeline import execute, pipeline
-
-    runs, controls = [], []
-    for request in requests:  # all are begun before any is trained
-        if (run := request.begun()) is None:
-            raise SetupError(
-                f"--control {name} repeats a finished run, and none of fold {request.fold} has begun; leave --control out first."
-            )
-        runs.append(run)
-        controls.append(control_request(request, run, name))
-    for request, control in zip(requests, controls, strict=True):
-        _print_fold(request, requests)
-        print(f"control '{name}': plans {control.setup.plans_name}")
-        _print_settings(control)
-        execute(pipeline(control))
-        print("run:")
-        _print_table(request)
-        print(f"control '{name}':")
-        _print_table(control)
-    pairs = [(run, control.open()) for run, control in zip(runs, controls, strict=True)]
-    if requests[0].fold == "all":
-        print("with -f all no labelled case is unseen; compare both on test cases:")
-    else:
-        print("\n".join(comparison_lines(name, [compare(*pair) for pair in pairs])))
-    folds = " ".join(str(request.fold) for request in requests)
-    for which, run in zip(("next", "  and"), pairs[0], strict=True):
-        print(f"{which}: {predict_line(run, folds)}")
 
 
 def _requests(arguments: argparse.Namespace, assignments: dict[str, object]) -> list[RunRequest]:
@@ -261,7 +205,7 @@ def _execute_only(arguments: argparse.Namespace, request: RunRequest) -> None:
 
     steps = pipeline(request)
     step = find_step(steps, arguments.only)
-    _print_settings(request)
+    print_settings(request)
     check = evidence_device if step.key.startswith("stage-") else lambda given: use_device(given.device)
     execute_only(steps, step, request.setup, lambda: check(arguments) if step.uses_device else None)
     if (following := next_step(steps)) is not None:
@@ -270,32 +214,10 @@ def _execute_only(arguments: argparse.Namespace, request: RunRequest) -> None:
         _print_next(arguments, [request])
 
 
-def _print_fold(request: RunRequest, requests: Sequence[RunRequest]) -> None:
-    """A heading, where there are several runs."""
-    if len(requests) > 1:
-        print(f"fold {request.fold}:")
-
-
-def _print_settings(request: RunRequest) -> None:
-    """What is in force, where the work begins."""
-    from nnunet_ssl.run.settings_text import settings_lines
-
-    print("\n".join(settings_lines(request)), flush=True)
-
-
 def _print_steps(steps: Sequence[Step]) -> None:
     width = max(len(step.key) for step in steps)
     for number, step in enumerate(steps, start=1):
         print(f"{number:3d}. [{'done' if step.is_done() else ' to do'}] {step.key:{width}}  {step.name}: {step.command}")
-
-
-def _print_table(request: RunRequest) -> None:
-    from nnunet_ssl.run.stage_table import accepted_line, format_table, stage_rows
-
-    if (run := request.begun()) is not None:
-        print(format_table(stage_rows(run)))
-        if (line := accepted_line(run)) is not None:
-            print(line)
 
 
 def _print_cross_validation(requests: Sequence[RunRequest]) -> None:

@@ -13,7 +13,7 @@ from nnunet_ssl.data.pool_images import refuse_labelled
 from nnunet_ssl.data.pool_index import load_pool
 from nnunet_ssl.data.workspace_lock import make_lock
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
-from nnunet_ssl.locations import PREDICTIONS, ModelLocation
+from nnunet_ssl.locations import PREDICTIONS, ModelLocation, plans_flag
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint_of_samples
 from nnunet_ssl.nnunet_api.external_trainers import find_trainer
 from nnunet_ssl.nnunet_api.model_data import refuse_other_images
@@ -231,7 +231,7 @@ def _teacher_fingerprint(teacher: ModelLocation, folds: Sequence[int | str], met
     for fold in folds:
         if not teacher.checkpoint(fold).is_file():
             number = int(teacher.dataset[7:10])
-            plans = "" if teacher.plans == "nnUNetPlans" else f" -p {teacher.plans}"
+            plans = plans_flag(teacher.plans)
             raise SetupError(
                 f"the teacher of fold {fold} is not trained ({teacher.checkpoint(fold)} is missing); run: "
                 f"nnUNetv2_train {number} {teacher.configuration} {fold} -tr {teacher.trainer}{plans}"
@@ -280,7 +280,7 @@ def refuse_idle_settings(setup: NnunetSetup, teacher: ModelLocation, fold: int |
     before, now = (config.by_path() for config in (MethodConfig.from_dict(manifest.method), method))
     for path, value in now.items():
         if value != before[path] and not path.startswith("curriculum.") and path != "evidence.num_samples":
-            number, plans = int(setup.dataset[7:10]), "" if setup.plans_name == "nnUNetPlans" else f" -p {setup.plans_name}"
+            number, plans = int(setup.dataset[7:10]), plans_flag(setup.plans_name)
             raise ConfigError(
                 f"{path} = {json.dumps(value)} would change nothing: every stage of the run in {teacher.workspace(fold)} is written. To "
                 f"compare with a control: nnssl_run -d {number} -c {setup.configuration} -f {fold}{plans} -tr {teacher.trainer} --control "

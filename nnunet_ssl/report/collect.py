@@ -9,7 +9,7 @@ from typing import Any
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.manifest import Manifest, StageRecord
 from nnunet_ssl.errors import SetupError
-from nnunet_ssl.locations import PREDICTIONS, ModelLocation
+from nnunet_ssl.locations import PREDICTIONS, ModelLocation, plans_flag
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.report.held_out import HeldOutFacts, read_held_out
 from nnunet_ssl.report.scored_cases import ScoredCase, read_ranking
@@ -143,7 +143,7 @@ def collect(setup: NnunetSetup, fold: int | str, teacher_trainer: str) -> RunFac
         raise SetupError(f"no run of fold {fold} has begun with predictions; begin one with nnssl_pseudolabel --from-predictions FOLDER.")
     models = [_teacher_facts(teacher, fold, teacher_folds, len(train), foreground_keys(setup))]
     if manifest is None and models[0].log is None:
-        plans = "" if setup.plans_name == "nnUNetPlans" else f" -p {setup.plans_name}"
+        plans = plans_flag(setup.plans_name)
         command = f"nnUNetv2_train {int(setup.dataset[7:10])} {setup.configuration} {fold} -tr {teacher_trainer}{plans}"
         folder = teacher.fold_folder(fold)
         raise SetupError(f"there is nothing to report yet: {folder} holds no checkpoint that can be read; run: {command}")

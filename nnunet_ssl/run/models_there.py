@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nnunet_ssl.locations import PUBLISHED_MARKER, ModelLocation, results_root
+from nnunet_ssl.locations import PUBLISHED_MARKER, ModelLocation, plans_flag, results_root
 from nnunet_ssl.nnunet_api.json_file import read_json
 
 
@@ -21,7 +21,7 @@ def flags_of_trained_models(teacher: ModelLocation, *folds: int | str) -> list[s
         model = ModelLocation(dataset=teacher.dataset, trainer=trainer, plans=plans, configuration=teacher.configuration)
         trained = [f for f in folds if model.checkpoint(f).is_file() and not (model.fold_folder(f) / PUBLISHED_MARKER).is_file()]
         if trained and model != teacher and model.folder == folder and not _is_of_control(model):
-            found.append(f"-tr {trainer}" + ("" if plans == "nnUNetPlans" else f" -p {plans}"))
+            found.append(f"-tr {trainer}{plans_flag(plans)}")
     return found
 
 

@@ -12,7 +12,7 @@ import torch
 from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.data.pool import pool_is_current, prepare_pool
 from nnunet_ssl.errors import SetupError
-from nnunet_ssl.locations import ModelLocation, stage_dataset_name
+from nnunet_ssl.locations import ModelLocation, plans_flag, stage_dataset_name
 from nnunet_ssl.machines.engine import engine_at
 from nnunet_ssl.pseudolabel.grow import grow
 from nnunet_ssl.pseudolabel.publish import is_published, publish
@@ -53,7 +53,7 @@ def pipeline(request: RunRequest) -> list[Step]:
     settings = request.method
     number, configuration = int(request.setup.dataset[7:10]), request.setup.configuration
     logs = request.teacher.workspace(request.fold) / "logs"
-    plans = "" if request.setup.plans_name == "nnUNetPlans" else f" -p {request.setup.plans_name}"
+    plans = plans_flag(request.setup.plans_name)
     grow_line = f"nnssl_pseudolabel -d {number} -c {configuration} -f {request.fold}{plans} -tr {request.teacher_trainer}"
     if request.predictions:
         grow_line += f" --from-predictions {shlex.join(map(str, request.predictions))}"

@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nnunet_ssl.errors import StateError
-from nnunet_ssl.locations import ModelLocation
+from nnunet_ssl.locations import ModelLocation, plans_flag
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
 from nnunet_ssl.nnunet_api.external_trainers import environment_with_trainers
 from nnunet_ssl.nnunet_api.json_file import read_json
@@ -43,10 +43,9 @@ def training_command(model: ModelLocation, fold: int | str, *, anew: bool = Fals
         fold: fold of its dataset.
         anew: whether it is to train over what is there, as nnU-Net does without `--c` and `--val`.
     """
-    plans = "" if model.plans == "nnUNetPlans" else f" -p {model.plans}"
     checkpoint = None if anew or is_trained(model, fold) else checkpoint_to_open(model, fold)
     flag = "" if checkpoint is None else " --val" if checkpoint == model.checkpoint(fold) else " --c"
-    return f"nnUNetv2_train {int(model.dataset[7:10])} {model.configuration} {fold} -tr {model.trainer}{plans}{flag}"
+    return f"nnUNetv2_train {int(model.dataset[7:10])} {model.configuration} {fold} -tr {model.trainer}{plans_flag(model.plans)}{flag}"
 
 
 def is_trained(model: ModelLocation, fold: int | str) -> bool:
@@ -94,9 +93,9 @@ def train(model: ModelLocation, fold: int | str, *, device: str, log: Path, epoc
     arguments = [model.dataset, model.configuration, str(fold), "-tr", model.trainer, "-p", model.plans, "-device", device]
     if (checkpoint := checkpoint_to_open(model, fold)) is not None:
         load_checkpoint(checkpoint)  # refused here where it carries code: a trainer of nnU-Net's own would run it
-        flag = "--val" if checkpoint == model.checkpoint(fold) else "--c"
-        arguments.append(flag)
-        if flag == "--val":
+        is_final = checkpoint == model.checkpoint(fold)
+        arguments.append("--val" if is_final else "--c")
+        if is_final:
             # nnU-Net removes it right after the final one is written, unless it is killed in between
             checkpoint.with_name("checkpoint_latest.pth").unlink(missing_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -47,15 +47,10 @@ def rows_by_path(folder: Path, split: str, *, network: str = OURS) -> dict[Path,
     if not rows:
         raise ValueError(f"no finished run of split {split!r} and network {network!r} in {folder}")
     for name in ALIKE:
-        kinds: dict[int, set[str]] = {}
-        for row in rows:
-            kinds.setdefault(row["labels"], set()).add(row[name])
-        for labels, of_rows in kinds.items():
-            if len(of_rows) > 1:
-                raise ValueError(
-                    f"{labels} labels: rows in {folder} differ in {name!r}: {sorted(of_rows)}; keep them in folders of their own"
-                )
-    _refuse_other_lengths(rows, folder)
+        _require_one_value(rows, name, folder)
+    # the teacher stands beside longer trainings, and arms without students have no steps of theirs
+    _require_one_value([row for row in rows if row["arm"] != "teacher"], "steps", folder)
+    _require_one_value([row for row in rows if row.get("student_steps")], "student_steps", folder)
     teachers: dict[tuple[int, int], dict[str, list[str]]] = {}
     for row in rows:
         if row["teacher"]:
@@ -69,17 +64,14 @@ def rows_by_path(folder: Path, split: str, *, network: str = OURS) -> dict[Path,
     return by_path
 
 
-def _refuse_other_lengths(rows: Sequence[Row], folder: Path) -> None:
-    """Rows of one number of labels are compared, and so must have as many steps; the teacher stands beside them."""
-    for name, of_arm in (("steps", lambda row: row["arm"] != "teacher"), ("student_steps", lambda row: bool(row.get("student_steps")))):
-        lengths: dict[int, set[int]] = {}
-        for row in filter(of_arm, rows):
-            lengths.setdefault(row["labels"], set()).add(row[name])
-        for labels, found in lengths.items():
-            if len(found) > 1:
-                raise ValueError(
-                    f"{labels} labels: rows in {folder} differ in {name!r}: {sorted(found)}; keep them in folders of their own"
-                )
+def _require_one_value(rows: Sequence[Row], name: str, folder: Path) -> None:
+    """Rows of one number of labels are compared, and so must be alike."""
+    kinds: dict[int, set[Any]] = {}
+    for row in rows:
+        kinds.setdefault(row["labels"], set()).add(row[name])
+    for labels, found in kinds.items():
+        if len(found) > 1:
+            raise ValueError(f"{labels} labels: rows in {folder} differ in {name!r}: {sorted(found)}; keep them in folders of their own")
 
 
 def write_table(path: Path, rows: Sequence[Row]) -> None:

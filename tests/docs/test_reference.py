@@ -199,3 +199,19 @@ def matches(message: str, source: str) -> bool:
 def test_matching_of_messages() -> None:
     assert matches("case <case> is bad", f"the case {_GAP} is bad: {_GAP}")
     assert not matches("case <case> is worse", f"the case {_GAP} is bad")
+
+
+# ---- what a run costs, in the README
+
+
+def test_costs_follow_from_the_defaults(pages: dict[Path, str], project: Path) -> None:
+    """One training each of teachers and of all students together; a sweep by every teacher, and one by every student but the last."""
+    method = MethodConfig()
+    assert method.agreement.weight > 0
+    assert method.teacher.length == method.student.length
+    students = method.curriculum.num_stages - 1
+    text = pages[project / "README.md"]
+    for flags, teachers, runs in (("-f 0", 1, 1), ("-f 0 1 2 3 4", 5, 5), ("-f all", 5, 1)):
+        (line,) = re.findall(rf"^\| `{flags}` \| (.+) \|$", text, flags=re.MULTILINE)
+        ours, given, sweeps = (int(cell.split()[0]) for cell in line.split(" | "))
+        assert (ours, given, sweeps) == (teachers + runs, runs, teachers + runs * students), flags

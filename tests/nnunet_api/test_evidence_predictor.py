@@ -216,19 +216,25 @@ def test_log_variance_where_one_pass_is_all_there_is(taught_project: Project) ->
     assert set(np.unique(np.round(swept[6:9].numpy(), 4))) >= {0.0, 1.0}
 
 
-def test_out_of_memory_falls_back_as_in_nnunet(project: Project, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    made = predictor(project.setup(), network())
-    made.perform_everything_on_device = True  # as on a GPU; nnU-Net turns it off on a CPU
-    expected = made.sweep(IMAGE)
-    moments, calls = made._window_moments, []
+def fail_in_the_third_window(made: EvidencePredictor, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Let the predictor run out of memory once; returns the windows that it was asked for, which grow."""
+    moments, calls = made._window_moments, list[Tensor]()
 
-    def fails_once(x: Tensor) -> Tensor:
+    def fails_once(x: Tensor) -> Any:
         calls.append(x)
         if len(calls) == 3:
             raise RuntimeError("out of memory")
         return moments(x)
 
     monkeypatch.setattr(made, "_window_moments", fails_once)
+    return calls
+
+
+def test_out_of_memory_falls_back_as_in_nnunet(project: Project, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    made = predictor(project.setup(), network())
+    made.perform_everything_on_device = True  # as on a GPU; nnU-Net turns it off on a CPU
+    expected = made.sweep(IMAGE)
+    calls = fail_in_the_third_window(made, monkeypatch)
     assert torch.equal(made.sweep(IMAGE), expected)
     assert len(calls) == 3 + 8
 
@@ -261,16 +267,9 @@ def test_draws_are_the_same_after_out_of_memory(taught_project: Project, monkeyp
     made.load_model(taught_project.results / DATASET / f"TransASPPTeacherTrainer__{PLANS}__3d_fullres", [0])
     made.perform_everything_on_device = True
     expected = made.sweep(IMAGE, seed=3)
-    moments, calls = made._window_moments, []
-
-    def fails_once(x: Tensor) -> Any:
-        calls.append(x)
-        if len(calls) == 3:
-            raise RuntimeError("out of memory")
-        return moments(x)
-
-    monkeypatch.setattr(made, "_window_moments", fails_once)
+    calls = fail_in_the_third_window(made, monkeypatch)
     assert torch.equal(made.sweep(IMAGE, seed=3), expected)
+    assert len(calls) == 3 + 8
 
 
 def test_several_folds_of_a_network_that_nnunet_compiles(taught_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
