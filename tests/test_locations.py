@@ -8,7 +8,7 @@ import pytest
 
 from nnunet_ssl import locations
 from nnunet_ssl.errors import SetupError
-from nnunet_ssl.locations import ModelLocation, stage_dataset_name
+from nnunet_ssl.locations import ModelLocation, plans_flag, stage_dataset_name
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +64,8 @@ def test_shipped_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.setattr(locations, "__file__", str(tmp_path / "nnunet_ssl" / "locations.py"))
     with pytest.raises(SetupError, match="folder 'trainers' of nnunet-ssl is missing"):
         locations.trainers_folder()
+
+
+def test_plans_flag_is_left_out_for_nnunets_default() -> None:
+    assert plans_flag("nnUNetPlans") == ""
+    assert plans_flag("mine") == " -p mine"

@@ -17,7 +17,6 @@ from nnunet_ssl.cli.arguments import (
     fold_argument,
     make_parser,
     method_assignments,
-    plans_flag,
     use_device,
 )
 from nnunet_ssl.config import MethodConfig
@@ -164,11 +163,6 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert use_device("cuda") == "cuda"
     assert threads[1:] == [1]
-
-
-def test_plans_flag_is_left_out_for_nnunets_default() -> None:
-    assert plans_flag("nnUNetPlans") == ""
-    assert plans_flag("mine") == " -p mine"
 
 
 def test_help_ends_with_an_example() -> None:
