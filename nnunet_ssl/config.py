@@ -7,10 +7,11 @@ unknown key is an error that names it. The formulas behind the fields are in `do
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, cast, get_args
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
 
+from nnunet_ssl.config_section import build, json_ready, numbers, require, require_choice
 from nnunet_ssl.errors import ConfigError
 
 SCHEMA = 1
@@ -39,22 +40,6 @@ UNCALIBRATED_TAU = 0.7
 """Threshold between high and low confidence where neither the settings nor held-out cases give one."""
 
 
-def _require(condition: bool, name: str, value: object, expected: str) -> None:
-    if not condition:
-        raise ConfigError(f"nnssl setting '{name}' is {value!r}; expected {expected}.")
-
-
-def _numbers(name: str, value: object, expected: str) -> tuple[float, ...]:
-    """A list of numbers as a tuple."""
-    is_list = isinstance(value, list | tuple) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
-    _require(is_list, name, value, expected)
-    return tuple(float(v) for v in cast(Iterable[float], value))
-
-
-def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    _require(value in choices, name, value, "one of " + ", ".join(choices))
-
-
 @dataclass(frozen=True, kw_only=True)
 class LengthConfig:
     """How long a training lasts, in nnU-Net's own units."""
@@ -68,7 +53,7 @@ class LengthConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_epochs", "iterations_per_epoch", "val_iterations_per_epoch"):
-            _require(getattr(self, name) >= 1, f"length.{name}", getattr(self, name), "an integer of at least 1")
+            require(getattr(self, name) >= 1, f"length.{name}", getattr(self, name), "an integer of at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,15 +82,15 @@ class TeacherConfig:
     """Samples K per patch whose variance the head learns."""
 
     def __post_init__(self) -> None:
-        _require(self.lambda_ce >= 0, "teacher.lambda_ce", self.lambda_ce, "a number of at least 0")
-        _require_choice("teacher.optimizer", self.optimizer, get_args(OptimizerName))
-        _require_choice("teacher.cpu_precision", self.cpu_precision, get_args(CpuPrecision))
-        _require(self.initial_lr > 0, "teacher.initial_lr", self.initial_lr, "a positive number")
-        _require(self.weight_decay >= 0, "teacher.weight_decay", self.weight_decay, "a number of at least 0")
-        _require(self.distillation_epochs >= 0, "teacher.distillation_epochs", self.distillation_epochs, "0 or more")
-        _require(self.distillation_lr > 0, "teacher.distillation_lr", self.distillation_lr, "a positive number")
-        _require_choice("teacher.distillation_loss", self.distillation_loss, get_args(DistillationLoss))
-        _require(self.num_samples >= 2, "teacher.num_samples", self.num_samples, "2 or more (a variance needs two)")
+        require(self.lambda_ce >= 0, "teacher.lambda_ce", self.lambda_ce, "a number of at least 0")
+        require_choice("teacher.optimizer", self.optimizer, get_args(OptimizerName))
+        require_choice("teacher.cpu_precision", self.cpu_precision, get_args(CpuPrecision))
+        require(self.initial_lr > 0, "teacher.initial_lr", self.initial_lr, "a positive number")
+        require(self.weight_decay >= 0, "teacher.weight_decay", self.weight_decay, "a number of at least 0")
+        require(self.distillation_epochs >= 0, "teacher.distillation_epochs", self.distillation_epochs, "0 or more")
+        require(self.distillation_lr > 0, "teacher.distillation_lr", self.distillation_lr, "a positive number")
+        require_choice("teacher.distillation_loss", self.distillation_loss, get_args(DistillationLoss))
+        require(self.num_samples >= 2, "teacher.num_samples", self.num_samples, "2 or more (a variance needs two)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +107,9 @@ class EvidenceConfig:
     by a standard error, that one is used."""
 
     def __post_init__(self) -> None:
-        _require(self.num_samples >= 1, "evidence.num_samples", self.num_samples, "1 or more")
-        _require_choice("evidence.confidence", self.confidence, CONFIDENCES)
-        _require_choice("evidence.case_score", self.case_score, CASE_SCORES)
+        require(self.num_samples >= 1, "evidence.num_samples", self.num_samples, "1 or more")
+        require_choice("evidence.confidence", self.confidence, CONFIDENCES)
+        require_choice("evidence.case_score", self.case_score, CASE_SCORES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,15 +133,15 @@ class CurriculumConfig:
 
     def __post_init__(self) -> None:
         expected = "increasing numbers in (0, 1], for instance 0.2 0.5 1.0"
-        object.__setattr__(self, "fractions", _numbers("curriculum.fractions", self.fractions, expected))
+        object.__setattr__(self, "fractions", numbers("curriculum.fractions", self.fractions, expected))
         ks = self.fractions
         ok = len(ks) > 0 and all(0 < k <= 1 for k in ks) and all(a < b for a, b in itertools.pairwise(ks))
-        _require(ok, "curriculum.fractions", list(ks), expected)
-        _require_choice("curriculum.order", self.order, ORDERS)
-        _require_choice("curriculum.schedule", self.schedule, SCHEDULES)
-        _require(self.seed >= 0, "curriculum.seed", self.seed, "0 or more")
-        _require(0 <= self.dropped_share < 1, "curriculum.dropped_share", self.dropped_share, "in [0, 1)")
-        _require(0 < self.last_stage_share <= 1, "curriculum.last_stage_share", self.last_stage_share, "in (0, 1]")
+        require(ok, "curriculum.fractions", list(ks), expected)
+        require_choice("curriculum.order", self.order, ORDERS)
+        require_choice("curriculum.schedule", self.schedule, SCHEDULES)
+        require(self.seed >= 0, "curriculum.seed", self.seed, "0 or more")
+        require(0 <= self.dropped_share < 1, "curriculum.dropped_share", self.dropped_share, "in [0, 1)")
+        require(0 < self.last_stage_share <= 1, "curriculum.last_stage_share", self.last_stage_share, "in (0, 1]")
 
     @property
     def stage_fractions(self) -> tuple[float, ...]:
@@ -257,28 +242,28 @@ class StudentConfig:
         if self.tau is not None:
             expected = "numbers in [0, 1], or null"
             is_list = isinstance(self.tau, list | tuple)
-            taus = _numbers("student.tau", self.tau if is_list else [self.tau], expected)
-            _require(len(taus) > 0 and all(0 <= t <= 1 for t in taus), "student.tau", self.tau, expected)
+            taus = numbers("student.tau", self.tau if is_list else [self.tau], expected)
+            require(len(taus) > 0 and all(0 <= t <= 1 for t in taus), "student.tau", self.tau, expected)
             object.__setattr__(self, "tau", taus if is_list else self.tau)
-        _require(0 < self.precision < 1, "student.precision", self.precision, "between 0 and 1")
-        _require_choice("student.init", self.init, STUDENT_INITS)
-        _require_choice("student.optimizer", self.optimizer, get_args(OptimizerName))
-        _require_choice("student.cpu_precision", self.cpu_precision, get_args(CpuPrecision))
-        _require_choice("student.unlearning", self.unlearning, UNLEARNING_MODES)
-        _require_choice("student.targets", self.targets, TARGET_KINDS)
-        _require_choice("student.normalisation", self.normalisation, get_args(Normalisation))
-        _require(0 < self.labelled_share <= 1, "student.labelled_share", self.labelled_share, "a number above 0, at most 1")
+        require(0 < self.precision < 1, "student.precision", self.precision, "between 0 and 1")
+        require_choice("student.init", self.init, STUDENT_INITS)
+        require_choice("student.optimizer", self.optimizer, get_args(OptimizerName))
+        require_choice("student.cpu_precision", self.cpu_precision, get_args(CpuPrecision))
+        require_choice("student.unlearning", self.unlearning, UNLEARNING_MODES)
+        require_choice("student.targets", self.targets, TARGET_KINDS)
+        require_choice("student.normalisation", self.normalisation, get_args(Normalisation))
+        require(0 < self.labelled_share <= 1, "student.labelled_share", self.labelled_share, "a number above 0, at most 1")
         for name in ("initial_lr", "warm_lr"):
-            _require(getattr(self, name) > 0, f"student.{name}", getattr(self, name), "a positive number")
+            require(getattr(self, name) > 0, f"student.{name}", getattr(self, name), "a positive number")
         for name in ("weight_decay", "lambda_ce", "lambda_high", "lambda_low", "distillation_epochs", "fine_tune_epochs"):
-            _require(getattr(self, name) >= 0, f"student.{name}", getattr(self, name), "a number of at least 0")
+            require(getattr(self, name) >= 0, f"student.{name}", getattr(self, name), "a number of at least 0")
         for name in ("ramp_up", "cutmix", "refresh"):
-            _require(0 <= getattr(self, name) <= 1, f"student.{name}", getattr(self, name), "in [0, 1]")
+            require(0 <= getattr(self, name) <= 1, f"student.{name}", getattr(self, name), "in [0, 1]")
         can_refresh = self.ema and self.targets == "soft"
-        _require(can_refresh or self.refresh == 0, "student.refresh", self.refresh, "0 unless student.ema is on and targets are soft")
+        require(can_refresh or self.refresh == 0, "student.refresh", self.refresh, "0 unless student.ema is on and targets are soft")
         ratio = self.unlearning_gradient_ratio
-        _require(ratio is None or ratio > 0, "student.unlearning_gradient_ratio", ratio, "a positive number or null")
-        _require(self.ema_decay is None or 0 < self.ema_decay < 1, "student.ema_decay", self.ema_decay, "in (0, 1) or null")
+        require(ratio is None or ratio > 0, "student.unlearning_gradient_ratio", ratio, "a positive number or null")
+        require(self.ema_decay is None or 0 < self.ema_decay < 1, "student.ema_decay", self.ema_decay, "in (0, 1) or null")
 
     @property
     def fixed_tau(self) -> float | tuple[float, ...]:
@@ -307,7 +292,7 @@ class AgreementConfig:
 
     def __post_init__(self) -> None:
         for name in ("weight", "max_change", "stop_change", "rollback_level"):
-            _require(0 <= getattr(self, name) <= 1, f"agreement.{name}", getattr(self, name), "in [0, 1]")
+            require(0 <= getattr(self, name) <= 1, f"agreement.{name}", getattr(self, name), "in [0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,7 +307,7 @@ class MethodConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready dictionary, with the schema version."""
-        return {"schema": SCHEMA, **asdict(self, dict_factory=_json_ready)}
+        return {"schema": SCHEMA, **asdict(self, dict_factory=json_ready)}
 
     def by_path(self) -> dict[str, Any]:
         """Every single setting by its dotted path, JSON-ready."""
@@ -347,12 +332,12 @@ class MethodConfig:
             ConfigError: on an unknown key, a value out of range, or a newer schema; the message names the setting.
         """
         if not isinstance(section, dict | None):
-            raise ConfigError(f"'nnssl' in the plans must be an object, found {section!r}.")
+            raise ConfigError(f"the 'nnssl' section must be an object, found {section!r}.")
         section = dict(section or {})
         schema = section.pop("schema", SCHEMA)
         if not isinstance(schema, int) or schema > SCHEMA:
             raise ConfigError(f"the plans' nnssl section has schema {schema!r}, this version reads up to {SCHEMA}; update nnunet-ssl.")
-        built: MethodConfig = _build(cls, section, "nnssl")
+        built: MethodConfig = build(cls, section, _NESTED)
         return built
 
     def with_settings(self, assignments: Mapping[str, Any]) -> MethodConfig:
@@ -376,11 +361,6 @@ class MethodConfig:
         return MethodConfig.from_dict(section)
 
 
-def _json_ready(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Lists for tuples, so that settings equal the ones read back from JSON."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in items}
-
-
 _NESTED: dict[str, type] = {
     "teacher": TeacherConfig,
     "evidence": EvidenceConfig,
@@ -389,40 +369,3 @@ _NESTED: dict[str, type] = {
     "agreement": AgreementConfig,
     "length": LengthConfig,
 }
-
-
-_LARGEST = 10**18
-"""No setting is larger; NaN and infinity are not smaller."""
-_PLAIN: dict[str, tuple[tuple[type, ...], str]] = {
-    "bool": ((bool,), "true or false"),
-    "int": ((int,), "a whole number"),
-    "float": ((int, float), "a number"),
-    "float | None": ((int, float, type(None)), "a number or null"),
-}
-
-
-def _check_types(kind: type, values: dict[str, Any], path: str) -> None:
-    """Refuse `--set student.ema=False`, a text that would count as true, and lengths that are no whole numbers."""
-    for entry in fields(kind):
-        if entry.name not in values or str(entry.type) not in _PLAIN:
-            continue
-        types, expected = _PLAIN[str(entry.type)]
-        value: Any = values[entry.name]
-        fits = isinstance(value, types) and (bool in types or not isinstance(value, bool))
-        if isinstance(value, int | float):
-            fits = fits and abs(value) <= _LARGEST
-        _require(fits, f"{path}.{entry.name}", value, expected)
-
-
-def _build(kind: type, values: Any, path: str) -> Any:
-    if not isinstance(values, dict):
-        raise ConfigError(f"'{path}' in the plans must be an object, found {values!r}.")
-    known = {f.name for f in fields(kind)}
-    if unknown := sorted(set(values) - known):
-        raise ConfigError(f"unknown setting '{path}.{unknown[0]}' in the plans; known: {', '.join(sorted(known))}.")
-    _check_types(kind, values, path)
-    built = {k: _build(_NESTED[k], v, f"{path}.{k}") if k in _NESTED else v for k, v in values.items()}
-    try:
-        return kind(**built)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"'{path}' in the plans has a value of the wrong type: {error}.") from error

@@ -11,6 +11,10 @@ from pathlib import Path
 
 from nnunet_ssl.errors import SetupError
 
+OUR_TEACHER, OUR_STUDENT = "TransASPPTeacherTrainer", "TransASPPStudentTrainer"
+"""Names of the trainers that build TransASPPUNet themselves; `-tr` of nnU-Net."""
+DEFAULT_PLANS = "nnUNetPlans"
+"""nnU-Net's own default of `-p`."""
 STUDY_FILE = "held_out.json"
 """In the workspace: everything measured on held-out cases."""
 AUDIT_FILE = "audit.json"
@@ -65,7 +69,12 @@ def presets_folder() -> Path:
 
 def plans_flag(plans: str) -> str:
     """`-p` as it stands in a command to type next; nothing for nnU-Net's default."""
-    return "" if plans == "nnUNetPlans" else f" -p {plans}"
+    return "" if plans == DEFAULT_PLANS else f" -p {plans}"
+
+
+def dataset_number(name: str) -> int:
+    """`137` of `Dataset137_BraTS2021`, as nnU-Net's commands take it."""
+    return int(name[7:10])
 
 
 def fold_name(fold: int | str) -> str:

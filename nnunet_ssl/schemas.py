@@ -10,6 +10,8 @@ from nnunet_ssl.errors import StateError
 
 STUDY = 2
 """Of `held_out.json` and `audit.json`; files without a version are of the first, which had no Dice of uncalibrated labels."""
+SIDECAR = 1
+"""Of `nnssl.json` of a stage dataset."""
 PUBLISHED = 1
 """Of `nnssl_published.json`; files without a version are of the first."""
 

@@ -140,11 +140,11 @@ def test_values_of_another_type_are_one_line(path: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"student": {"cut_mix": 0.5}}, r"unknown setting 'nnssl\.student\.cut_mix' in the plans; known: .*cutmix"),
-        ({"pupil": {}}, r"unknown setting 'nnssl\.pupil'"),
-        ({"teacher": {"length": {"epochs": 1}}}, r"unknown setting 'nnssl\.teacher\.length\.epochs'"),
-        ({"student": 3}, r"'nnssl\.student' in the plans must be an object, found 3"),
-        ({"student": {"length": [1]}}, r"'nnssl\.student\.length' in the plans must be an object"),
+        ({"student": {"cut_mix": 0.5}}, r"unknown nnssl setting 'student\.cut_mix'; known: .*cutmix"),
+        ({"pupil": {}}, "unknown nnssl setting 'pupil'"),
+        ({"teacher": {"length": {"epochs": 1}}}, r"unknown nnssl setting 'teacher\.length\.epochs'"),
+        ({"student": 3}, "nnssl setting 'student' must be an object, found 3"),
+        ({"student": {"length": [1]}}, r"nnssl setting 'student\.length' must be an object"),
         ({"schema": 2}, "has schema 2, this version reads up to 1; update nnunet-ssl"),
         ({"schema": "1"}, "has schema '1'"),
     ],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnunet_ssl.config import CASE_SCORES, CONFIDENCES, ORDERS, SCHEDULES, STUDENT_INITS, TARGET_KINDS, UNLEARNING_MODES
 from nnunet_ssl.errors import ConfigError
+from nnunet_ssl.locations import DEFAULT_PLANS, OUR_TEACHER
 
 if TYPE_CHECKING:
     from nnunet_ssl.machines.part import Part
@@ -35,7 +36,7 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     """`-d -c -p`: which set-up."""
     parser.add_argument("-d", required=True, metavar="DATASET", help="labelled dataset: id or name, as for nnUNetv2_train")
     parser.add_argument("-c", required=True, metavar="CONFIGURATION", help="configuration, for instance 3d_fullres")
-    parser.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="plans name (default: %(default)s)")
+    parser.add_argument("-p", default=DEFAULT_PLANS, metavar="PLANS", help="plans name (default: %(default)s)")
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, *, several_folds: bool = False) -> None:
@@ -51,7 +52,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, several_folds: bool = 
     )
     parser.add_argument(
         "-tr",
-        default="TransASPPTeacherTrainer",
+        default=OUR_TEACHER,
         metavar="TRAINER",
         help="the teacher's trainer; any trained nnU-Net model will do (%(default)s)",
     )

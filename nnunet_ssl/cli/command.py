@@ -56,17 +56,17 @@ def console_logging(command_name: str) -> Iterator[None]:
     logger = logging.getLogger("nnunet_ssl")
     messages = _Messages(sys.stdout)
     messages.addFilter(lambda record: record.levelno < logging.WARNING)
-    warnings = logging.StreamHandler(sys.stderr)
-    warnings.setLevel(logging.WARNING)
-    warnings.setFormatter(_WarningFormatter(command_name))
+    problems = logging.StreamHandler(sys.stderr)
+    problems.setLevel(logging.WARNING)
+    problems.setFormatter(_WarningFormatter(command_name))
     level = logger.level
     logger.setLevel(logging.INFO)
     logger.addHandler(messages)
-    logger.addHandler(warnings)
+    logger.addHandler(problems)
     try:
         yield
     finally:
-        logger.removeHandler(warnings)
+        logger.removeHandler(problems)
         logger.removeHandler(messages)
         logger.setLevel(level)
 

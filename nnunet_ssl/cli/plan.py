@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from nnunet_ssl.cli.arguments import make_parser
 from nnunet_ssl.cli.command import command
+from nnunet_ssl.locations import dataset_number
 
 NAME = "nnssl_plan"
 
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for setup in fresh.configurations:
         print(describe_size(setup))
         print(f"    data: {setup.data_folder}" + (" (to be preprocessed)" if setup.configuration in fresh.without_data else ""))
-    number, plans = int(fresh.configurations[0].dataset[7:10]), fresh.path.stem
+    number, plans = dataset_number(fresh.configurations[0].dataset), fresh.path.stem
     if missing := fresh.without_data:
         print(f"next: nnUNetv2_preprocess -d {number} -plans_name {plans} -c {' '.join(missing)}")
     print(f"{'then' if missing else 'next'}: nnssl_prepare -d {number} -c CONFIGURATION -p {plans} -u FOLDER")

@@ -16,7 +16,7 @@ from nnunet_ssl.cli.arguments import (
     use_device,
 )
 from nnunet_ssl.cli.command import EXIT_ERROR, command
-from nnunet_ssl.locations import plans_flag
+from nnunet_ssl.locations import OUR_STUDENT, dataset_number, plans_flag
 
 if TYPE_CHECKING:
     from nnunet_ssl.prediction.prepared_model import PreparedModel
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "-tr",
-        default="TransASPPStudentTrainer",
+        default=OUR_STUDENT,
         metavar="TRAINER",
         help="trainer of the model; any trained nnU-Net model will do (%(default)s)",
     )
@@ -87,4 +87,4 @@ def _audit_line(prepared: PreparedModel) -> str:
     if origin is not None:
         dataset, fold, trainer = origin.manifest.dataset, str(origin.manifest.fold), origin.manifest.teacher_trainer
         teacher = f"-tr {trainer}"
-    return f"; run: nnssl_run -d {int(dataset[7:10])} -c {model.configuration} -f {fold}{plans_flag(model.plans)} {teacher} --audit"
+    return f"; run: nnssl_run -d {dataset_number(dataset)} -c {model.configuration} -f {fold}{plans_flag(model.plans)} {teacher} --audit"

@@ -16,7 +16,7 @@ from nnunet_ssl.cli.arguments import (
     part_of,
 )
 from nnunet_ssl.cli.command import command
-from nnunet_ssl.locations import plans_flag
+from nnunet_ssl.locations import OUR_TEACHER, dataset_number, plans_flag
 
 if TYPE_CHECKING:
     from nnunet_ssl.data.pool_index import PoolIndex
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"plans: {setup.preprocessed_folder / plans}.json")
         if size := describe_size(setup):
             print(size)
-    number = int(setup.dataset[7:10])
+    number = dataset_number(setup.dataset)
     if not arguments.u and not asks_for_groups:
         print(f"next: {NAME} -d {number} -c {arguments.c}{plans_flag(plans)} -u FOLDER")
         return
@@ -113,9 +113,7 @@ def _trained_models(setup: NnunetSetup) -> list[str]:
     from nnunet_ssl.locations import ModelLocation
     from nnunet_ssl.run.models_there import flags_of_trained_models
 
-    ours = ModelLocation(
-        dataset=setup.dataset, trainer="TransASPPTeacherTrainer", plans=setup.plans_name, configuration=setup.configuration
-    )
+    ours = ModelLocation(dataset=setup.dataset, trainer=OUR_TEACHER, plans=setup.plans_name, configuration=setup.configuration)
     return flags_of_trained_models(ours, *range(5), "all")
 
 

@@ -22,7 +22,7 @@ from nnunet_ssl.cli.arguments import (
     part_of,
 )
 from nnunet_ssl.cli.command import command
-from nnunet_ssl.locations import plans_flag
+from nnunet_ssl.locations import dataset_number, plans_flag
 
 if TYPE_CHECKING:
     from nnunet_ssl.machines.part import Part
@@ -66,12 +66,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from nnunet_ssl.data.pool_index import load_pool
     from nnunet_ssl.machines.engine import engine_at
     from nnunet_ssl.nnunet_api.load_setup import load_setup
+    from nnunet_ssl.nnunet_api.training_state import checkpoint_to_open, training_command
     from nnunet_ssl.pseudolabel.accept import accept
     from nnunet_ssl.pseudolabel.grow import grow
     from nnunet_ssl.pseudolabel.publish import publish
     from nnunet_ssl.pseudolabel.rewrite_stage import rewrite_stage
     from nnunet_ssl.pseudolabel.start_run import open_run, refuse_idle_settings, settings_in_force
-    from nnunet_ssl.run.training_process import checkpoint_to_open, training_command
 
     check_asked(arguments.groups)
     setup = load_setup(arguments.d, arguments.c, arguments.p)
@@ -160,6 +160,6 @@ def _gather_part(run: Run, part: Part, arguments: argparse.Namespace) -> None:
 
 def predict_line(run: Run, folds: str | None = None) -> str:
     """The stock command that predicts with the published student, of the run's fold or of those named."""
-    number, configuration = int(run.setup.dataset[7:10]), run.setup.configuration
+    number, configuration = dataset_number(run.setup.dataset), run.setup.configuration
     trainer, plans = run.manifest.student_trainer, plans_flag(run.setup.plans_name)
     return f"nnUNetv2_predict -d {number} -c {configuration} -f {folds or run.fold} -tr {trainer}{plans} -i INPUT_FOLDER -o OUTPUT_FOLDER"

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 from nnunet_ssl.cli.arguments import add_dataset_arguments, fold_argument, make_parser
 from nnunet_ssl.cli.command import command
-from nnunet_ssl.locations import plans_flag
+from nnunet_ssl.locations import OUR_TEACHER, dataset_number, plans_flag
 
 if TYPE_CHECKING:
     from nnunet_ssl.report.collect import RunFacts
 
 NAME = "nnssl_report"
-_TEACHER = "TransASPPTeacherTrainer"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_dataset_arguments(made)
     made.add_argument("-f", required=True, type=fold_argument, metavar="FOLD", help="fold of the run: 0, 1, ... or 'all'")
-    made.add_argument("-tr", default=_TEACHER, metavar="TRAINER", help="the teacher's trainer (default: %(default)s)")
+    made.add_argument("-tr", default=OUR_TEACHER, metavar="TRAINER", help="the teacher's trainer (default: %(default)s)")
     made.add_argument("-o", type=Path, metavar="FOLDER", help="where to write (default: the folder 'report' in the run's workspace)")
     return made
 
@@ -48,11 +47,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _next_line(facts: RunFacts) -> str:
     """The command that continues an unfinished run, or that uses the published student."""
-    number, plans = int(facts.dataset[7:10]), plans_flag(facts.plans)
+    number, plans = dataset_number(facts.dataset), plans_flag(facts.plans)
     if facts.is_published:
         model = f"-d {number} -c {facts.configuration} -f {facts.fold} -tr {facts.student_trainer}{plans}"
         return f"nnUNetv2_predict {model} -i INPUT_FOLDER -o OUTPUT_FOLDER"
-    teacher = "" if facts.teacher.trainer == _TEACHER else f" -tr {facts.teacher.trainer}"
+    teacher = "" if facts.teacher.trainer == OUR_TEACHER else f" -tr {facts.teacher.trainer}"
     folds = "" if facts.teacher_folds == (facts.fold,) else f" --teacher-folds {' '.join(map(str, facts.teacher_folds))}"
     pool = " -u FOLDER" if facts.pool_cases is None else ""
     return f"nnssl_run -d {number} -c {facts.configuration} -f {facts.fold}{plans}{teacher}{folds}{pool}"

@@ -25,7 +25,7 @@ from nnunet_ssl.cli.command import command
 from nnunet_ssl.cli.run_control import check_control, run_controls
 from nnunet_ssl.cli.run_printing import print_fold, print_settings, print_table
 from nnunet_ssl.controls import CONTROLS
-from nnunet_ssl.locations import plans_flag
+from nnunet_ssl.locations import dataset_number, plans_flag
 
 if TYPE_CHECKING:
     from nnunet_ssl.run.run_request import RunRequest, Step
@@ -232,7 +232,7 @@ def _print_next(arguments: argparse.Namespace, requests: Sequence[RunRequest]) -
     from nnunet_ssl.cli.pseudolabel import predict_line
 
     setup, run = requests[0].setup, requests[0].open()
-    number, folds = int(setup.dataset[7:10]), " ".join(str(request.fold) for request in requests)
+    number, folds = dataset_number(setup.dataset), " ".join(str(request.fold) for request in requests)
     print(f"next: {predict_line(run, folds)}")
     report = f"nnssl_report -d {number} -c {arguments.c} -f {requests[-1].fold}{plans_flag(setup.plans_name)} -tr {run.teacher.trainer}"
     print(f"  or: {report}")

@@ -20,10 +20,12 @@ from nnunet_ssl.confidence.quantise import (
     variance_to_uint16,
 )
 from nnunet_ssl.data.files import replacing
-from nnunet_ssl.data.whole_array import array_bytes, write_bytes
+from nnunet_ssl.data.whole_array import ENTRY, array_bytes, write_bytes
 from nnunet_ssl.errors import SetupError, StateError
+from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.nnunet_api.array_file import fingerprint_of_values, open_array
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint
+from nnunet_ssl.nnunet_api.training_state import training_command
 from nnunet_ssl.schemas import schema_of
 
 SCHEMA = 1
@@ -49,14 +51,18 @@ def held_out_stores(
     return {fold: EvidenceStore(folder / f"held_out_f{fold}", source=f"{teacher_fingerprint}-f{fold}", images=images) for fold in folds}
 
 
-def student_store(workspace: Path, stage: int, checkpoint: Path, num_samples: int, *, images: Path | None = None) -> EvidenceStore:
+def student_store(
+    workspace: Path, stage: int, student: ModelLocation, fold: int | str, num_samples: int, *, images: Path | None = None
+) -> EvidenceStore:
     """Where a run keeps the evidence of a stage's student; another checkpoint or number of samples is another source.
 
     Raises:
         SetupError: if that student is not trained yet.
     """
+    checkpoint = student.checkpoint(fold)
     if not checkpoint.is_file():
-        raise SetupError(f"the student of stage {stage} is not trained yet ({checkpoint} is missing).")
+        missing = f"{checkpoint} is missing"
+        raise SetupError(f"the student of stage {stage} is not trained yet ({missing}); run: {training_command(student, fold)}")
     return EvidenceStore(workspace / "evidence" / f"student_s{stage}", source=f"{fingerprint(checkpoint)}-k{num_samples}", images=images)
 
 
@@ -201,7 +207,7 @@ class EvidenceStore:
     @staticmethod
     def _meta(path: Path) -> dict[str, Any]:
         array = open_array(path)  # kept: the metadata lives as long as the array
-        return dict(array.schunk.vlmeta["nnssl"])
+        return dict(array.schunk.vlmeta[ENTRY])
 
 
 def _damaged(path: Path, error: Exception) -> StateError:

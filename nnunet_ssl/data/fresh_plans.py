@@ -13,14 +13,12 @@ from typing import Any
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.files import write_json
 from nnunet_ssl.errors import StateError
-from nnunet_ssl.locations import preprocessed_root, results_root
+from nnunet_ssl.locations import DEFAULT_PLANS, preprocessed_root, results_root
 from nnunet_ssl.nnunet_api.dataset_name import resolve_dataset
 from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.nnunet_api.load_setup import OWN_PLANS
 from nnunet_ssl.nnunet_api.planning import plan_dataset
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
-
-_DEFAULT_PLANS = "nnUNetPlans"
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def _configurations(dataset: str, plans: dict[str, Any], dataset_json: dict[str,
 def _shared_identifier(setup: NnunetSetup, own: Path) -> str | None:
     """Data identifier of other plans that shape the data alike: best where the data are there, nnU-Net's default plans first."""
     twins = []
-    for path in sorted(own.parent.glob("*.json"), key=lambda path: (path.stem != _DEFAULT_PLANS, path.name)):
+    for path in sorted(own.parent.glob("*.json"), key=lambda path: (path.stem != DEFAULT_PLANS, path.name)):
         if path == own or not _are_plans(content := _content(path)):
             continue
         others = _configurations(setup.dataset, content, setup.dataset_json)

@@ -13,6 +13,7 @@ from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.errors import InputError, NnsslError, StateError
 from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
+from nnunet_ssl.schemas import schema_of
 
 COLUMNS = ("case", "group")
 FOLDERS = "folders"
@@ -142,8 +143,7 @@ def kept_groups(pool_folder: Path) -> dict[str, str]:
         content = read_json(path)
     except NnsslError as error:
         raise StateError(f"{path} is damaged; give --groups to nnssl_prepare again.") from error
-    if content.get("schema") != SCHEMA:
-        raise StateError(f"{path} has schema {content.get('schema')!r}, this version reads {SCHEMA}; give --groups to nnssl_prepare again.")
+    schema_of(content, SCHEMA, path)
     groups = content.get("groups")
     if not isinstance(groups, dict) or not all(isinstance(group, str) for group in groups.values()):
         raise StateError(f"{path} is damaged; give --groups to nnssl_prepare again.")

@@ -70,7 +70,7 @@ class StageRecord:
     label_stage: int | None
     """Stage whose student took part in the labels (None: the teacher alone)."""
     kept_previous: bool
-    """Whether the refined labels changed too much and the previous ones were kept."""
+    """Whether the previous labels were kept: the refined ones changed too much, or their student is worse by a test."""
     score_range: tuple[float, float] | None
     """Lowest and highest case score in the stage."""
     share_confident: float

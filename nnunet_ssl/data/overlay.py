@@ -74,8 +74,7 @@ def keep_other_configurations(plans: dict[str, Any], path: Path, configuration: 
 
 
 def _overlaid_configuration(setup: NnunetSetup, overlay: dict[str, Any]) -> dict[str, Any]:
-    configuration: dict[str, Any] = copy.deepcopy(setup.configuration_manager.configuration)  # `inherits_from` resolved
-    configuration.pop("inherits_from", None)
+    configuration = setup.resolved_configuration()
     if "features" in overlay:
         _set_features(configuration["architecture"]["arch_kwargs"], overlay["features"])
     if overlay.get("network", "plans") == "TransASPPUNet":

@@ -9,7 +9,7 @@ from typing import Any
 
 from nnunet_ssl.data.case_names import name_problem
 from nnunet_ssl.errors import NnsslError, SetupError, StateError
-from nnunet_ssl.locations import pool_folder, pool_index
+from nnunet_ssl.locations import dataset_number, pool_folder, pool_index
 from nnunet_ssl.names import check_names
 from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.nnunet_api.preprocessing import PARTS
@@ -44,7 +44,7 @@ def load_pool(setup: NnunetSetup) -> PoolIndex:
     """
     folder, index_file = pool_places(setup)
     if not index_file.is_file():
-        number = int(setup.dataset[7:10])
+        number = dataset_number(setup.dataset)
         raise SetupError(
             f"no pool is prepared for {setup.dataset} {setup.configuration} ({setup.plans_name}); run: "
             f"nnssl_prepare -d {number} -c {setup.configuration} -p {setup.plans_name} -u FOLDER"

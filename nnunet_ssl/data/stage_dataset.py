@@ -25,7 +25,7 @@ from nnunet_ssl.data.pool_images import refuse_labelled
 from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.data.whole_array import array_bytes, write_bytes
 from nnunet_ssl.errors import SetupError, StateError
-from nnunet_ssl.locations import STAGE_SIDECAR, preprocessed_root, raw_root, results_root, targets_folder
+from nnunet_ssl.locations import STAGE_SIDECAR, dataset_number, preprocessed_root, raw_root, results_root, targets_folder
 from nnunet_ssl.nnunet_api.geometry import map_ending, sample_class_locations, write_label, write_map
 from nnunet_ssl.nnunet_api.preprocessing import PARTS, load_properties
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
@@ -222,7 +222,7 @@ class _StageWriter:
         try:
             link(source, place)
         except FileNotFoundError as error:
-            number, plans = int(self.setup.dataset[7:10]), self.setup.plans_name
+            number, plans = dataset_number(self.setup.dataset), self.setup.plans_name
             raise SetupError(
                 f"{source} of the labelled dataset is missing; put it back, or if it is a preprocessed file run: "
                 f"nnUNetv2_preprocess -d {number} -plans_name {plans} -c {self.setup.configuration}"

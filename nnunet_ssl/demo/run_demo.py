@@ -15,25 +15,24 @@ from nnunet_ssl.demo.demo_folders import demo_folders
 from nnunet_ssl.demo.stock_command import run_stock_command
 from nnunet_ssl.demo.synthetic import DATASET_ID, DATASET_NAME, SyntheticDataset, write_synthetic_dataset
 from nnunet_ssl.demo.true_dice import EvaluatedModel, format_true_dice, write_true_dice
-from nnunet_ssl.locations import ModelLocation, preprocessed_root, presets_folder
+from nnunet_ssl.locations import DEFAULT_PLANS, OUR_TEACHER, ModelLocation, preprocessed_root, presets_folder
 from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.nnunet_api.load_setup import load_setup
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
+from nnunet_ssl.nnunet_api.training_state import training_command
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.report.validation import foreground_keys, read_summary
 from nnunet_ssl.report.write_report import write_report
 from nnunet_ssl.run.pipeline import execute, pipeline
 from nnunet_ssl.run.run_request import RunRequest, Step
 from nnunet_ssl.run.stage_table import format_table, stage_rows
-from nnunet_ssl.run.training_process import train, training_command
-from nnunet_ssl.run.training_size import OUR_TEACHER
+from nnunet_ssl.run.training_process import train
 
 logger = logging.getLogger(__name__)
 
 LABELLED, POOL, TEST = 8, 24, 8
 """Cases of the synthetic dataset."""
 CONFIGURATION = "3d_fullres"
-PLANS = "nnUNetPlans"
 PRESET = "demo"
 FOLD = "all"
 
@@ -111,13 +110,13 @@ def _plan(logs: Path) -> Step:
 def is_preprocessed() -> bool:
     """Whether nnU-Net has planned the synthetic dataset and every labelled case is whole (its properties are written last)."""
     folder = preprocessed_root() / DATASET_NAME
-    properties = folder / f"{PLANS}_{CONFIGURATION}"
-    return (folder / f"{PLANS}.json").is_file() and len(list(properties.glob("*.pkl"))) == LABELLED
+    properties = folder / f"{DEFAULT_PLANS}_{CONFIGURATION}"
+    return (folder / f"{DEFAULT_PLANS}.json").is_file() and len(list(properties.glob("*.pkl"))) == LABELLED
 
 
 def _laid_setup(preset: str) -> NnunetSetup:
     """The synthetic dataset with an overlay over nnU-Net's plans; one that is laid already stays as it is."""
-    base = load_setup(DATASET_NAME, CONFIGURATION, PLANS)
+    base = load_setup(DATASET_NAME, CONFIGURATION, DEFAULT_PLANS)
     return laid_before(base, preset) or lay_preset(base, preset)
 
 

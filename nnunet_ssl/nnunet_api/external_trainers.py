@@ -47,6 +47,17 @@ def find_trainer(name: str) -> Any:
     return _found(name, environment_with_trainers()[VARIABLE])
 
 
+def trains_uncertainty_head(trainer: type, network_class_name: str) -> bool:
+    """Whether a trainer's network has an uncertainty head.
+
+    Args:
+        trainer: its class; one of ours may say so itself, in `has_uncertainty_head`, since it builds a network of its own.
+        network_class_name: of the plans, which the others build.
+    """
+    of_its_own: bool | None = getattr(trainer, "has_uncertainty_head", None)
+    return network_class_name.endswith("TransASPPUNet") if of_its_own is None else of_its_own
+
+
 @functools.lru_cache
 def _found(name: str, search_path: str) -> Any:
     """Look once in every process for a name on a search path: nnU-Net imports every file of a folder anew each time it looks."""

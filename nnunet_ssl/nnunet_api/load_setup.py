@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ssl.errors import ConfigError, InputError, SetupError
-from nnunet_ssl.locations import preprocessed_root, raw_root, results_root
+from nnunet_ssl.locations import dataset_number, preprocessed_root, raw_root, results_root
 from nnunet_ssl.names import check_names
 from nnunet_ssl.nnunet_api.dataset_name import resolve_dataset
 from nnunet_ssl.nnunet_api.json_file import read_json
@@ -32,7 +32,7 @@ def load_setup(dataset: str, configuration: str, plans_name: str) -> NnunetSetup
     """
     raw_root(), preprocessed_root(), results_root()
     name = resolve_dataset(dataset)
-    number = int(name[7:10])
+    number = dataset_number(name)
     folder = preprocessed_root() / name
     plans_file = folder / f"{plans_name}.json"
     if not plans_file.is_file():
@@ -96,7 +96,7 @@ def checked_setup(
     try:
         _ = setup.method
     except ConfigError as error:
-        raise ConfigError(f"{plans_file}: {error}") from error
+        raise ConfigError(f"{plans_file}, {configuration}: {error}") from error
     return setup
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from torch import nn
 
 from nnunet_ssl.nnunet_api.external_trainers import find_trainer
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
@@ -20,8 +21,8 @@ class NetworkSize:
     tensors: int
 
 
-def network_size(setup: NnunetSetup, trainer: str) -> NetworkSize:
-    """Weights and buffers of the network that a trainer builds; on PyTorch's meta device, which has shapes and no numbers.
+def shapes_of_network(setup: NnunetSetup, trainer: str) -> nn.Module:
+    """The network that a trainer builds, on PyTorch's meta device, which has shapes and no numbers.
 
     Args:
         setup: gives plans and configuration.
@@ -34,6 +35,20 @@ def network_size(setup: NnunetSetup, trainer: str) -> NetworkSize:
     plans, configuration = setup.plans_manager, setup.configuration_manager
     channels = determine_num_input_channels(plans, configuration, setup.dataset_json)
     with torch.device("meta"):
-        network = build(plans, configuration, channels, setup.heads, enable_deep_supervision=True)
+        network: nn.Module = build(plans, configuration, channels, setup.heads, enable_deep_supervision=True)
+    return network
+
+
+def network_size(setup: NnunetSetup, trainer: str) -> NetworkSize:
+    """Weights and buffers of the network that a trainer builds.
+
+    Args:
+        setup: gives plans and configuration.
+        trainer: class name.
+
+    Raises:
+        SetupError: if there is no such trainer.
+    """
+    network = shapes_of_network(setup, trainer)
     tensors = [*network.parameters(), *network.buffers()]
     return NetworkSize(sum(tensor.numel() for tensor in tensors), len(tensors))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_ssl.errors import ConfigError, SetupError
-from nnunet_ssl.locations import preprocessed_root, raw_root
+from nnunet_ssl.locations import dataset_number, preprocessed_root, raw_root
 from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.nnunet_api.planner import TransASPPPlanner
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
@@ -103,7 +103,7 @@ def _planner(dataset: str, gpu_memory_target: float, *, plans_name: str = "", sp
 
 def _check_files(dataset: str) -> None:
     raw, folder = raw_root() / dataset, preprocessed_root() / dataset
-    number = int(dataset[7:10])
+    number = dataset_number(dataset)
     if not (raw / "dataset.json").is_file():
         raise SetupError(f"{raw / 'dataset.json'} is missing; planning needs the raw dataset.")
     if not (folder / "dataset_fingerprint.json").is_file():

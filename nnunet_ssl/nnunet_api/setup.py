@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_ssl.config import MethodConfig
-from nnunet_ssl.errors import ConfigError, SetupError
+from nnunet_ssl.errors import SetupError
 from nnunet_ssl.locations import preprocessed_root, raw_root
 from nnunet_ssl.nnunet_api.labelled_cases import LabelledCase, find_labelled_cases
 from nnunet_ssl.nnunet_api.splits_file import read_splits
@@ -66,6 +67,12 @@ class NnunetSetup:
     def configuration_manager(self) -> ConfigurationManager:
         return self.plans_manager.get_configuration(self.configuration)
 
+    def resolved_configuration(self) -> dict[str, Any]:
+        """A copy of the configuration in the plans, with what it inherits written out."""
+        configuration: dict[str, Any] = copy.deepcopy(self.configuration_manager.configuration)
+        configuration.pop("inherits_from", None)
+        return configuration
+
     @cached_property
     def label_manager(self) -> LabelManager:
         return self.plans_manager.get_label_manager(self.dataset_json)
@@ -77,11 +84,7 @@ class NnunetSetup:
         Raises:
             ConfigError: if it is damaged or of a newer schema.
         """
-        section = self.configuration_manager.configuration.get("nnssl")
-        try:
-            return MethodConfig.from_dict(section)
-        except ConfigError as error:
-            raise ConfigError(f"{self.preprocessed_folder / self.plans_name}.json, {self.configuration}: {error}") from error
+        return MethodConfig.from_dict(self.configuration_manager.configuration.get("nnssl"))
 
     @property
     def file_ending(self) -> str:

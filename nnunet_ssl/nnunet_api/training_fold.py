@@ -9,7 +9,7 @@ from typing import Any
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
-from nnunet_ssl.nnunet_api.json_file import read_json
+from nnunet_ssl.nnunet_api.validation_summary import validated_cases
 
 
 def refuse_other_fold(checkpoint: Mapping[str, Any], path: Path, fold: int | str) -> None:
@@ -55,15 +55,9 @@ def refuse_other_splits(model: ModelLocation, fold: int | str, held_out: Sequenc
         StateError: if a held-out case was not validated on: the splits were others, and the model may have trained on it; or if the summary
             of the validation is damaged.
     """
-    summary = model.validation_summary(fold)
-    cases = read_json(summary).get("metric_per_case") if summary.is_file() else None
-    if not cases:
-        return
-    try:
-        validated = {Path(case["reference_file"]).name.removesuffix(file_ending) for case in cases}
-    except (KeyError, TypeError) as error:
-        raise StateError(f"{summary} is not a summary of nnU-Net's validation; remove it and validate again, with --val.") from error
-    if unseen := sorted(set(held_out) - validated):
+    validated, summary = validated_cases(model, fold, file_ending), model.validation_summary(fold)
+    unseen = sorted(set(held_out) - validated)
+    if validated and unseen:
         raise StateError(
             f"fold {fold} of the splits holds out case '{unseen[0]}', on which {model.name} was not validated ({summary}): the splits have "
             "changed since its training, which may have seen that case; restore splits_final.json or train it again."

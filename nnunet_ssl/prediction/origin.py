@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_ssl.config import SCHEMA, MethodConfig
+from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.data.stage_dataset import read_sidecar
 from nnunet_ssl.errors import NnsslError, SetupError
@@ -14,7 +14,7 @@ from nnunet_ssl.locations import AUDIT_FILE, PUBLISHED_MARKER, STAGE_SIDECAR, ST
 from nnunet_ssl.names import check_relative_path
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint_of_samples
 from nnunet_ssl.nnunet_api.json_file import read_json
-from nnunet_ssl.schemas import PUBLISHED, schema_of
+from nnunet_ssl.schemas import PUBLISHED, SIDECAR, schema_of
 
 NO_RUN = "the model belongs to no run of nnssl_run, or its run has another teacher by now"
 
@@ -49,7 +49,7 @@ def find_origin(model: ModelLocation, fold: int | str) -> Origin | str:
         if (marker := model.fold_folder(fold) / PUBLISHED_MARKER).is_file():
             return _of_student(read_json(marker), marker, PUBLISHED)
         if (sidecar := _sidecar(model.dataset)) is not None:
-            return _of_student(sidecar, raw_root() / model.dataset / STAGE_SIDECAR, SCHEMA)
+            return _of_student(sidecar, raw_root() / model.dataset / STAGE_SIDECAR, SIDECAR)
         return _of_teacher(model, fold)
     except NnsslError as error:
         return str(error).rstrip(".")

@@ -153,17 +153,16 @@ def _prediction(study: HeldOutStudy) -> DicePrediction | None:
     return fit_dice_prediction([case.scores.get(score) for case in study.cases], [case.mean_dice for case in study.cases])
 
 
-def _scores_of_single_folds(run: Run, study: HeldOutStudy | None, ranked: Sequence[ScoredCase]) -> list[float | None]:
+def _scores_of_single_folds(run: Run, study: HeldOutStudy | None, scored: Sequence[ScoredCase]) -> list[float | None]:
     """Scores of the pool as single folds give them, for held-out cases have no others; without a study those that rank."""
-    if study is None:
-        name = possible_score(run, "pairwise_dice")
-        return [case.scores.get(name) for case in ranked]
-    score = study.ranking.chosen
+    score = possible_score(run, "pairwise_dice") if study is None else study.ranking.chosen
     labels = labels_of(run, LabelSource(None, 0.0), study)
+    if study is None or len(labels.teacher) == 1:
+        return [case.scores.get(score) for case in scored]
     per_fold = []
     for fold, store in labels.teacher.items():
-        scored = score_pool(replace(labels, teacher={fold: store}), run.pseudo_cases, run.method.student.fixed_tau)
-        per_fold.append([np.nan if (value := s.scores.get(score)) is None else value for s in scored])
+        of_fold = score_pool(replace(labels, teacher={fold: store}), run.pseudo_cases, run.method.student.fixed_tau)
+        per_fold.append([np.nan if (value := s.scores.get(score)) is None else value for s in of_fold])
     values = np.array(per_fold, dtype=np.float64)
     known = ~np.isnan(values).all(axis=0)
     means: list[float | None] = [None] * values.shape[1]

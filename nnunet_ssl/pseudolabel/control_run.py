@@ -186,10 +186,7 @@ def _check_same(found: Manifest, wanted: Manifest, workspace: Path) -> None:
 def _lay_plans(setup: NnunetSetup, plans_name: str, method: MethodConfig) -> None:
     """The run's plans with the control's settings, beside them."""
     plans = copy.deepcopy(setup.plans)
-    configuration: dict[str, Any] = copy.deepcopy(setup.configuration_manager.configuration)  # `inherits_from` resolved
-    configuration.pop("inherits_from", None)
-    configuration["nnssl"] = method.to_dict()
-    plans["configurations"][setup.configuration] = configuration
+    plans["configurations"][setup.configuration] = {**setup.resolved_configuration(), "nnssl": method.to_dict()}
     plans["plans_name"] = plans_name
     keep_other_configurations(plans, setup.preprocessed_folder / f"{plans_name}.json", setup.configuration)
     _write(setup.preprocessed_folder / f"{plans_name}.json", plans)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from filelock import FileLock
 
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
-from nnunet_ssl.locations import preprocessed_root, raw_root, results_root
+from nnunet_ssl.locations import dataset_number, preprocessed_root, raw_root, results_root
 from nnunet_ssl.nnunet_api.json_file import read_json
 
 FIRST_ID = 601
@@ -39,7 +39,7 @@ def allot_ids(count: int, first_id: int | None, own: Sequence[int] = ()) -> list
         SetupError: if no block is free.
     """
     taken = {
-        int(folder.name[7:10])
+        dataset_number(folder.name)
         for root in (raw_root(), preprocessed_root(), results_root())
         if root.is_dir()
         for folder in root.glob("Dataset[0-9][0-9][0-9]_*")

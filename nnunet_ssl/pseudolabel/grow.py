@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from nnunet_ssl.confidence.curriculum import next_fraction, select
-from nnunet_ssl.config import SCHEMA, MethodConfig
+from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.files import remove_leftovers
 from nnunet_ssl.data.manifest import StageRecord
 from nnunet_ssl.data.spread import spread
@@ -31,6 +31,7 @@ from nnunet_ssl.pseudolabel.pool_labels import PoolLabels
 from nnunet_ssl.pseudolabel.ranking import ScoredCase, rank_pool, score_pool, write_ranking
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.pseudolabel.student_start import resolve_start
+from nnunet_ssl.schemas import SIDECAR
 
 logger = logging.getLogger(__name__)
 
@@ -190,7 +191,7 @@ def stage_sidecar(
     heads = setup.heads
     init, checkpoint = resolve_start(student.init, stage, run.start_model, manifest.teacher_folds[0], run.student, run.fold, setup)
     return StageSidecar(
-        schema=SCHEMA,
+        schema=SIDECAR,
         base_dataset=setup.dataset,
         workspace=run.workspace.relative_to(results_root()).as_posix(),
         teacher=run.teacher.name,

@@ -11,6 +11,7 @@ from nnunet_ssl.errors import SetupError, StateError
 from nnunet_ssl.locations import PUBLISHED_MARKER, ModelLocation, fold_name, results_root
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
 from nnunet_ssl.nnunet_api.json_file import read_json
+from nnunet_ssl.nnunet_api.training_state import training_command
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.schemas import PUBLISHED
 
@@ -63,7 +64,7 @@ def _publish(run: Run) -> ModelLocation:
     last = run.manifest.stages[-1].stage
     student, target = run.student(last), published_model(run)
     if not run.is_trained(last):
-        raise SetupError(f"the student of the last stage ({last}) is not trained; it cannot be published yet.")
+        raise SetupError(f"the student of the last stage ({last}) is not trained; run: {training_command(student, run.fold)}")
     load_checkpoint(student.checkpoint(run.fold))  # nnU-Net's commands, which use it from now on, would run code that it might carry
     source, fold = student.fold_folder(run.fold), target.fold_folder(run.fold)
     if fold.exists() and not (fold / PUBLISHED_MARKER).is_file():

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import wilcoxon
 
-from nnunet_ssl.locations import ModelLocation
-from nnunet_ssl.nnunet_api.json_file import read_json
+from nnunet_ssl.nnunet_api.validation_summary import case_dice
 from nnunet_ssl.pseudolabel.run import Run
 
 
@@ -18,6 +17,9 @@ def worse_than_before(run: Run, stage: int) -> str | None:
 
     Returns:
         What was found, for the log, if the student is worse at `agreement.rollback_level`; else None.
+
+    Raises:
+        StateError: if a summary of nnU-Net's validation is damaged.
     """
     level = run.method.agreement.rollback_level
     if run.fold == "all" or level == 0:
@@ -35,19 +37,3 @@ def worse_than_before(run: Run, stage: int) -> str | None:
         f"student {stage} is worse than {name} on {len(cases)} validation cases "
         f"(mean Dice {np.mean(list(after.values())):.4f} after {np.mean(list(before.values())):.4f}, Wilcoxon p = {p:.3f})"
     )
-
-
-def case_dice(model: ModelLocation, fold: int | str) -> dict[str, float]:
-    """Mean foreground Dice of every validation case from nnU-Net's own summary; empty where there is none.
-
-    Classes that are neither in the truth nor in the prediction have no Dice and do not count.
-    """
-    path = model.validation_summary(fold)
-    if not path.is_file():
-        return {}
-    found = {}
-    for case in read_json(path).get("metric_per_case", []):
-        dice = [metrics["Dice"] for metrics in case["metrics"].values() if not np.isnan(metrics["Dice"])]
-        if dice:
-            found[case["reference_file"].rsplit("/", 1)[-1]] = float(np.mean(dice))
-    return found

@@ -126,5 +126,5 @@ class Run:
 
     def student_store(self, stage: int) -> EvidenceStore:
         """Evidence of the student of a stage; a `SetupError` if that student is not trained yet."""
-        checkpoint, num_samples = self.student(stage).checkpoint(self.fold), self.method.evidence.num_samples
-        return student_store(self.workspace, stage, checkpoint, num_samples, images=self.pool.folder)
+        num_samples = self.method.evidence.num_samples
+        return student_store(self.workspace, stage, self.student(stage), self.fold, num_samples, images=self.pool.folder)

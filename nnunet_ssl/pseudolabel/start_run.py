@@ -13,13 +13,14 @@ from nnunet_ssl.data.pool_images import refuse_labelled
 from nnunet_ssl.data.pool_index import load_pool
 from nnunet_ssl.data.workspace_lock import make_lock
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
-from nnunet_ssl.locations import PREDICTIONS, ModelLocation, plans_flag
+from nnunet_ssl.locations import PREDICTIONS, ModelLocation, dataset_number, plans_flag
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint_of_samples
 from nnunet_ssl.nnunet_api.external_trainers import find_trainer
 from nnunet_ssl.nnunet_api.model_data import refuse_other_images
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.nnunet_api.trained_model import load_trained_model
 from nnunet_ssl.nnunet_api.training_fold import check_model_of_fold, refuse_other_splits
+from nnunet_ssl.nnunet_api.training_state import training_command
 from nnunet_ssl.pseudolabel.dataset_ids import allot_ids, allotting
 from nnunet_ssl.pseudolabel.predictions import identify_predictions
 from nnunet_ssl.pseudolabel.run import Run
@@ -230,12 +231,8 @@ def _check_what_teachers_saw(setup: NnunetSetup, teacher: ModelLocation, folds: 
 def _teacher_fingerprint(teacher: ModelLocation, folds: Sequence[int | str], method: MethodConfig) -> str:
     for fold in folds:
         if not teacher.checkpoint(fold).is_file():
-            number = int(teacher.dataset[7:10])
-            plans = plans_flag(teacher.plans)
-            raise SetupError(
-                f"the teacher of fold {fold} is not trained ({teacher.checkpoint(fold)} is missing); run: "
-                f"nnUNetv2_train {number} {teacher.configuration} {fold} -tr {teacher.trainer}{plans}"
-            )
+            missing = f"{teacher.checkpoint(fold)} is missing"
+            raise SetupError(f"the teacher of fold {fold} is not trained ({missing}); run: {training_command(teacher, fold)}")
     return fingerprint_of_samples([teacher.checkpoint(fold) for fold in folds], method.evidence.num_samples)
 
 
@@ -280,7 +277,7 @@ def refuse_idle_settings(setup: NnunetSetup, teacher: ModelLocation, fold: int |
     before, now = (config.by_path() for config in (MethodConfig.from_dict(manifest.method), method))
     for path, value in now.items():
         if value != before[path] and not path.startswith("curriculum.") and path != "evidence.num_samples":
-            number, plans = int(setup.dataset[7:10]), plans_flag(setup.plans_name)
+            number, plans = dataset_number(setup.dataset), plans_flag(setup.plans_name)
             raise ConfigError(
                 f"{path} = {json.dumps(value)} would change nothing: every stage of the run in {teacher.workspace(fold)} is written. To "
                 f"compare with a control: nnssl_run -d {number} -c {setup.configuration} -f {fold}{plans} -tr {teacher.trainer} --control "

@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-
 from nnunet_ssl.config import StudentInit
 from nnunet_ssl.errors import SetupError
-from nnunet_ssl.locations import ModelLocation, results_root
+from nnunet_ssl.locations import OUR_STUDENT, OUR_TEACHER, ModelLocation, results_root
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
-from nnunet_ssl.nnunet_api.external_trainers import find_trainer
+from nnunet_ssl.nnunet_api.network_size import shapes_of_network
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
 logger = logging.getLogger(__name__)
@@ -19,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 def default_student(teacher_trainer: str) -> str:
     """The student trainer that has the teacher's network: ours for our teacher, the plans' own network for any other."""
-    return "TransASPPStudentTrainer" if teacher_trainer == "TransASPPTeacherTrainer" else "SemiSupervisedStudentTrainer"
+    return OUR_STUDENT if teacher_trainer == OUR_TEACHER else "SemiSupervisedStudentTrainer"
 
 
 def resolve_start(
@@ -73,9 +71,6 @@ def _relative(model: ModelLocation, fold: int | str) -> str:
 
 
 def _same_network(teacher: ModelLocation, teacher_fold: int | str, student_trainer: str, setup: NnunetSetup) -> bool:
-    channels = determine_num_input_channels(setup.plans_manager, setup.configuration_manager, setup.dataset_json)
-    build = find_trainer(student_trainer).build_network_architecture
-    network = build(setup.plans_manager, setup.configuration_manager, channels, setup.heads, enable_deep_supervision=True)
     weights = load_checkpoint(teacher.checkpoint(teacher_fold))["network_weights"]
-    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    wanted = {name: tuple(value.shape) for name, value in shapes_of_network(setup, student_trainer).state_dict().items()}
     return wanted == {name: tuple(value.shape) for name, value in weights.items()}

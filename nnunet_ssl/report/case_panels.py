@@ -128,10 +128,13 @@ class _StageReader:
         if record.label_stage is None or record.agreement_weight == 0:
             return teacher
         dataset = self.manifest.stages[record.label_stage - 1].dataset
-        checkpoint = student_of(self.manifest, dataset).checkpoint(self.manifest.fold)
-        num_samples = int(self.manifest.method["evidence"]["num_samples"])
-        student = student_store(self.workspace, record.label_stage, checkpoint, num_samples).read(case)
-        return fuse(teacher, student, weight=record.agreement_weight)
+        model, fold, num_samples = (
+            student_of(self.manifest, dataset),
+            self.manifest.fold,
+            int(self.manifest.method["evidence"]["num_samples"]),
+        )
+        student = student_store(self.workspace, record.label_stage, model, fold, num_samples)
+        return fuse(teacher, student.read(case), weight=record.agreement_weight)
 
 
 def central_slice(labels: NDArray[np.int16]) -> int:

@@ -9,8 +9,9 @@ from typing import Any
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.manifest import Manifest, StageRecord
 from nnunet_ssl.errors import SetupError
-from nnunet_ssl.locations import PREDICTIONS, ModelLocation, plans_flag
+from nnunet_ssl.locations import PREDICTIONS, ModelLocation
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
+from nnunet_ssl.nnunet_api.training_state import training_command
 from nnunet_ssl.report.held_out import HeldOutFacts, read_held_out
 from nnunet_ssl.report.scored_cases import ScoredCase, read_ranking
 from nnunet_ssl.report.training_log import TrainingLog, read_training_log
@@ -40,7 +41,7 @@ class ModelFacts:
     changed: float | None
     """Largest share of changed foreground voxels over the classes, against the labels of the stage before."""
     kept_previous: bool
-    """Whether the refined labels changed too much, so that the previous ones were kept."""
+    """Whether the labels of the stage before were kept: the refined ones changed too much, or their student is worse by a test."""
     minutes: float | None
     """Labelling and training together, so far."""
     is_model: bool = True
@@ -143,9 +144,7 @@ def collect(setup: NnunetSetup, fold: int | str, teacher_trainer: str) -> RunFac
         raise SetupError(f"no run of fold {fold} has begun with predictions; begin one with nnssl_pseudolabel --from-predictions FOLDER.")
     models = [_teacher_facts(teacher, fold, teacher_folds, len(train), foreground_keys(setup))]
     if manifest is None and models[0].log is None:
-        plans = plans_flag(setup.plans_name)
-        command = f"nnUNetv2_train {int(setup.dataset[7:10])} {setup.configuration} {fold} -tr {teacher_trainer}{plans}"
-        folder = teacher.fold_folder(fold)
+        folder, command = teacher.fold_folder(fold), training_command(teacher, fold, anew=True)
         raise SetupError(f"there is nothing to report yet: {folder} holds no checkpoint that can be read; run: {command}")
     records, accepted = (manifest.stages, manifest.accepted) if manifest else ([], {})
     if manifest is not None:

@@ -120,8 +120,8 @@ def _stages(facts: RunFacts) -> Iterator[str]:
     yield paragraph(
         "Losses and pseudo Dice come from nnU-Net's training log (patches, best epoch); gains are against the row above. Confident voxels "
         "are the share of predicted foreground whose confidence reaches tau. Changed labels compare with the stage before; the class that "
-        "changed most is shown; where more changed than allowed, the labels of the stage before were kept. Minutes are labelling and "
-        "training together.",
+        "changed most is shown; where more changed than allowed, or the student was worse than the model before it, the labels of the "
+        "stage before were kept. Minutes are labelling and training together.",
         "soft",
     )
 

@@ -54,7 +54,7 @@ def read_validation(model: ModelLocation, fold: int | str, keys: Mapping[str, st
     Raises:
         StateError: if the file is not a summary of these classes.
     """
-    path = model.fold_folder(fold) / "validation" / "summary.json"
+    path = model.validation_summary(fold)
     return read_summary(path, keys) if fold != "all" and path.is_file() else None
 
 

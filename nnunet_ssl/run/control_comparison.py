@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nnunet_ssl.errors import StateError
-from nnunet_ssl.pseudolabel.rollback import case_dice
+from nnunet_ssl.nnunet_api.validation_summary import case_dice
 from nnunet_ssl.pseudolabel.run import Run
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nnunet_ssl.errors import SetupError
+from nnunet_ssl.nnunet_api.training_state import is_trained, training_command
 from nnunet_ssl.pseudolabel.control_run import begin_control
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.pseudolabel.start_run import settings_in_force
 from nnunet_ssl.run.run_request import RunRequest
-from nnunet_ssl.run.training_process import is_trained, training_command
 
 
 def control_request(request: RunRequest, run: Run, name: str) -> RunRequest:

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nnunet_ssl.errors import StateError
+from nnunet_ssl.nnunet_api.training_state import training_command
 from nnunet_ssl.pseudolabel.publish import published_model
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.report.validation import Validation, foreground_keys, read_validation
 from nnunet_ssl.run.aligned_text import aligned, number
-from nnunet_ssl.run.training_process import training_command
 
 MEAN = "mean"
 """Name of the mean over the foreground classes (regions)."""

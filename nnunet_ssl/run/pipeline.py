@@ -12,8 +12,10 @@ import torch
 from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.data.pool import pool_is_current, prepare_pool
 from nnunet_ssl.errors import SetupError
-from nnunet_ssl.locations import ModelLocation, plans_flag, stage_dataset_name
+from nnunet_ssl.locations import OUR_TEACHER, ModelLocation, dataset_number, plans_flag, stage_dataset_name
 from nnunet_ssl.machines.engine import engine_at
+from nnunet_ssl.nnunet_api.external_trainers import find_trainer, trains_uncertainty_head
+from nnunet_ssl.nnunet_api.training_state import checkpoint_to_open, is_trained, training_command
 from nnunet_ssl.pseudolabel.grow import grow
 from nnunet_ssl.pseudolabel.publish import is_published, publish
 from nnunet_ssl.pseudolabel.run import Run
@@ -22,12 +24,10 @@ from nnunet_ssl.run.label_steps import accept_step, predictions_step
 from nnunet_ssl.run.models_there import flags_of_trained_models
 from nnunet_ssl.run.one_step import TEACHER
 from nnunet_ssl.run.run_request import RunRequest, Step
-from nnunet_ssl.run.training_process import checkpoint_to_open, is_trained, train, training_command
-from nnunet_ssl.run.training_size import OUR_TEACHER, require_training_room, student_bytes, teacher_bytes
+from nnunet_ssl.run.training_process import train
+from nnunet_ssl.run.training_size import require_training_room, student_bytes, teacher_bytes
 
 logger = logging.getLogger(__name__)
-
-OUR_STUDENT = "TransASPPStudentTrainer"
 
 
 def teacher_epochs(request: RunRequest) -> int | None:
@@ -44,14 +44,15 @@ def student_epochs(run: Run, stage: int) -> int:
     epochs = record.num_epochs
     if not record.is_last:
         return epochs
-    has_head = run.manifest.student_trainer == OUR_STUDENT
+    trainer, network = find_trainer(run.manifest.student_trainer), run.setup.configuration_manager.network_arch_class_name
+    has_head = trains_uncertainty_head(trainer, str(network))
     return epochs + student.fine_tune_epochs + (student.distillation_epochs if has_head else 0)
 
 
 def pipeline(request: RunRequest) -> list[Step]:
     """Every step of a run, in order."""
     settings = request.method
-    number, configuration = int(request.setup.dataset[7:10]), request.setup.configuration
+    number, configuration = dataset_number(request.setup.dataset), request.setup.configuration
     logs = request.teacher.workspace(request.fold) / "logs"
     plans = plans_flag(request.setup.plans_name)
     grow_line = f"nnssl_pseudolabel -d {number} -c {configuration} -f {request.fold}{plans} -tr {request.teacher_trainer}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nnunet_ssl.config import MethodConfig
-from nnunet_ssl.nnunet_api.external_trainers import find_trainer
+from nnunet_ssl.nnunet_api.external_trainers import find_trainer, trains_uncertainty_head
 from nnunet_ssl.pseudolabel.held_out_study import uses_held_out
 from nnunet_ssl.run.run_request import RunRequest
 
@@ -45,9 +45,8 @@ def settings_lines(request: RunRequest) -> list[str]:
 
 
 def _network(request: RunRequest) -> str:
-    if request.student == "TransASPPStudentTrainer":
-        return OUR_NETWORK
-    return str(request.setup.configuration_manager.network_arch_class_name).rsplit(".", 1)[-1]
+    of_plans = str(request.setup.configuration_manager.network_arch_class_name)
+    return OUR_NETWORK if trains_uncertainty_head(find_trainer(request.student), of_plans) else of_plans.rsplit(".", 1)[-1]
 
 
 def _tau(method: MethodConfig, fold: int | str) -> str:

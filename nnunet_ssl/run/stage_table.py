@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from nnunet_ssl.errors import NnsslError
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
+from nnunet_ssl.nnunet_api.validation_summary import mean_dice
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.run.aligned_text import aligned, number
-from nnunet_ssl.run.training_process import validation_dice
 
 HEADER = ("stage", "fraction", "cases", "score range", "confident", "changed", "val. Dice", "minutes")
 
@@ -47,7 +47,7 @@ class StageRow:
 def stage_rows(run: Run) -> list[StageRow]:
     """The teacher and every written stage."""
     folds = run.manifest.teacher_folds
-    dice = validation_dice(run.teacher, run.fold) if folds == [run.fold] else None
+    dice = mean_dice(run.teacher, run.fold) if folds == [run.fold] else None
     trained_folds = [training_minutes(run.teacher, fold) for fold in folds]
     minutes = None if None in trained_folds else sum(m for m in trained_folds if m is not None)
     rows = [StageRow(0, None, None, None, None, None, dice, minutes)]
@@ -62,7 +62,7 @@ def stage_rows(run: Run) -> list[StageRow]:
                 score_range=record.score_range,
                 share_confident=record.share_confident,
                 change=max(record.change.values(), default=None) if record.change is not None else None,
-                dice=validation_dice(student, run.fold),
+                dice=mean_dice(student, run.fold),
                 minutes=None if trained is None else trained + record.seconds / 60,
             )
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -15,10 +14,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nnunet_ssl.errors import StateError
-from nnunet_ssl.locations import ModelLocation, plans_flag
+from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
 from nnunet_ssl.nnunet_api.external_trainers import environment_with_trainers
-from nnunet_ssl.nnunet_api.json_file import read_json
+from nnunet_ssl.nnunet_api.training_state import checkpoint_to_open, training_command
 from nnunet_ssl.run.training_entry import FOLDER_VARIABLE
 
 logger = logging.getLogger(__name__)
@@ -33,45 +32,6 @@ _FULL_DISK = re.compile("No space left on device|Disk quota exceeded")
 _LINES_KEPT = 50
 """Of the output's end: what worker processes print when they are ended may follow the line that says why a training stopped."""
 _EPOCH = re.compile(r"^(?:\S+ \S+: )?Epoch (\d+)\s*$")
-
-
-def training_command(model: ModelLocation, fold: int | str, *, anew: bool = False) -> str:
-    """The stock command that trains a model, or does what is missing of it, as a user would type it.
-
-    Args:
-        model: which.
-        fold: fold of its dataset.
-        anew: whether it is to train over what is there, as nnU-Net does without `--c` and `--val`.
-    """
-    checkpoint = None if anew or is_trained(model, fold) else checkpoint_to_open(model, fold)
-    flag = "" if checkpoint is None else " --val" if checkpoint == model.checkpoint(fold) else " --c"
-    return f"nnUNetv2_train {int(model.dataset[7:10])} {model.configuration} {fold} -tr {model.trainer}{plans_flag(model.plans)}{flag}"
-
-
-def is_trained(model: ModelLocation, fold: int | str) -> bool:
-    """Whether training has finished; where the fold has validation cases, whether they are evaluated, too."""
-    return model.checkpoint(fold).is_file() and (fold == "all" or _is_json(model.validation_summary(fold)))
-
-
-def _is_json(path: Path) -> bool:
-    """Whether a file is whole: nnU-Net writes its summary in place, and may be killed meanwhile."""
-    try:
-        json.loads(path.read_text())
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def validation_dice(model: ModelLocation, fold: int | str) -> float | None:
-    """Mean foreground Dice on the fold's labelled validation cases, or None where there is none; `-f all` claims no figure."""
-    summary = model.validation_summary(fold)
-    if fold == "all" or not summary.is_file():
-        return None
-    content = read_json(summary)
-    try:
-        return float(content["foreground_mean"]["Dice"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise StateError(f"{summary} is no summary of nnU-Net's validation ({error!r}); remove it and validate again.") from error
 
 
 def train(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None) -> None:
@@ -107,13 +67,6 @@ def train(model: ModelLocation, fold: int | str, *, device: str, log: Path, epoc
     if last is not None:
         hint = "; make space there and give the same command again: it continues" if _FULL_DISK.search(last) else ""
         raise StateError(f"{training_command(model, fold)} failed: {last} (whole output: {log}){hint}")
-
-
-def checkpoint_to_open(model: ModelLocation, fold: int | str) -> Path | None:
-    """The checkpoint that a training validates or continues from, by nnU-Net's own order; None where it starts anew."""
-    final = model.checkpoint(fold)
-    places = (final, *(final.with_name(name) for name in ("checkpoint_latest.pth", "checkpoint_best.pth")))
-    return next((path for path in places if path.is_file()), None)
 
 
 def training_environment(device: str) -> dict[str, str]:

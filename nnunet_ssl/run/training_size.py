@@ -6,11 +6,9 @@ from pathlib import Path
 
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.disk import require_free
-from nnunet_ssl.locations import ModelLocation
+from nnunet_ssl.locations import OUR_TEACHER, ModelLocation
 from nnunet_ssl.nnunet_api.network_size import network_size
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
-
-OUR_TEACHER = "TransASPPTeacherTrainer"
 
 _CHECKPOINTS = 2
 """`checkpoint_final.pth` and `checkpoint_best.pth`; while it runs `checkpoint_latest.pth` stands in place of the former."""

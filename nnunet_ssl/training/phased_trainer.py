@@ -17,6 +17,7 @@ from nnunet_ssl.config import CpuPrecision, MethodConfig, OptimizerName
 from nnunet_ssl.data.files import remove_leftovers, replacing
 from nnunet_ssl.networks import StochasticSampler, unwrap
 from nnunet_ssl.nnunet_api.checkpoints import CHECKPOINT_ENTRY, UNCERTAINTY_TERM, load_checkpoint, weights_only
+from nnunet_ssl.nnunet_api.external_trainers import trains_uncertainty_head
 from nnunet_ssl.training.cpu_layout import lay_channels_last
 from nnunet_ssl.training.cpu_precision import computes_in_bfloat16, use_bfloat16
 from nnunet_ssl.training.distributed import broadcast_parameters, leave_head_out
@@ -82,9 +83,7 @@ class PhasedTrainer(nnUNetTrainer):
 
     def _distillation_phase(self, length: int) -> list[Phase]:
         """The phase of uncertainty distillation, if the network has a head for it."""
-        has_head = self.has_uncertainty_head
-        if has_head is None:
-            has_head = str(self.configuration_manager.network_arch_class_name).endswith("TransASPPUNet")
+        has_head = trains_uncertainty_head(type(self), str(self.configuration_manager.network_arch_class_name))
         return [Phase(DISTILLATION, length, self.method.teacher.distillation_lr)] if has_head and length > 0 else []
 
     @property

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from nnunet_ssl.config import SCHEMA
 from nnunet_ssl.errors import WRITE_AGAIN, StateError
 from nnunet_ssl.locations import STAGE_SIDECAR, preprocessed_root, results_root
 from nnunet_ssl.names import check_names, check_relative_path
-from nnunet_ssl.schemas import schema_of
+from nnunet_ssl.schemas import SIDECAR, schema_of
 
 StageInit = Literal["teacher", "previous", "scratch"]
 
@@ -97,7 +96,7 @@ def read_stage(dataset: str) -> Stage:
         )
     try:
         content = json.loads(path.read_text())
-        schema_of(content, SCHEMA, path)
+        schema_of(content, SIDECAR, path)
         stage = _from_content(dataset, content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StateError(f"{path} is damaged ({error!r}); {WRITE_AGAIN}") from error

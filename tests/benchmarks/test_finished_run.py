@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from arms import ARMS, Arm, Lengths, overlay_of
 from case_metrics import read_cases
 from draw import Draw
-from finished_run import CASES, evaluate, fingerprint, steps, teacher_of
+from finished_run import CASES, evaluate, fingerprint, predict, steps, teacher_of
 from runs_table import read_rows
 
 from nnunet_ssl.data.files import write_json
@@ -74,11 +74,11 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
     (stages / "logs" / "student_1.txt").write_text("first stage\n")
     (stages / "logs" / "student_2.txt").write_text("first stage\n")
 
-    def predict(_draw: Draw, _arm: Arm, folder: Path) -> None:
+    def predicted_truth(_draw: Draw, _arm: Arm, folder: Path) -> None:
         folder.mkdir(parents=True)
         sitk.WriteImage(sitk.GetImageFromArray(TRUTH), folder / "case.nii.gz")
 
-    monkeypatch.setattr(finished_run, "predict", predict)
+    monkeypatch.setattr(finished_run, "predict", predicted_truth)
     return drawn
 
 
@@ -110,6 +110,36 @@ def test_the_cases_lie_beside_their_row(draw: Draw) -> None:
     finish(draw, "ours")
     (case,) = read_cases(draw.row(ARMS["ours"]).with_suffix(CASES)).values()
     assert (case["dice_anterior"], case["volume_mm3_posterior"], case["true_volume_mm3_posterior"]) == (100, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("arm", "dataset", "trainer", "plans"),
+    [
+        ("ours", "137", "TransASPPStudentTrainer", "nnUNetPlans_nnssl_ours"),
+        ("naive", "137", "NaiveSelfTrainingTrainer", "nnUNetPlans_nnssl_naive"),
+        ("supervised_continued", "137", "TransASPPStudentTrainer", "nnUNetPlans_nnssl_supervised_continued"),
+        ("supervised", "137", "TransASPPTeacherTrainer", "nnUNetPlans_nnssl_supervised"),
+        ("teacher", "137", "TransASPPTeacherTrainer", "nnUNetPlans_nnssl_teacher"),
+        ("ceiling", "138", "TransASPPTeacherTrainer", "nnUNetPlans_nnssl_ceiling"),
+    ],
+)
+def test_what_is_judged_is_the_model_of_the_arm(
+    draw: Draw, monkeypatch: pytest.MonkeyPatch, arm: str, dataset: str, trainer: str, plans: str
+) -> None:
+    lines: list[list[str]] = []
+
+    def run(line: list[str], **_: Any) -> argparse.Namespace:
+        lines.append(line)
+        return argparse.Namespace(returncode=0)
+
+    monkeypatch.setattr(finished_run.subprocess, "run", run)
+    predict(draw, ARMS[arm], draw.root / "predictions")
+    ((command, *line),) = lines
+    flags = {flag: line[line.index(flag) + 1] for flag in ("-d", "-tr", "-p", "-f", "-i", "-o")}
+    assert Path(command).name == "nnUNetv2_predict"
+    assert (flags["-d"], flags["-tr"], flags["-p"], flags["-f"]) == (dataset, trainer, plans, "all")
+    assert (flags["-i"], flags["-o"]) == (str(draw.root / "test"), str(draw.root / "predictions"))
+    assert "--disable_tta" not in line
 
 
 def test_a_ceiling_counts_the_labels_that_it_had(draw: Draw) -> None:

@@ -113,11 +113,18 @@ def test_groups_are_kept_beside_the_pool(project: Project) -> None:
     keep_groups(pool, {})
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 1}', '{"schema": 1, "groups": {"a": 1}}', '{"schema": 9, "groups": {}}'])
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 1}', '{"schema": 1, "groups": {"a": 1}}'])
 def test_damaged_file_of_groups(project: Project, content: str) -> None:
     pool = load_pool(project.setup())
     groups_file(pool.folder).write_text(content)
     with pytest.raises(StateError, match=r"_groups\.json .*; give --groups to nnssl_prepare again"):
+        kept_groups(pool.folder)
+
+
+def test_groups_of_a_newer_version(project: Project) -> None:
+    pool = load_pool(project.setup())
+    groups_file(pool.folder).write_text('{"schema": 9, "groups": {}}')
+    with pytest.raises(StateError, match=r"_groups\.json has schema 9, this version reads up to 1; update nnunet-ssl"):
         kept_groups(pool.folder)
 
 

@@ -140,6 +140,21 @@ def test_region_overlap_has_no_background() -> None:
     assert (with_overlap.high - without.high).item() == pytest.approx(0.2 / 1.8, abs=1e-6)
 
 
+@pytest.mark.parametrize(("batch_dice", "expected"), [(False, (0.2 / 1.8 + 0.6 / 1.4) / 2), (True, 0.8 / 3.2)])
+def test_overlap_per_sample_or_over_the_batch(batch_dice: bool, expected: float) -> None:
+    """Two samples of one voxel of class 1, with P(class 1) = 0.8 and 0.4."""
+    p = torch.tensor([0.8, 0.4])
+    patch = {
+        "logits": torch.stack([1 - p, p], dim=1).log().view(2, 2, 1),
+        "labels": torch.ones(2, 1, dtype=torch.long),
+        "confidence": torch.ones(2, 1, 1),
+        "q": None,
+        "valid": torch.ones(2, 1, 1, dtype=torch.bool),
+    }
+    without, with_overlap = run(make(), patch), run(make(overlap=True, batch_dice=batch_dice), patch)
+    assert (with_overlap.high - without.high).item() == pytest.approx(expected, abs=1e-6)
+
+
 @pytest.mark.parametrize("mode", ["off", "paper", "bounded", "negative", "complementary", "soft"])
 @pytest.mark.parametrize("has_regions", [False, True])
 @pytest.mark.parametrize("samples", [0, 1])

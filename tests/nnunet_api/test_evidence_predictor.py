@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import itertools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,30 @@ def views(axes: tuple[int, ...]) -> list[tuple[int, ...]]:
     return [tuple(a + 2 for a in c) for n in range(len(axes) + 1) for c in itertools.combinations(axes, n)]
 
 
+class ApartDraws(nn.Module):
+    """Stands in for a network with dropout: draw n of a view has the logits of n classes further on, n + 1 times as large."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.plain = network(heads=heads)
+        self._number = 0
+
+    def of_draw(self, x: Tensor, number: int) -> Tensor:
+        logits: Tensor = self.plain(x)
+        return (number + 1) * logits.roll(number, dims=1)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x
+
+    def decode(self, features: Tensor) -> Tensor:
+        return self.of_draw(features, self._number)
+
+    @contextlib.contextmanager
+    def sampling(self, active: bool = True, *, generator: torch.Generator | None = None) -> Iterator[None]:
+        self._number = self._number + 1 if active else 0
+        yield
+
+
 def windows(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
     steps = compute_steps_for_sliding_window(shape, tuple(PATCH), 0.5)
     for start in itertools.product(*steps):
@@ -59,20 +84,20 @@ def windows(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
 
 
 @torch.no_grad()
-def brute_force(net: nn.Module, image: Tensor, axes: tuple[int, ...], *, regions: bool = False) -> tuple[np.ndarray, ...]:
-    """M1, M2 and votes in float64: every window and view, weighted as nnU-Net weighs windows."""
+def brute_force(*draws: Callable[[Tensor], Tensor], image: Tensor, axes: tuple[int, ...], regions: bool = False) -> tuple[np.ndarray, ...]:
+    """M1, M2 and votes in float64: every window, view and draw, weighted as nnU-Net weighs windows."""
     gaussian = compute_gaussian(tuple(PATCH), sigma_scale=1 / 8, value_scaling_factor=10, dtype=torch.float32, device=CPU).double().numpy()
-    heads = net(image[None, :, :16, :16, :16]).shape[1]
+    heads = draws[0](image[None, :, :16, :16, :16]).shape[1]
     sums = np.zeros((3, heads, *image.shape[1:]))
     weight = np.zeros(image.shape[1:])
     for window in windows(tuple(image.shape[1:])):
         x = image[(slice(None), *window)][None]
-        for view in views(axes):
-            logits = net(x.flip(view)).flip(view)[0].double()
+        for view, draw in itertools.product(views(axes), draws):
+            logits = draw(x.flip(view)).flip(view)[0].double()
             p = (logits.sigmoid() if regions else logits.softmax(0)).numpy()
             chosen = p > 0.5 if regions else np.arange(heads).reshape(-1, 1, 1, 1) == p.argmax(0)
             for moment, value in enumerate((p, p**2, chosen)):
-                sums[(moment, slice(None), *window)] += gaussian * value / len(views(axes))
+                sums[(moment, slice(None), *window)] += gaussian * value / len(views(axes)) / len(draws)
         weight[window] += gaussian
     return tuple(sums / weight)
 
@@ -85,7 +110,7 @@ def test_moments_and_votes_by_brute_force(project: Project, axes: Any) -> None:
     swept = made.sweep(IMAGE)
     assert swept.dtype == torch.float32
     assert swept.shape == (9, 20, 24, 18)
-    for found, expected in zip(swept.numpy().reshape(3, 3, 20, 24, 18), brute_force(net, IMAGE, tuple(axes or ())), strict=True):
+    for found, expected in zip(swept.numpy().reshape(3, 3, 20, 24, 18), brute_force(net, image=IMAGE, axes=tuple(axes or ())), strict=True):
         np.testing.assert_allclose(found, expected, atol=2e-6)
     mean, second, votes = swept.reshape(3, 3, 20, 24, 18)
     assert torch.allclose(mean.sum(0), torch.ones(20, 24, 18), atol=1e-5)
@@ -97,8 +122,24 @@ def test_regions_vote_each_on_their_own(project: Project) -> None:
     net = network(heads=2)
     swept = predictor(with_regions(project.setup()), net).sweep(IMAGE)
     assert swept.shape == (6, 20, 24, 18)
-    for found, expected in zip(swept.numpy().reshape(2 + 1, 2, 20, 24, 18), brute_force(net, IMAGE, (0, 1, 2), regions=True), strict=True):
+    by_hand = brute_force(net, image=IMAGE, axes=(0, 1, 2), regions=True)
+    for found, expected in zip(swept.numpy().reshape(2 + 1, 2, 20, 24, 18), by_hand, strict=True):
         np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("axes", [(0, 2), None])
+@pytest.mark.parametrize("regions", [False, True])
+def test_several_draws_of_a_view_by_brute_force(project: Project, axes: Any, regions: bool) -> None:
+    """Every draw counts in the mean, the variance and the votes, not only the first one of a view."""
+    setup, net = project.setup(), ApartDraws(2 if regions else 3)
+    made = predictor(with_regions(setup) if regions else setup, net, num_samples=3 * len(views(tuple(axes or ()))), axes=axes)
+    assert made.num_samples == 3 * len(views(tuple(axes or ())))
+    draws = [functools.partial(net.of_draw, number=n) for n in range(3)]
+    mean, second, votes = brute_force(*draws, image=IMAGE, axes=tuple(axes or ()), regions=regions)
+    found = made.sweep(IMAGE).numpy().reshape(3, *mean.shape)
+    np.testing.assert_allclose(found[0], mean, atol=2e-6)
+    np.testing.assert_allclose(found[1] - found[0] ** 2, second - mean**2, atol=4e-6)
+    np.testing.assert_allclose(found[2], votes, atol=2e-6)
 
 
 @torch.no_grad()

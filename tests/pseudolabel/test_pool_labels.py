@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cross_fitted import smaller
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
-from tiny_setup import Project, evidence_of, phantom, write_image
+from tiny_setup import DATASET, Project, evidence_of, phantom, write_image
 
+from nnunet_ssl.confidence.calibration_map import CalibrationMap, LogitLine
 from nnunet_ssl.confidence.evidence import Evidence
 from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.data.pool_index import PoolIndex, load_pool
@@ -70,6 +73,24 @@ def test_agreement_ignores_what_they_disagree_on(two_opinions: tuple[Project, Pa
     assert case.evidence.num_samples == 16
 
 
+def test_voxels_on_which_they_disagree_in_one_region_are_ignored(project: Project, tmp_path: Path) -> None:
+    regions = {"labels": {"background": 0, "whole": [1, 2], "core": [2]}, "regions_class_order": [1, 2]}
+    for root in (project.raw, project.preprocessed):
+        path = root / DATASET / "dataset.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **regions}))
+    label = phantom(CASE)[1]
+    edge, core = (smaller(label, 1) == 0) & (label > 0), label == 2
+    for store, inside, doubt in zip(stores(tmp_path), ((label > 0, core), ((label > 0) & ~edge, core & ~core)), (0.1, 0.2), strict=True):
+        mean = np.where(np.stack(inside), 1 - doubt, doubt)
+        store.write(CASE, Evidence(mean=mean, variance=mean * 0, votes=mean, num_samples=8, has_regions=True))
+    evidence, confidence, valid = labels(project, tmp_path, weight=0.5).evidence(CASE)
+    assert evidence.has_regions
+    assert not (edge & core).any()
+    assert np.array_equal(valid, ~(edge | core))
+    # the mean of 0.9 and 0.8 in the regions that they agree on
+    np.testing.assert_allclose(confidence, np.where(np.stack([edge, core]), 0, 0.85), atol=1e-4)
+
+
 def test_more_weight_for_the_student_changes_the_label(two_opinions: tuple[Project, Path]) -> None:
     label = phantom(CASE)[1]
     case = labels(*two_opinions, weight=0.6).labels(CASE)
@@ -88,6 +109,29 @@ def test_change_of_labels(two_opinions: tuple[Project, Path]) -> None:
     assert change.describe().startswith(f"rim {100 * core / ball:.1f} %, core 100.0 % changed; all ")
     none = label_change(before, labels(*two_opinions), [CASE], ["background", "rim", "core"])
     assert (none.overall, none.per_class) == (0.0, {"rim": 0.0, "core": 0.0})
+
+
+def test_each_fold_is_calibrated_by_its_own_map_before_they_are_averaged(project: Project, tmp_path: Path) -> None:
+    """The odds of fold 0 are squared, those of fold 1 go to their square root."""
+    label = phantom(CASE)[1]
+    seen = smaller(label, 1)
+    folds: dict[int | str, EvidenceStore] = {fold: EvidenceStore(tmp_path / f"f{fold}", source=f"t{fold}") for fold in (0, 1)}
+    folds[0].write(CASE, evidence_of(label, doubt=0.5))
+    folds[1].write(CASE, evidence_of(seen, doubt=0.2))
+    maps: dict[int | str, CalibrationMap] = {0: _power_of_odds(2.0), 1: _power_of_odds(0.5)}
+    pool = load_pool(project.setup())
+    found = PoolLabels(project.setup(), pool, folds, None, 0.0, maps=maps, student_map=_power_of_odds(1.0)).evidence(CASE)
+    # fold 0: odds 1, 1/3, 1/3 become 1, 1/9, 1/9, that is 5/7, 1/7, 1/7; fold 1: 4, 1/9, 1/9 become 2, 1/3, 1/3, that is 8/14, 3/14, 3/14
+    agreed, missed = [5 / 28, 18 / 28, 5 / 28], [10 / 28, 13 / 28, 5 / 28]
+    for voxels, q in ((seen == 1, agreed), ((label == 1) & (seen == 0), missed)):
+        np.testing.assert_allclose(found[0].mean[:, voxels].T, np.tile(q, (voxels.sum(), 1)), atol=1e-4)
+        np.testing.assert_allclose(found[1][0][voxels], max(q), atol=1e-4)
+    # nothing was measured so far from the foreground
+    np.testing.assert_allclose(found[0].mean[:, 0, 0, 0], [0.65, 0.175, 0.175], atol=1e-4)
+
+
+def _power_of_odds(power: float) -> CalibrationMap:
+    return CalibrationMap(kind="logistic", has_regions=False, heads=(LogitLine(slope=power),) * 3)
 
 
 def test_missing_evidence_is_an_error(project: Project, tmp_path: Path) -> None:

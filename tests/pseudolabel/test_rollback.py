@@ -7,10 +7,14 @@ import logging
 from typing import Any
 
 import pytest
-from tiny_setup import Project, grow_stage, open_tiny_run, teacher_store, write_evidence, write_student
+from cross_fitted import smaller
+from tiny_setup import Project, grow_stage, open_tiny_run, phantom, teacher_store, write_evidence, write_student
 
 from nnunet_ssl.locations import ModelLocation
-from nnunet_ssl.pseudolabel.rollback import case_dice, worse_than_before
+from nnunet_ssl.pseudolabel.rollback import worse_than_before
+
+BEST, GOOD, POOR = ([base - step * i for i in range(5)] for base, step in ((0.9, 0.01), (0.8, 0.02), (0.6, 0.03)))
+"""Dice of five validation cases."""
 
 
 def write_summary(model: ModelLocation, fold: int | str, dice: list[Any]) -> None:
@@ -33,12 +37,6 @@ def run(taught_project: Project) -> Any:
     write_student(begun, 1)
     write_evidence(begun.student_store(1))
     return begun
-
-
-def test_dice_of_cases(run: Any) -> None:
-    write_summary(run.teacher, 0, [0.5, float("nan"), 0.75])
-    assert case_dice(run.teacher, 0) == {"lab_0.nii.gz": 0.5, "lab_2.nii.gz": 0.75}
-    assert case_dice(run.student(2), 0) == {}
 
 
 # of six cases that all are worse the one-sided test gives 1 / 64, of five 1 / 32, of four 1 / 16
@@ -75,3 +73,31 @@ def test_level_of_zero_turns_it_off(taught_project: Project, run: Any) -> None:
     again = open_tiny_run(taught_project, settings={"agreement.rollback_level": 0.0})
     assert worse_than_before(again, 1) is None
     assert grow_stage(again).label_stage == 1
+
+
+def test_second_student_is_compared_with_the_first(run: Any) -> None:
+    for model, dice in ((run.teacher, POOR), (run.student(1), BEST), (run.student(2), GOOD)):
+        write_summary(model, 0, dice)
+    expected = "student 2 is worse than student 1 on 5 validation cases (mean Dice 0.7600 after 0.8800, Wilcoxon p = 0.031)"
+    assert worse_than_before(run, 2) == expected
+    for model, dice in ((run.teacher, BEST), (run.student(1), POOR)):
+        write_summary(model, 0, dice)
+    assert worse_than_before(run, 2) is None
+
+
+def test_labels_of_the_student_before_are_kept(taught_project: Project, caplog: pytest.LogCaptureFixture) -> None:
+    settings = {"agreement.weight": 0.6, "curriculum.fractions": [0.3, 0.6, 1.0], "student.length.num_epochs": 3}
+    begun = open_tiny_run(taught_project, settings=settings)
+    write_evidence(teacher_store(begun))
+    write_summary(begun.teacher, 0, POOR)
+    for stage, dice in ((1, BEST), (2, GOOD)):
+        grow_stage(begun)
+        write_student(begun, stage)
+        write_summary(begun.student(stage), 0, dice)
+        write_evidence(begun.student_store(stage), label=lambda case: smaller(phantom(case)[1], 1), doubt=lambda _: 0.1)
+    with caplog.at_level(logging.WARNING, "nnunet_ssl"):
+        third = grow_stage(begun)
+    assert (third.kept_previous, third.label_stage, third.agreement_weight) == (True, 1, 0.6)
+    # both students say the same, which the teacher does not
+    assert third.change == {"rim": 0.0, "core": 0.0}
+    assert any("student 2 is worse than student 1" in m and "the labels of stage 2 are kept" in m for m in caplog.messages)

@@ -28,7 +28,7 @@ def test_audit_then_run(
     serve_trainings(monkeypatch)
     with environment(project, workers=0), watching(label_files(project.unlabelled)) as opened:
         assert main([*CALL, "-u", str(project.unlabelled), "--audit"]) == 0
-        assert opened() in (set(), None)
+        assert opened() == set()
         printed = capsys.readouterr().out
         assert "held-out cases: 6" in printed
         assert "next: the same command without --audit" in printed
@@ -46,4 +46,4 @@ def test_audit_then_run(
         assert mtimes(run.workspace / "evidence") == evidence
         assert json.loads((run.workspace / "held_out.json").read_text())["ranking"]["chosen"] == record.case_score
         assert published_model(run).checkpoint("all").is_file()
-        assert opened() in (set(), None)
+        assert opened() == set()

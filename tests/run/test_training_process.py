@@ -12,12 +12,11 @@ import pytest
 import torch
 import tqdm as tqdm_module
 from payload import arm_checkpoint
-from tiny_setup import Project
 
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import ModelLocation, trainers_folder
 from nnunet_ssl.run import training_process
-from nnunet_ssl.run.training_process import is_trained, train, training_command, training_environment, validation_dice
+from nnunet_ssl.run.training_process import train, training_environment
 
 MODEL = ModelLocation(dataset="Dataset601_Tiny_f0s1", trainer="T", plans="P", configuration="3d_fullres")
 SHOW = "import sys, os, json; print(json.dumps([sys.argv[1:], os.environ['nnUNet_extTrainer']]))"
@@ -39,33 +38,6 @@ def touch(name: str) -> None:
 
 
 # ---- the command
-
-
-@pytest.mark.parametrize(
-    ("plans", "expected"),
-    [("P", "nnUNetv2_train 601 3d_fullres 0 -tr T -p P"), ("nnUNetPlans", "nnUNetv2_train 601 3d_fullres 0 -tr T")],
-)
-def test_command_as_a_user_would_type_it(nnunet_environment: Any, plans: str, expected: str) -> None:
-    model = ModelLocation(dataset=MODEL.dataset, trainer="T", plans=plans, configuration="3d_fullres")
-    assert training_command(model, 0) == expected
-
-
-@pytest.mark.parametrize(
-    ("files", "flag"),
-    [
-        (["checkpoint_latest.pth"], " --c"),
-        (["checkpoint_best.pth"], " --c"),
-        (["checkpoint_latest.pth", "checkpoint_final.pth"], " --val"),
-        (["progress.png"], ""),
-    ],
-)
-def test_command_does_not_train_over_what_is_there(nnunet_environment: Any, files: list[str], flag: str) -> None:
-    for name in files:
-        touch(name)
-    assert training_command(MODEL, 0) == f"nnUNetv2_train 601 3d_fullres 0 -tr T -p P{flag}"
-    MODEL.validation_summary(0).parent.mkdir()
-    MODEL.validation_summary(0).write_text("{}")
-    assert training_command(MODEL, 0).endswith(" -p P" + flag.replace(" --val", ""))
 
 
 @pytest.mark.parametrize(
@@ -190,28 +162,6 @@ def test_interrupt_ends_the_training(log: Path, monkeypatch: pytest.MonkeyPatch,
 # ---- what is done
 
 
-def test_trained_means_validated_too(project: Project) -> None:
-    assert not is_trained(MODEL, 0)
-    touch("checkpoint_final.pth")
-    assert not is_trained(MODEL, 0)
-    assert validation_dice(MODEL, 0) is None
-    summary = MODEL.fold_folder(0) / "validation" / "summary.json"
-    summary.parent.mkdir()
-    summary.write_text(json.dumps({"foreground_mean": {"Dice": 0.75}}))
-    assert is_trained(MODEL, 0)
-    assert validation_dice(MODEL, 0) == 0.75
-
-
-def test_summary_that_was_cut_off_is_none(project: Project) -> None:
-    """nnU-Net writes it in place."""
-    touch("checkpoint_final.pth")
-    summary = MODEL.fold_folder(0) / "validation" / "summary.json"
-    summary.parent.mkdir()
-    for text in ("", '{"foreground_mean": {"Di'):
-        summary.write_text(text)
-        assert not is_trained(MODEL, 0)
-
-
 def test_latest_checkpoint_goes_when_the_final_one_is_there(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """nnU-Net removes it itself, unless it is killed right after it has written the final one."""
     for name in ("checkpoint_latest.pth", "checkpoint_best.pth"):
@@ -221,15 +171,6 @@ def test_latest_checkpoint_goes_when_the_final_one_is_there(log: Path, monkeypat
     touch("checkpoint_final.pth")
     run(log, SHOW, monkeypatch)
     assert sorted(f.name for f in MODEL.fold_folder(0).iterdir()) == ["checkpoint_best.pth", "checkpoint_final.pth"]
-
-
-def test_final_mode_has_no_figure(project: Project) -> None:
-    folder = MODEL.fold_folder("all")
-    (folder / "validation").mkdir(parents=True)
-    (folder / "checkpoint_final.pth").touch()
-    (folder / "validation" / "summary.json").write_text(json.dumps({"foreground_mean": {"Dice": 0.99}}))
-    assert is_trained(MODEL, "all")
-    assert validation_dice(MODEL, "all") is None
 
 
 def test_full_disk_is_named_and_says_what_to_do(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,8 +197,8 @@ PLANS = [
     BadInput(what="an `nnssl` section that is a list", make=configuration(lambda c: c.update(nnssl=[1])), says="'nnssl'"),
     BadInput(
         what="an unknown setting in the plans",
-        make=lambda p: (p.change_plans(lambda _, c: c["nnssl"]["student"].update(cut_mix=1)), "nnssl.student.cut_mix")[1],
-        says="unknown setting",
+        make=lambda p: (p.change_plans(lambda _, c: c["nnssl"]["student"].update(cut_mix=1)), "student.cut_mix")[1],
+        says="unknown nnssl setting",
     ),
     BadInput(
         what="a setting of the wrong type in the plans",

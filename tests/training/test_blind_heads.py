@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch import Tensor
 
 from nnunet_ssl.config import TARGET_KINDS, UNLEARNING_MODES, StudentConfig
+from nnunet_ssl.training.extra_channels import samples_from_pool
+from nnunet_ssl.training.student import SemiSupervisedStudentTrainer
 from nnunet_ssl.training.student_loss import DualLoss
 
 BLIND = 2
@@ -170,6 +173,31 @@ def test_student_recovers_it_from_manual_labels(mode: str) -> None:
 
     assert recall((BLIND,)) > 0.9
     assert recall(()) < 0.5
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_a_step_on_a_stage_that_names_it(make_tiny: Callable[..., Any], short: Callable[..., Any], regions: bool) -> None:
+    """The pool's labels have something of the last class (region), and its probabilities, too."""
+    tiny, blind = make_tiny(regions=regions), 1 if regions else 2
+    tiny.write_sidecar(stage=2, blind_heads=[blind])
+    trainer = tiny.trainer(SemiSupervisedStudentTrainer, settings=short(student={"cutmix": 0.0, "unlearning_gradient_ratio": None}))
+    trainer.initialize()
+    outputs: list[Tensor] = []
+
+    def keep(module: Any, inputs: Any, logits: list[Tensor]) -> None:
+        outputs.append(logits[0])
+        logits[0].retain_grad()
+
+    trainer.network.register_forward_hook(keep)
+    batch = next(trainer.get_dataloaders()[0])
+    from_pool = samples_from_pool(batch["target"][len(batch["target"]) // 2])
+    trainer.train_step(batch)
+    found = outputs[0].grad
+    assert found is not None
+    assert (found[from_pool][:, blind] == 0).all()
+    assert (found[from_pool][:, :blind] != 0).any()
+    assert (found[~from_pool][:, blind] != 0).any()
+    assert trainer.loss.blind_heads == [blind]
 
 
 def _truth(*, draw_seed: int) -> Tensor:

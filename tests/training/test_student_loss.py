@@ -141,6 +141,24 @@ def test_gradient_of_unlearning_is_held_to_its_share() -> None:
     torch.testing.assert_close(difference, 0.1 * gradients[0.0][:1].norm(), rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize("ddp", [False, True])
+def test_batches_without_labelled_samples_have_the_last_factor_on_unlearning(ddp: bool) -> None:
+    """With several processes all measure in every step, and one of them may have no labelled sample."""
+    mixed, pool_only = random_batch(1, 2), [random_batch(2, 2, seed=seed) for seed in (1, 2)]
+    ours = dual(stock(), ddp=ddp, lambda_low=50.0, unlearning_gradient_ratio=0.1)
+
+    def factor(batch: tuple[list[torch.Tensor], ...]) -> float:
+        total = ours(batch[0], batch[1] + batch[2])
+        terms = {name: float(value) for name, value in ours.last_terms.items() if name in ("loss_high", "loss_low")}
+        return (float(total.detach()) - terms["loss_high"]) / (50 * terms["loss_low"])
+
+    assert factor(pool_only[0]) == pytest.approx(1, rel=1e-4)
+    ours(mixed[0], mixed[1] + mixed[2])
+    expected = 0.1 / float(ours.last_terms["unlearning_gradient_ratio"])
+    assert expected < 0.5
+    assert [factor(batch) for batch in pool_only] == pytest.approx([expected] * 2, rel=1e-4)
+
+
 def test_batches_of_one_kind() -> None:
     ours = dual(stock())
     for code in (1, 2):

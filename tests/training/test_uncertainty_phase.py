@@ -72,6 +72,22 @@ def test_the_head_learns_and_nothing_else_moves() -> None:
     assert all(p.grad is None for name, p in net.named_parameters() if not name.startswith("uncertainty_head"))
 
 
+def test_half_of_the_loss_is_that_of_the_foreground_and_what_surrounds_it() -> None:
+    """Samples differ within a corner of 4 x 4 of 16 x 16 pixels: foreground in the corner's own pixel, and three pixels around it."""
+    foreground = torch.zeros(2, 1, 16, 16)
+    foreground[0, 0, :4, :4], foreground[1, 0, :4, :4] = 0.1, 0.3
+    foreground[0, 0, 0, 0], foreground[1, 0, 0, 0] = 0.7, 0.9
+    samples: Any = Listed([torch.cat([1 - f, f])[None] for f in foreground], has_regions=False)
+    net, images = network(), torch.randn(1, 1, 16, 16)
+    with torch.no_grad(), net.sampling(False):
+        log_variance = net.eval().decode_with_uncertainty(net.encode(images))[1][0, 0]
+    losses = 0.01 * torch.exp(-log_variance[:4, :4]) + log_variance[:4, :4]
+    around = torch.cat([log_variance[:4, 4:].flatten(), log_variance[4:].flatten()])  # of a variance of 0
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    phase = UncertaintyDistillation(net, sampler=samples, kind="variance", optimizer=optimizer, grad_scaler=None)
+    assert phase.step(images) == pytest.approx(float(losses.mean() + around.mean()) / 2, abs=1e-5)
+
+
 def test_the_trunk_thaws_after_an_error() -> None:
     net = network()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,27 @@ def test_two_epochs(tiny: Any, short: Settings, kind: Any) -> None:
     assert "Network derived" in text
     assert '"cutmix": 0.0' in text
     assert f"{kind.__name__} uses these settings of the student and no other: length, init," in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "rise"),
+    [
+        (MeanTeacherTrainer, [0.1 * math.exp(-5), 0.1 * math.exp(-5 / 4), 0.1]),
+        (UAMTTrainer, [0.1 * math.exp(-5), 0.1 * math.exp(-5 / 4), 0.1]),
+        (CrossPseudoSupervisionTrainer, [0, 0.75, 1.5]),
+    ],
+)
+def test_weight_of_the_pool_in_a_step(tiny: Any, short: Settings, kind: Any, rise: list[float]) -> None:
+    trainer = tiny.trainer(kind, settings=short(iterations=2, student={"ramp_up": 1.0}))
+    trainer.initialize()
+    training = trainer.get_dataloaders()[0]
+    for trainer._step, weight in zip((0, 2, 4), rise, strict=True):
+        found = {name: value.item() for name, value in trainer.train_step(next(training)).items()}
+        assert found["loss_pool"] > 0
+        assert found["loss"] == pytest.approx(found["loss_supervised"] + weight * found["loss_pool"], abs=1e-5)
+        assert [found[name] for name in found if name.startswith("pool_weight")] == pytest.approx(
+            [weight] * (2 if kind is CrossPseudoSupervisionTrainer else 1)
+        )
 
 
 @pytest.mark.parametrize("kind", PEERS)

@@ -1,0 +1,42 @@
+"""How far the training of a model's fold is, and the stock command that does what is missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from nnunet_ssl.locations import ModelLocation, dataset_number, plans_flag
+
+
+def training_command(model: ModelLocation, fold: int | str, *, anew: bool = False) -> str:
+    """The stock command that trains a model, or does what is missing of it, as a user would type it.
+
+    Args:
+        model: which.
+        fold: fold of its dataset.
+        anew: whether it is to train over what is there, as nnU-Net does without `--c` and `--val`.
+    """
+    checkpoint = None if anew or is_trained(model, fold) else checkpoint_to_open(model, fold)
+    flag = "" if checkpoint is None else " --val" if checkpoint == model.checkpoint(fold) else " --c"
+    return f"nnUNetv2_train {dataset_number(model.dataset)} {model.configuration} {fold} -tr {model.trainer}{plans_flag(model.plans)}{flag}"
+
+
+def is_trained(model: ModelLocation, fold: int | str) -> bool:
+    """Whether training has finished; where the fold has validation cases, whether they are evaluated, too."""
+    return model.checkpoint(fold).is_file() and (fold == "all" or _is_json(model.validation_summary(fold)))
+
+
+def checkpoint_to_open(model: ModelLocation, fold: int | str) -> Path | None:
+    """The checkpoint that a training validates or continues from, by nnU-Net's own order; None where it starts anew."""
+    final = model.checkpoint(fold)
+    places = (final, *(final.with_name(name) for name in ("checkpoint_latest.pth", "checkpoint_best.pth")))
+    return next((path for path in places if path.is_file()), None)
+
+
+def _is_json(path: Path) -> bool:
+    """Whether a file is whole: nnU-Net writes its summary in place, and may be killed meanwhile."""
+    try:
+        json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
+    return True
