@@ -118,6 +118,11 @@ class NnunetSetup:
             return tuple(name for name in labels if name != "background")
         return tuple(sorted(labels, key=lambda name: int(labels[name])))
 
+    @property
+    def foreground_names(self) -> tuple[str, ...]:
+        """Name of every class without background, or of every region, in the order of the network's outputs."""
+        return self.class_names if self.has_regions else self.class_names[1:]
+
     @cached_property
     def labelled_cases(self) -> dict[str, LabelledCase]:
         """Every case of D with its files, sorted by case id; no file is opened.

@@ -15,7 +15,6 @@ from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.prediction.predict_case import CasePrediction
 from nnunet_ssl.prediction.prepared_model import PreparedModel
-from nnunet_ssl.prediction.volumes import volume_names
 
 TABLE = "cases.csv"
 COLUMNS = (
@@ -109,7 +108,7 @@ class OutputFolder:
         rows = [record["row"] for record in records if record["row"]["case"] not in others]
         rows += [{"case": case, "review": "yes", "reason": reason} for case, reason in others.items()]
         rows.sort(key=lambda row: str(row["case"]))
-        write_csv(self.root / TABLE, (*COLUMNS, *(VOLUME + name for name in volume_names(self.setup))), rows)
+        write_csv(self.root / TABLE, (*COLUMNS, *(VOLUME + name for name in self.setup.foreground_names)), rows)
         return rows
 
     def _records(self) -> list[Path]:

@@ -20,11 +20,5 @@ def volumes_ml(labels: NDArray[Any], voxel_ml: float | None, setup: NnunetSetup)
     """
     manager = setup.label_manager
     values = manager.foreground_regions if setup.has_regions else manager.foreground_labels
-    names = volume_names(setup)
     counts = [int(np.isin(labels, value).sum()) for value in values]
-    return {name: None if voxel_ml is None else count * voxel_ml for name, count in zip(names, counts, strict=True)}
-
-
-def volume_names(setup: NnunetSetup) -> tuple[str, ...]:
-    """Foreground classes (regions), in the order of the network's outputs."""
-    return setup.class_names if setup.has_regions else setup.class_names[1:]
+    return {name: None if voxel_ml is None else count * voxel_ml for name, count in zip(setup.foreground_names, counts, strict=True)}

@@ -20,7 +20,7 @@ from nnunet_ssl.pseudolabel.gather import gather_held_out_evidence, gather_teach
 from nnunet_ssl.pseudolabel.group_audit import GroupAudit, audit_groups
 from nnunet_ssl.pseudolabel.held_out_study import HeldOutStudy, study_held_out
 from nnunet_ssl.pseudolabel.in_force import possible_score
-from nnunet_ssl.pseudolabel.label_source import LabelSource, labels_of
+from nnunet_ssl.pseudolabel.label_source import TEACHER_ALONE, labels_of
 from nnunet_ssl.pseudolabel.manual_labels import manual_label
 from nnunet_ssl.pseudolabel.ranking import ScoredCase, rank_pool, score_pool
 from nnunet_ssl.pseudolabel.run import Run
@@ -129,7 +129,7 @@ def advise(
 
 
 def _rank(run: Run, study: HeldOutStudy | None) -> tuple[list[ScoredCase], list[RankedCase]]:
-    labels = labels_of(run, LabelSource(None, 0.0), study)
+    labels = labels_of(run, TEACHER_ALONE, study)
     scored = score_pool(labels, run.pseudo_cases, run.method.student.fixed_tau)
     score = possible_score(run, "pairwise_dice") if study is None else study.ranking.chosen
     method = run.method.with_settings({"evidence.case_score": score, "curriculum.order": "ranked"})
@@ -156,7 +156,7 @@ def _prediction(study: HeldOutStudy) -> DicePrediction | None:
 def _scores_of_single_folds(run: Run, study: HeldOutStudy | None, scored: Sequence[ScoredCase]) -> list[float | None]:
     """Scores of the pool as single folds give them, for held-out cases have no others; without a study those that rank."""
     score = possible_score(run, "pairwise_dice") if study is None else study.ranking.chosen
-    labels = labels_of(run, LabelSource(None, 0.0), study)
+    labels = labels_of(run, TEACHER_ALONE, study)
     if study is None or len(labels.teacher) == 1:
         return [case.scores.get(score) for case in scored]
     per_fold = []

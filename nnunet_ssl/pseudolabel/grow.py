@@ -266,7 +266,6 @@ def _record(
 def _warn_of_missing_classes(run: Run, chosen: list[str], scored: Sequence[ScoredCase]) -> None:
     """Name a class that the labelled set has and no chosen pseudo-label contains."""
     found = {name for s in scored if s.case in set(chosen) for name in s.stratum.split("+")}
-    wanted = run.setup.class_names if run.setup.has_regions else run.setup.class_names[1:]
-    for name in wanted:
+    for name in run.setup.foreground_names:
         if name not in found:
             logger.warning("no chosen pseudo-label contains the class '%s'; the student learns it from manual labels alone", name)

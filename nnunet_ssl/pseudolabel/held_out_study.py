@@ -189,8 +189,8 @@ def _held_out_case(run: Run, observed: _Observed, counts: HeldOutCounts, plain: 
 
 
 def _dice_by_name(run: Run, counts: HeldOutCounts) -> dict[str, float | None]:
-    names, first = run.setup.class_names, 0 if run.setup.has_regions else 1
-    return {name: None if np.isnan(value) else float(value) for name, value in zip(names[first:], counts.dice[first:], strict=True)}
+    names = run.setup.foreground_names
+    return {name: None if np.isnan(value) else float(value) for name, value in zip(names, counts.dice[-len(names) :], strict=True)}
 
 
 def _count_predictions(observed: _Observed, used: CalibrationMap) -> PredictionCounts:

@@ -27,19 +27,18 @@ class ChangeReport:
         )
 
 
-def label_change(before: PoolLabels, after: PoolLabels, cases: Sequence[str], class_names: Sequence[str]) -> ChangeReport:
+def label_change(before: PoolLabels, after: PoolLabels, cases: Sequence[str]) -> ChangeReport:
     """Compare two sources of labels, case by case."""
-    has_regions = before.setup.has_regions
-    names = list(class_names) if has_regions else list(class_names[1:])
+    setup = before.setup
     compared = (
         changed_foreground(
             before.evidence(case)[0].predicted_labels(),
             after.evidence(case)[0].predicted_labels(),
-            len(class_names),
-            has_regions=has_regions,
+            setup.heads,
+            has_regions=setup.has_regions,
         )
         for case in tqdm(cases, desc="comparing labels")
     )
     changes = pooled_changes(compared)
-    shares = {name: change.share or 0.0 for name, change in zip(names, changes.values(), strict=True)}
+    shares = {name: change.share or 0.0 for name, change in zip(setup.foreground_names, changes.values(), strict=True)}
     return ChangeReport(shares, overall_change(changes).share or 0.0)

@@ -29,6 +29,9 @@ class LabelSource:
     kept_previous: bool = False
 
 
+TEACHER_ALONE = LabelSource(None, 0.0)
+
+
 def source_of(record: StageRecord) -> LabelSource:
     """Whose evidence made the labels of a stage that is written."""
     return LabelSource(record.label_stage, record.agreement_weight, record.kept_previous)
@@ -72,11 +75,11 @@ def choose_source(run: Run, stage: int, study: HeldOutStudy | None) -> tuple[Lab
     """
     agreement = run.method.agreement
     if stage == 1:
-        return LabelSource(None, 0.0), None
+        return TEACHER_ALONE, None
     previous = source_of(run.manifest.stages[-1])
-    refined = LabelSource(stage - 1, agreement.weight) if agreement.weight > 0 else LabelSource(None, 0.0)
+    refined = LabelSource(stage - 1, agreement.weight) if agreement.weight > 0 else TEACHER_ALONE
     before, after = labels_of(run, previous, study), labels_of(run, refined, study)
-    change = label_change(before, after, run.pseudo_cases, run.setup.class_names)
+    change = label_change(before, after, run.pseudo_cases)
     logger.info("labels against stage %d: %s", stage - 1, change.describe())
     kept = LabelSource(previous.student_stage, previous.weight, kept_previous=True)
     if change.overall > agreement.max_change:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_ssl.nnunet_api.preprocessed_case import open_segmentation
+from nnunet_ssl.nnunet_api.region_labels import regions_of
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
 
@@ -29,5 +30,5 @@ def manual_label(setup: NnunetSetup, case: str) -> ManualLabel:
     manager = setup.label_manager
     valid = nonzero & (labels != manager.ignore_label) if manager.has_ignore_label else nonzero
     if setup.has_regions:
-        return ManualLabel(np.stack([np.isin(labels, region) for region in manager.foreground_regions]), valid, nonzero)
+        return ManualLabel(regions_of(labels, setup), valid, nonzero)
     return ManualLabel(labels, valid, nonzero)

@@ -21,6 +21,7 @@ from nnunet_ssl.data.stage_size import StageBytes, mean_of, pseudo_case_bytes
 from nnunet_ssl.errors import SetupError
 from nnunet_ssl.nnunet_api.preprocessed_case import open_image, open_segmentation
 from nnunet_ssl.nnunet_api.preprocessing import load_properties
+from nnunet_ssl.nnunet_api.region_labels import regions_of
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.pseudolabel.pool_labels import PoolLabels
 
@@ -85,10 +86,9 @@ def typical_case_size(setup: NnunetSetup, method: MethodConfig, pool: PoolIndex 
 
 def _masks(labels: NDArray[np.integer], setup: NnunetSetup) -> NDArray[np.bool_]:
     """(H, X, Y, Z) of a preprocessed segmentation; what has no class is background."""
-    manager = setup.label_manager
-    if manager.has_regions:
-        return np.stack([np.isin(labels, np.atleast_1d(region)) for region in manager.foreground_regions])
-    foreground = [labels == label for label in manager.foreground_labels]
+    if setup.has_regions:
+        return regions_of(labels, setup)
+    foreground = [labels == label for label in setup.label_manager.foreground_labels]
     return np.stack([~np.any(foreground, axis=0), *foreground])
 
 

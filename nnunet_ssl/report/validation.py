@@ -35,9 +35,8 @@ class Validation:
 
 def foreground_keys(setup: NnunetSetup) -> dict[str, str]:
     """The key under which `summary.json` has each class or region, by name: `1`, or `(1, 2)` for a region of several labels."""
-    names = setup.class_names if setup.has_regions else setup.class_names[1:]
     labels = setup.dataset_json["labels"]
-    return {name: str(tuple(labels[name]) if isinstance(labels[name], list | tuple) else labels[name]) for name in names}
+    return {name: str(tuple(labels[name]) if isinstance(labels[name], list | tuple) else labels[name]) for name in setup.foreground_names}
 
 
 def read_validation(model: ModelLocation, fold: int | str, keys: Mapping[str, str]) -> Validation | None:
