@@ -52,7 +52,10 @@ def test_what_is_frozen_has_the_overlay_that_was_frozen(tmp_path: Path, capsys: 
     assert "--frozen needs the overlay that the commit fixed, overlay.json, not" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("folder", "least"), [("development_variants", 14), ("development_targets", 14), ("development_8_labels", 6)])
+@pytest.mark.parametrize(
+    ("folder", "least"),
+    [("development_variants", 14), ("development_targets", 14), ("development_8_labels", 6), ("development_8_labels_long", 6)],
+)
 def test_every_row_stands_in_the_record(folder: str, least: int) -> None:
     (section,) = (part for part in RECORD.split("\n## ") if f"results/{folder}/" in part)
     rows = [json.loads(path.read_text()) for path in (RESULTS / folder).glob("*.json")]
@@ -61,7 +64,7 @@ def test_every_row_stands_in_the_record(folder: str, least: int) -> None:
     assert not missing
 
 
-@pytest.mark.parametrize(("folder", "count"), [("development_targets", 14), ("development_8_labels", 6)])
+@pytest.mark.parametrize(("folder", "count"), [("development_targets", 14), ("development_8_labels", 6), ("development_8_labels_long", 6)])
 def test_tables_of_cases_are_those_of_their_rows(folder: str, count: int) -> None:
     tables = sorted((RESULTS / folder).glob(f"*{CASES}"))
     assert len(tables) == count
@@ -76,6 +79,7 @@ def test_tables_of_cases_are_those_of_their_rows(folder: str, count: int) -> Non
         ("development_targets", 4, "supervised_continued", "+1.2, +1.1, -0.9 and -0.8"),
         ("development_targets", 4, "naive", "+1.7, +0.8, -0.1 and -0.2"),
         ("development_8_labels", 8, "supervised_continued", "-0.4, -0.1, -0.3 and -0.8"),
+        ("development_8_labels_long", 8, "supervised_continued", "+0.1, +0.1, -0.3 and -0.7"),
     ],
 )
 def test_the_record_says_where_the_student_gains(folder: str, labels: int, arm: str, said: str) -> None:
