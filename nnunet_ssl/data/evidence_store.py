@@ -61,8 +61,8 @@ def student_store(
     """
     checkpoint = student.checkpoint(fold)
     if not checkpoint.is_file():
-        missing = f"{checkpoint} is missing"
-        raise SetupError(f"the student of stage {stage} is not trained yet ({missing}); run: {training_command(student, fold)}")
+        train = training_command(student, fold)
+        raise SetupError(f"the student of stage {stage} is not trained yet ({checkpoint} is missing); run: {train}")
     return EvidenceStore(workspace / "evidence" / f"student_s{stage}", source=f"{fingerprint(checkpoint)}-k{num_samples}", images=images)
 
 

@@ -231,8 +231,8 @@ def _check_what_teachers_saw(setup: NnunetSetup, teacher: ModelLocation, folds: 
 def _teacher_fingerprint(teacher: ModelLocation, folds: Sequence[int | str], method: MethodConfig) -> str:
     for fold in folds:
         if not teacher.checkpoint(fold).is_file():
-            missing = f"{teacher.checkpoint(fold)} is missing"
-            raise SetupError(f"the teacher of fold {fold} is not trained ({missing}); run: {training_command(teacher, fold)}")
+            missing, train = teacher.checkpoint(fold), training_command(teacher, fold)
+            raise SetupError(f"the teacher of fold {fold} is not trained ({missing} is missing); run: {train}")
     return fingerprint_of_samples([teacher.checkpoint(fold) for fold in folds], method.evidence.num_samples)
 
 
