@@ -233,7 +233,7 @@ def test_both_resamplings_of_probabilities_agree(project: Project) -> None:
             f"resampling_fn_probabilities_kwargs has 'devise', which {TORCH} does not know",
         ),
         ({"nnssl": {"student": {"cutmix": 2}}}, r"'student\.cutmix' is 2"),
-        ({"nnssl": {"student": {"cut_mix": 0}}}, r"unknown setting 'nnssl\.student\.cut_mix'"),
+        ({"nnssl": {"student": {"cut_mix": 0}}}, r"unknown nnssl setting 'student\.cut_mix'"),
     ],
 )
 def test_overlay_that_is_wrong(project: Project, changes: dict[str, Any], message: str) -> None:
