@@ -11,7 +11,13 @@ from tiny_setup import Project
 
 from nnunet_ssl.errors import SetupError
 from nnunet_ssl.locations import trainers_folder
-from nnunet_ssl.nnunet_api.external_trainers import VARIABLE, environment_with_trainers, external_trainers, find_trainer
+from nnunet_ssl.nnunet_api.external_trainers import (
+    VARIABLE,
+    environment_with_trainers,
+    external_trainers,
+    find_trainer,
+    trains_uncertainty_head,
+)
 
 
 def test_our_folder_is_added_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,3 +64,16 @@ def test_the_users_own_trainers_are_found_too(monkeypatch: pytest.MonkeyPatch, t
 def test_unknown_trainer(project: Project) -> None:
     with pytest.raises(SetupError, match=f"no trainer class 'NobodysTrainer' in nnunetv2 or on {VARIABLE}; check -tr"):
         find_trainer("NobodysTrainer")
+
+
+@pytest.mark.parametrize("network", ["nnunet_ssl.networks.trans_aspp_unet.TransASPPUNet", "architectures.unet.PlainConvUNet"])
+@pytest.mark.parametrize(
+    ("trainer", "builds_its_own"),
+    [
+        *((name, True) for name in ("TransASPPStudentTrainer", "TransASPPTeacherTrainer", "MeanTeacherTrainer", "UAMTTrainer")),
+        *((name, True) for name in ("NaiveSelfTrainingTrainer", "CrossPseudoSupervisionTrainer")),
+        ("SemiSupervisedStudentTrainer", False),
+    ],
+)
+def test_who_trains_an_uncertainty_head(trainer: str, network: str, builds_its_own: bool) -> None:
+    assert trains_uncertainty_head(find_trainer(trainer), network) is (builds_its_own or network.endswith("TransASPPUNet"))

@@ -57,6 +57,14 @@ def test_fold_without_a_teacher_names_the_command(taught_project: Project, train
     assert not workspace(taught_project, 3, trainer).exists()
 
 
+def test_teacher_that_is_half_trained_is_not_trained_over(taught_project: Project) -> None:
+    folder = taught_project.results / DATASET / f"{OUR_TEACHER}__{PLANS}__{CONFIGURATION}" / "fold_3"
+    folder.mkdir()
+    (folder / "checkpoint_latest.pth").touch()
+    with pytest.raises(SetupError, match=rf"run: nnUNetv2_train 137 3d_fullres 3 -tr {OUR_TEACHER} -p {PLANS} --c$"):
+        open_tiny_run(taught_project, 3)
+
+
 def test_another_folds_teacher_has_seen_the_validation_cases(taught_project: Project) -> None:
     for folds in ([1], [0, 1], ["all"]):
         with pytest.raises(ConfigError, match="fold 0 may only use the teacher of fold 0"):
