@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from nnunet_ssl.locations import OUR_TEACHER, dataset_number, plans_flag
 
 if TYPE_CHECKING:
     from nnunet_ssl.data.pool_index import PoolIndex
+    from nnunet_ssl.machines.part import Part
     from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
 NAME = "nnssl_prepare"
@@ -54,58 +55,98 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Prepare the pool and print the next command."""
     arguments = parser().parse_args(argv)
-    from nnunet_ssl.data.gpu_estimate import describe_size
-    from nnunet_ssl.data.groups import check_asked
-    from nnunet_ssl.data.overlay import lay_preset
-    from nnunet_ssl.data.pool import prepare_part, prepare_pool
-    from nnunet_ssl.data.pool_index import load_pool
-    from nnunet_ssl.errors import ConfigError
-    from nnunet_ssl.machines.engine import engine_at
+    part = _check(arguments)
     from nnunet_ssl.nnunet_api.load_setup import load_setup
 
-    asks_for_groups = arguments.groups is not None or arguments.group_folds
-    if not arguments.u and not arguments.preset and not asks_for_groups:
+    setup = load_setup(arguments.d, arguments.c, arguments.p)
+    if arguments.preset:
+        setup = _lay_preset(setup, arguments.preset)
+    if part is not None:
+        _prepare_part(setup, part, arguments)
+    elif arguments.u or _asks_for_groups(arguments):
+        pool = _pool(setup, arguments)
+        print(f"{len(pool.images)} unlabelled cases are ready in {pool.folder}")
+        _use_groups(setup, pool, arguments.groups, write_folds=arguments.group_folds)
+        _print_next(setup)
+    else:
+        print(f"next: {NAME} -d {dataset_number(setup.dataset)} -c {arguments.c}{plans_flag(setup.plans_name)} -u FOLDER")
+
+
+def _asks_for_groups(arguments: argparse.Namespace) -> bool:
+    return arguments.groups is not None or arguments.group_folds
+
+
+def _check(arguments: argparse.Namespace) -> Part | None:
+    """The part that is asked for.
+
+    Raises:
+        ConfigError: if nothing is asked for, or what does not go together.
+    """
+    from nnunet_ssl.data.groups import check_asked
+    from nnunet_ssl.errors import ConfigError
+
+    if not arguments.u and not arguments.preset and not _asks_for_groups(arguments):
         raise ConfigError("nothing to do: give the folder of unlabelled images with -u, or an overlay with --preset.")
     check_asked(arguments.groups)
     part = part_of(arguments)
     if part is not None and not arguments.u:
         raise ConfigError("--num_parts shares out the unlabelled images: give their folder with -u.")
-    if part is not None and asks_for_groups:
+    if part is not None and _asks_for_groups(arguments):
         raise ConfigError("--num_parts prepares a part of the pool; give --groups and --group-folds with the last call, which has no part.")
-    setup = load_setup(arguments.d, arguments.c, arguments.p)
-    plans = arguments.p
-    if arguments.preset:
-        setup = lay_preset(setup, arguments.preset)
-        plans = setup.plans_name
-        print(f"plans: {setup.preprocessed_folder / plans}.json")
-        if size := describe_size(setup):
-            print(size)
-    number = dataset_number(setup.dataset)
-    if not arguments.u and not asks_for_groups:
-        print(f"next: {NAME} -d {number} -c {arguments.c}{plans_flag(plans)} -u FOLDER")
-        return
-    if part is not None:
-        with engine_at(arguments.dask) as engine:
-            done = prepare_part(setup, arguments.u, part, skip_bad=arguments.skip_bad, num_processes=arguments.np, engine=engine)
-        for case, reason in done.skipped.items():
-            print(f"skipped {case}: {reason}")
-        print(f"{part}: {len(done.ready)} of {done.num_cases} unlabelled cases are ready in {done.folder}, {len(done.new)} of them new")
-        print("next, when every part is done: the same command without --num_parts and --part_id")
-        return
-    if arguments.u:
-        with engine_at(arguments.dask) as engine:
-            pool = prepare_pool(setup, arguments.u, skip_bad=arguments.skip_bad, num_processes=arguments.np, engine=engine)
-        for case, reason in pool.skipped.items():
-            print(f"skipped {case}: {reason}")
-    else:
-        pool = load_pool(setup)
-    print(f"{len(pool.images)} unlabelled cases are ready in {pool.folder}")
-    _use_groups(setup, pool, arguments.groups, write_folds=arguments.group_folds)
-    print(f"next: nnUNetv2_train {number} {arguments.c} FOLD -tr TransASPPTeacherTrainer{plans_flag(plans)}")
-    run_line = f"nnssl_run -d {number} -c {arguments.c} -f FOLD"
-    print(f"  or: {run_line}{plans_flag(plans)}")
-    for flags in _trained_models(setup):
-        print(f"  or: {run_line} {flags}  (its teacher is trained already)")
+    return part
+
+
+def _lay_preset(setup: NnunetSetup, preset: str) -> NnunetSetup:
+    """Lay an overlay over the plans and say how large its training will be."""
+    from nnunet_ssl.data.gpu_estimate import describe_size
+    from nnunet_ssl.data.overlay import lay_preset
+
+    laid = lay_preset(setup, preset)
+    print(f"plans: {laid.preprocessed_folder / laid.plans_name}.json")
+    if size := describe_size(laid):
+        print(size)
+    return laid
+
+
+def _prepare_part(setup: NnunetSetup, part: Part, arguments: argparse.Namespace) -> None:
+    """Preprocess one machine's part of the pool."""
+    from nnunet_ssl.data.pool import prepare_part
+    from nnunet_ssl.machines.engine import engine_at
+
+    with engine_at(arguments.dask) as engine:
+        done = prepare_part(setup, arguments.u, part, skip_bad=arguments.skip_bad, num_processes=arguments.np, engine=engine)
+    _print_skipped(done.skipped)
+    print(f"{part}: {len(done.ready)} of {done.num_cases} unlabelled cases are ready in {done.folder}, {len(done.new)} of them new")
+    print("next, when every part is done: the same command without --num_parts and --part_id")
+
+
+def _pool(setup: NnunetSetup, arguments: argparse.Namespace) -> PoolIndex:
+    """The pool of the images that are given, or the one that is prepared."""
+    from nnunet_ssl.data.pool import prepare_pool
+    from nnunet_ssl.data.pool_index import load_pool
+    from nnunet_ssl.machines.engine import engine_at
+
+    if not arguments.u:
+        return load_pool(setup)
+    with engine_at(arguments.dask) as engine:
+        pool = prepare_pool(setup, arguments.u, skip_bad=arguments.skip_bad, num_processes=arguments.np, engine=engine)
+    _print_skipped(pool.skipped)
+    return pool
+
+
+def _print_skipped(skipped: Mapping[str, str]) -> None:
+    for case, reason in skipped.items():
+        print(f"skipped {case}: {reason}")
+
+
+def _print_next(setup: NnunetSetup) -> None:
+    """The commands that train a teacher, or use one that is trained already."""
+    number, configuration, flags = dataset_number(setup.dataset), setup.configuration, plans_flag(setup.plans_name)
+    print(f"next: nnUNetv2_train {number} {configuration} FOLD -tr {OUR_TEACHER}{flags}")
+    run_line = f"nnssl_run -d {number} -c {configuration} -f FOLD"
+    print(f"  or: {run_line}{flags}")
+    for model in _trained_models(setup):
+        print(f"  or: {run_line} {model}  (its teacher is trained already)")
 
 
 def _trained_models(setup: NnunetSetup) -> list[str]:

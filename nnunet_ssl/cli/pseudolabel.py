@@ -60,17 +60,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write the next stage and print the next command."""
     arguments = parser().parse_args(argv)
     assignments, part = method_assignments(arguments), _part(arguments)
-    import torch
-
     from nnunet_ssl.data.groups import check_asked, keep_groups
     from nnunet_ssl.data.pool_index import load_pool
-    from nnunet_ssl.machines.engine import engine_at
     from nnunet_ssl.nnunet_api.load_setup import load_setup
-    from nnunet_ssl.nnunet_api.training_state import checkpoint_to_open, training_command
     from nnunet_ssl.pseudolabel.accept import accept
-    from nnunet_ssl.pseudolabel.grow import grow
-    from nnunet_ssl.pseudolabel.publish import publish
-    from nnunet_ssl.pseudolabel.rewrite_stage import rewrite_stage
     from nnunet_ssl.pseudolabel.start_run import open_run, refuse_idle_settings, settings_in_force
 
     check_asked(arguments.groups)
@@ -98,32 +91,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         new = accept(run, arguments.accept)
         print(f"accepted labels: {len(new)} new, {len(run.accepted)} in all")
     if arguments.stage is not None:
-        with engine_at(arguments.dask) as engine:
-            record = rewrite_stage(run, arguments.stage, device=torch.device(evidence_device(arguments)), engine=engine)
-        print(f"stage {record.stage}: {len(record.cases)} pool cases written again in {record.dataset}")
-        student = run.student(record.stage)
-        print(f"next: {training_command(student, run.fold, anew=True)}")
-        if checkpoint_to_open(student, run.fold) is not None:
-            kept = student.fold_folder(run.fold)
-            print(f"a student of the files before is there: this trains it anew; nnssl_run keeps it, unless {kept} is removed")
-        return
-    written = len(run.manifest.stages)
-    if written and not run.is_trained(written):
-        print(f"stage {written} is written ({run.stage_name(written)}); its student is not trained yet")
-        print(f"next: {training_command(run.student(written), run.fold)}")
-        return
-    if run.next_stage is None:
-        model = publish(run)
-        print(f"the curriculum is complete; the last student is published as {model.folder}")
-        print(f"next: {predict_line(run)}")
-        return
-    with engine_at(arguments.dask) as engine:
-        record = grow(run, device=torch.device(evidence_device(arguments)), rescore=arguments.rescore, engine=engine)
-    print(f"stage {record.stage}: {len(record.cases)} of {len(run.pseudo_cases)} pool cases in {record.dataset}")
-    if record.accepted:
-        print(f"  and {len(record.accepted)} with accepted labels, as labelled cases")
-    print(f"ranking: {run.workspace / f'ranking_{record.stage}.csv'}")
-    print(f"next: {training_command(run.student(record.stage), run.fold)}")
+        _write_again(run, arguments)
+    elif run.manifest.stages and not run.is_trained(len(run.manifest.stages)):
+        _name_the_training(run)
+    elif run.next_stage is None:
+        _publish(run)
+    else:
+        _grow(run, arguments)
 
 
 def _part(arguments: argparse.Namespace) -> Part | None:
@@ -156,6 +130,59 @@ def _gather_part(run: Run, part: Part, arguments: argparse.Namespace) -> None:
     print(f"{part}: evidence of {found.num_cases} of {len(run.pseudo_cases)} pool cases is there for stage {found.stage}")
     print(f"missing in other parts: {len(found.missing)} cases")
     print("next, when every part is done: the same command without --num_parts and --part_id")
+
+
+def _write_again(run: Run, arguments: argparse.Namespace) -> None:
+    """Write the stage that is asked for again, and say that its student learns the new files only if it is trained anew."""
+    import torch
+
+    from nnunet_ssl.machines.engine import engine_at
+    from nnunet_ssl.nnunet_api.training_state import checkpoint_to_open, training_command
+    from nnunet_ssl.pseudolabel.rewrite_stage import rewrite_stage
+
+    with engine_at(arguments.dask) as engine:
+        record = rewrite_stage(run, arguments.stage, device=torch.device(evidence_device(arguments)), engine=engine)
+    print(f"stage {record.stage}: {len(record.cases)} pool cases written again in {record.dataset}")
+    student = run.student(record.stage)
+    print(f"next: {training_command(student, run.fold, anew=True)}")
+    if checkpoint_to_open(student, run.fold) is not None:
+        kept = student.fold_folder(run.fold)
+        print(f"a student of the files before is there: this trains it anew; nnssl_run keeps it, unless {kept} is removed")
+
+
+def _name_the_training(run: Run) -> None:
+    """Say that the stage written last waits for its student."""
+    from nnunet_ssl.nnunet_api.training_state import training_command
+
+    written = len(run.manifest.stages)
+    print(f"stage {written} is written ({run.stage_name(written)}); its student is not trained yet")
+    print(f"next: {training_command(run.student(written), run.fold)}")
+
+
+def _publish(run: Run) -> None:
+    """Publish the last student."""
+    from nnunet_ssl.pseudolabel.publish import publish
+
+    model = publish(run)
+    print(f"the curriculum is complete; the last student is published as {model.folder}")
+    print(f"next: {predict_line(run)}")
+
+
+def _grow(run: Run, arguments: argparse.Namespace) -> None:
+    """Write the next stage."""
+    import torch
+
+    from nnunet_ssl.machines.engine import engine_at
+    from nnunet_ssl.nnunet_api.training_state import training_command
+    from nnunet_ssl.pseudolabel.grow import grow
+
+    with engine_at(arguments.dask) as engine:
+        record = grow(run, device=torch.device(evidence_device(arguments)), rescore=arguments.rescore, engine=engine)
+    print(f"stage {record.stage}: {len(record.cases)} of {len(run.pseudo_cases)} pool cases in {record.dataset}")
+    if record.accepted:
+        print(f"  and {len(record.accepted)} with accepted labels, as labelled cases")
+    print(f"ranking: {run.workspace / f'ranking_{record.stage}.csv'}")
+    print(f"next: {training_command(run.student(record.stage), run.fold)}")
 
 
 def predict_line(run: Run, folds: str | None = None) -> str:
