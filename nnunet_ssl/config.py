@@ -7,6 +7,7 @@ unknown key is an error that names it. The formulas behind the fields are in `do
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
@@ -163,7 +164,8 @@ class CurriculumConfig:
             raise ConfigError(f"{total_epochs} student epochs cannot be divided over {stages} stages; use fewer --stages or more epochs.")
         if stages == 1:
             return (total_epochs,)
-        early = max(1, int(total_epochs * (1 - self.last_stage_share)) // (stages - 1))
+        # 100 epochs less a share of 0.8 are 20, which binary fractions make 19.999...
+        early = max(1, math.floor(total_epochs * (1 - self.last_stage_share) + 1e-6) // (stages - 1))
         return (*(early,) * (stages - 1), total_epochs - early * (stages - 1))
 
     def epochs_of(self, stage: int, total_epochs: int, *, is_last: bool) -> int:

@@ -192,6 +192,9 @@ def test_settings_are_frozen() -> None:
         ((0.5, 1.0), 1.0, 10, (1, 9)),
         ((1.0,), 0.5, 10, (10,)),
         ((0.3, 0.6, 1.0), 0.5, 3, (1, 1, 1)),
+        # 0.8 and 0.9 are no binary fractions: floats make slightly less than 10 and 5 of 50 * 0.2 and 50 * 0.1
+        ((0.1, 0.2, 0.4, 0.6, 0.8, 1.0), 0.8, 50, (2,) * 5 + (40,)),
+        ((0.5, 1.0), 0.9, 50, (5, 45)),
     ],
 )
 def test_epochs_are_divided_over_the_stages(fractions: tuple[float, ...], share: float, epochs: int, expected: tuple[int, ...]) -> None:

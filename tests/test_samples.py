@@ -106,6 +106,15 @@ def test_manifests_are_migrated(place: Any) -> None:
     assert {m.schema for m in (first, second, third, fourth)} == {4}
 
 
+def test_pool_indices_are_migrated(place: Any) -> None:
+    old, new = (place(f"pool_index_{version}.json", f"{version}.json") for version in (1, 2))
+    assert read_pool(old) == read_pool(new)
+    assert (pool_index.indexed_stamps(old), pool_index.indexed_stamps(new)) == (
+        {"a": [[1234, 5678]]},
+        {"a": [[1234, 5678]], "c": [[4321, 8765]]},
+    )
+
+
 def test_stage(nnunet_environment: Any, place: Any) -> None:
     path = place("stage_1.json", f"nnUNet_preprocessed/Dataset601_Tiny_f0s1/{STAGE_SIDECAR}")
     assert read_stage("Dataset601_Tiny_f0s1").pool_cases == ("a",)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nnunet_ssl.config import CASE_SCORES, CONFIDENCES, ORDERS, SCHEDULES, STUDENT_INITS, TARGET_KINDS, UNLEARNING_MODES
 from nnunet_ssl.errors import ConfigError
 from nnunet_ssl.locations import DEFAULT_PLANS, OUR_TEACHER
+from nnunet_ssl.machines.local_cluster import is_local
 
 if TYPE_CHECKING:
     from nnunet_ssl.machines.part import Part
@@ -64,7 +65,12 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, several_folds: bool = 
         help="with -f all: folds of the teacher whose evidence is averaged (default: all, so that one has not seen each label)",
     )
     parser.add_argument("--student-tr", metavar="TRAINER", help="the student's trainer (default: the one with the teacher's network)")
-    parser.add_argument("--first-id", type=int, metavar="ID", help="first id of the block of stage datasets (default: first free from 601)")
+    parser.add_argument(
+        "--first-id",
+        type=int,
+        metavar="ID",
+        help="first id of the block of stage datasets; a stage that is written keeps its own (default: first free from 601)",
+    )
 
 
 def add_label_arguments(parser: argparse.ArgumentParser) -> None:
@@ -157,7 +163,7 @@ def evidence_device(arguments: argparse.Namespace) -> str:
     Raises:
         ConfigError: if the device is not there.
     """
-    is_elsewhere = arguments.dask is not None and not arguments.dask.startswith("local")
+    is_elsewhere = arguments.dask is not None and not is_local(arguments.dask)
     return str(arguments.device) if is_elsewhere else use_device(arguments.device)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,7 +115,6 @@ def _prepare_part(setup: NnunetSetup, part: Part, arguments: argparse.Namespace)
 
     with engine_at(arguments.dask) as engine:
         done = prepare_part(setup, arguments.u, part, skip_bad=arguments.skip_bad, num_processes=arguments.np, engine=engine)
-    _print_skipped(done.skipped)
     print(f"{part}: {len(done.ready)} of {done.num_cases} unlabelled cases are ready in {done.folder}, {len(done.new)} of them new")
     print("next, when every part is done: the same command without --num_parts and --part_id")
 
@@ -129,14 +128,7 @@ def _pool(setup: NnunetSetup, arguments: argparse.Namespace) -> PoolIndex:
     if not arguments.u:
         return load_pool(setup)
     with engine_at(arguments.dask) as engine:
-        pool = prepare_pool(setup, arguments.u, skip_bad=arguments.skip_bad, num_processes=arguments.np, engine=engine)
-    _print_skipped(pool.skipped)
-    return pool
-
-
-def _print_skipped(skipped: Mapping[str, str]) -> None:
-    for case, reason in skipped.items():
-        print(f"skipped {case}: {reason}")
+        return prepare_pool(setup, arguments.u, skip_bad=arguments.skip_bad, num_processes=arguments.np, engine=engine)
 
 
 def _print_next(setup: NnunetSetup) -> None:

@@ -61,7 +61,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().parse_args(argv)
     assignments, part = method_assignments(arguments), _part(arguments)
     from nnunet_ssl.data.groups import check_asked, keep_groups
-    from nnunet_ssl.data.pool_index import load_pool
     from nnunet_ssl.nnunet_api.load_setup import load_setup
     from nnunet_ssl.pseudolabel.accept import accept
     from nnunet_ssl.pseudolabel.start_run import open_run, refuse_idle_settings, settings_in_force
@@ -83,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.stage is None:
         refuse_idle_settings(run.setup, run.teacher, run.fold, run.method)
     if arguments.groups is not None:
-        keep_groups(load_pool(setup), run.manifest.groups)
+        keep_groups(run.pool, run.manifest.groups)
     if part is not None:
         _gather_part(run, part, arguments)
         return

@@ -144,6 +144,7 @@ def _requests(arguments: argparse.Namespace, assignments: dict[str, object]) -> 
     from nnunet_ssl.data.groups import check_asked
     from nnunet_ssl.data.overlay import laid_before, lay_preset, overlaid
     from nnunet_ssl.nnunet_api.load_setup import load_setup
+    from nnunet_ssl.pseudolabel.stage_ids import check_ids
     from nnunet_ssl.pseudolabel.start_run import refuse_idle_settings, settings_in_force
     from nnunet_ssl.run.run_request import RunRequest
 
@@ -177,6 +178,7 @@ def _requests(arguments: argparse.Namespace, assignments: dict[str, object]) -> 
         )
         if not arguments.audit:  # which acts on what is given
             refuse_idle_settings(setup, request.teacher, fold, method)
+        check_ids(request.teacher.workspace(fold), method.curriculum.num_stages, first_id)
         requests.append(request)
         first_id = None if first_id is None else first_id + method.curriculum.num_stages
     return requests

@@ -22,8 +22,6 @@ MIN_CASES = 4
 """Held-out cases without which nothing is calibrated."""
 MIN_CASES_ISOTONIC = 10
 """Held-out cases from which the isotonic map is a candidate."""
-UNCALIBRATED = "uncalibrated"
-"""Name of M1 itself among the Brier scores."""
 
 
 class BrierScore(NamedTuple):
@@ -46,7 +44,7 @@ class Calibration:
     num_cases: int
     """Held-out cases with a labelled voxel in their foreground band."""
     brier: dict[str, BrierScore] = field(default_factory=dict)
-    """By kind, and `uncalibrated`; empty without a map."""
+    """By kind; empty without a map."""
     ece_before: float | None = None
     """Expected calibration error of M1 in [0, 1]; None without a map."""
     ece_after: float | None = None
@@ -67,8 +65,9 @@ class _LeftOut(NamedTuple):
 def fit_calibration(cases: Mapping[str, HeldOutCounts], *, has_regions: bool) -> Calibration:
     """Choose and fit the calibration map of a teacher.
 
-    Temperature and logistic maps are tried, from 10 cases on isotonic ones, too. From the simplest on, a more flexible kind is chosen
-    only if its leave-one-case-out Brier score is lower by more than one standard error of the paired differences. Every case has the
+    The identity, temperature and logistic maps are tried, from 10 cases on isotonic ones, too. From the identity on, a more flexible kind
+    is chosen only if its leave-one-case-out Brier score is lower by more than one standard error of the paired differences, so that
+    confidence is left as it is where cases ask for corrections that contradict each other. Every case has the
     same weight, however large; cases without a labelled voxel in their foreground band have nothing to say and do not count.
 
     Args:
@@ -84,12 +83,11 @@ def fit_calibration(cases: Mapping[str, HeldOutCounts], *, has_regions: bool) ->
         reason = f"no calibration: {num_cases} held-out cases have predicted foreground and manual labels, at least {MIN_CASES} are needed."
         return Calibration(map=None, reason=reason, num_cases=num_cases)
     candidates = [kind for kind in KINDS if kind != "isotonic" or num_cases >= MIN_CASES_ISOTONIC]
-    results: dict[str, _LeftOut] = {kind: _leave_one_out(kind, shares, has_regions=has_regions) for kind in candidates}
-    results[UNCALIBRATED] = _leave_one_out(None, shares, has_regions=has_regions)
+    results = {kind: _leave_one_out(kind, shares, has_regions=has_regions) for kind in candidates}
     chosen = _choose(candidates, results)
     brier = {
-        name: BrierScore(float(result.brier.mean()), _standard_error(result.brier - results[chosen].brier))
-        for name, result in results.items()
+        str(kind): BrierScore(float(result.brier.mean()), _standard_error(result.brier - results[chosen].brier))
+        for kind, result in results.items()
     }
     unfitted = unfitted_heads(shares)
     return Calibration(
@@ -97,7 +95,7 @@ def fit_calibration(cases: Mapping[str, HeldOutCounts], *, has_regions: bool) ->
         reason=_reason(chosen, num_cases, brier, unfitted),
         num_cases=num_cases,
         brier=brier,
-        ece_before=error_of_table(results[UNCALIBRATED].table, has_regions=has_regions),
+        ece_before=error_of_table(results["identity"].table, has_regions=has_regions),
         ece_after=error_of_table(results[chosen].table, has_regions=has_regions),
         unfitted_heads=unfitted,
     )
@@ -123,19 +121,19 @@ def calibrated(evidence: Evidence, calibration: CalibrationMap) -> FloatArray:
     return q
 
 
-def _leave_one_out(kind: Kind | None, shares: CaseShares, *, has_regions: bool) -> _LeftOut:
+def _leave_one_out(kind: Kind, shares: CaseShares, *, has_regions: bool) -> _LeftOut:
     num_cases, num_heads, _ = shares.totals.shape
     brier, tables = [], []
     for i in range(num_cases):
         others = (np.arange(num_cases) != i).astype(np.float64)
-        fitted = None if kind is None else fit_map(kind, shares, others, has_regions=has_regions)
+        fitted = fit_map(kind, shares, others, has_regions=has_regions)
         case = (shares.totals[i], shares.positives[i], curves(fitted, num_heads))
         brier.append(brier_score(*case))
         tables.append(reliability_table(*case))
     return _LeftOut(np.array(brier), np.sum(tables, axis=0))
 
 
-def _choose(candidates: list[Kind], results: Mapping[str, _LeftOut]) -> Kind:
+def _choose(candidates: list[Kind], results: Mapping[Kind, _LeftOut]) -> Kind:
     chosen = candidates[0]
     for kind in candidates[1:]:
         gain = results[chosen].brier - results[kind].brier

@@ -26,12 +26,15 @@ def fit_map(kind: Kind, shares: CaseShares, case_weights: Array, *, has_regions:
     part in the common temperature, which it takes as the others do.
 
     Args:
-        kind: `temperature`: one T for all heads; `logistic`: a_k > 0 and b_k per head; both minimise the one-vs-rest log loss.
+        kind: `identity`: nothing to fit. `temperature`: one T for all heads; `logistic`: a_k > 0 and b_k per head; both minimise the
+            one-vs-rest log loss.
             `isotonic`: nondecreasing curves of least squares.
         shares: histograms of N cases.
         case_weights: (N,), 1 or, for a case that is left out, 0.
         has_regions: whether the heads are regions.
     """
+    if kind == "identity":
+        return CalibrationMap(kind=kind, has_regions=has_regions, heads=(LogitLine(),) * shares.totals.shape[1])
     positives = np.einsum("n,nhb->hb", case_weights, shares.positives)
     negatives = np.einsum("n,nhb->hb", case_weights, shares.totals - shares.positives)
     fitted = (positives.sum(axis=1) > 0) & (negatives.sum(axis=1) > 0)

@@ -15,7 +15,7 @@ from scipy.special import expit, logit
 from nnunet_ssl.confidence.evidence import FloatArray
 from nnunet_ssl.errors import StateError
 
-Kind = Literal["temperature", "logistic", "isotonic"]
+Kind = Literal["identity", "temperature", "logistic", "isotonic"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """Kinds of map, the least flexible first."""
 LOGIT_LIMIT = 12.0

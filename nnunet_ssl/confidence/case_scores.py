@@ -46,20 +46,22 @@ def foreground_score(evidence: Evidence, confidence: FloatArray) -> Score:
 def pairwise_dice(evidence: Evidence) -> Score:
     """Pooled Dice between the samples, from votes alone, mean over the foreground classes (regions) that samples predict.
 
-    With V = sum f^2 / sum f over the voxels, D = (K V - 1) / (K - 1) is the sum of 2 |A_i and A_j| over all pairs of samples divided by
-    the sum of |A_i| + |A_j|. Where windows disagree votes are blurred and D can leave [0, 1], to which it is clipped.
-    A class counts from one voxel in one sample upwards, sum f >= 1/K; less is a trace that only single windows saw.
+    With V = sum f^2 / sum f over the voxels, D = (V - S) / (1 - S) with S = sum of w_i^2 over the samples' shares w_i, which are 1/K each
+    unless evidence of different numbers of samples is fused. With equal shares it is the sum of 2 |A_i and A_j| over all pairs of samples
+    divided by the sum of |A_i| + |A_j|; else every pair and every sample counts by its shares. Where windows disagree votes are blurred
+    and D can leave [0, 1], to which it is clipped. A class counts from one voxel in one sample upwards, sum f >= the smallest share; less
+    is a trace that only single windows saw.
     """
-    k = evidence.num_samples
-    if k < 2:
+    if evidence.num_samples < 2:
         return Score(None, "a single sample has no pair to be compared with")
+    squares, least = sum(share**2 for share in evidence.shares), min(evidence.shares)
     dice = []
     for votes in evidence.votes if evidence.has_regions else evidence.votes[1:]:
         mass = votes.sum(dtype=np.float64)
         # the tolerance is for votes that were stored in fixed point
-        if mass >= 0.99 / k:
+        if mass >= 0.99 * least:
             v = np.square(votes).sum(dtype=np.float64) / mass
-            dice.append(min(1.0, max(0.0, float((k * v - 1) / (k - 1)))))
+            dice.append(min(1.0, max(0.0, float((v - squares) / (1 - squares)))))
     return Score(sum(dice) / len(dice)) if dice else Score(None, "no sample predicts any foreground")
 
 

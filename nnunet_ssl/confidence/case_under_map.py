@@ -8,7 +8,7 @@ from nnunet_ssl.confidence.calibration import calibrated
 from nnunet_ssl.confidence.calibration_map import CalibrationMap
 from nnunet_ssl.confidence.case_scores import Score, score_case
 from nnunet_ssl.confidence.evidence import BoolArray, Evidence
-from nnunet_ssl.confidence.voxel_confidence import calibrated_confidence, paper_confidence
+from nnunet_ssl.confidence.voxel_confidence import calibrated_confidence, confidence_of_written, paper_confidence
 
 
 def evidence_under(calibration: CalibrationMap | None, evidence: Evidence) -> Evidence:
@@ -16,16 +16,19 @@ def evidence_under(calibration: CalibrationMap | None, evidence: Evidence) -> Ev
     return evidence if calibration is None else replace(evidence, mean=calibrated(evidence, calibration))
 
 
-def score_under(calibration: CalibrationMap | None, evidence: Evidence, nonzero_mask: BoolArray) -> dict[str, Score]:
+def score_under(
+    calibration: CalibrationMap | None, evidence: Evidence, nonzero_mask: BoolArray, written: BoolArray | None = None
+) -> dict[str, Score]:
     """All case scores; without a map by the paper's confidence, and without `expected_dice`.
 
     Args:
         calibration: of the network that the evidence is of.
         evidence: of the case, as predicted.
         nonzero_mask: (*spatial) bool, where the image is not empty.
+        written: regions as a label map of that evidence has them, (R, *spatial), where it contradicts single regions; else as predicted.
     """
-    if calibration is None:
-        return score_case(evidence, paper_confidence(evidence), nonzero_mask)
     under = evidence_under(calibration, evidence)
-    confidence = calibrated_confidence(under.mean, has_regions=under.has_regions)
-    return score_case(under, confidence, nonzero_mask, under.mean)
+    confidence = paper_confidence(under) if calibration is None else calibrated_confidence(under.mean, has_regions=under.has_regions)
+    if written is not None:
+        confidence = confidence_of_written(confidence, under.mean > 0.5, written)
+    return score_case(under, confidence, nonzero_mask, None if calibration is None else under.mean)

@@ -32,6 +32,8 @@ class Evidence:
     """K, number of samples."""
     has_regions: bool
     """Whether the heads are regions (sigmoid) instead of classes (softmax)."""
+    unequal_shares: tuple[float, ...] = ()
+    """Share of every sample in a mixture of evidence that they do not have equal shares in, (K,); empty where they do."""
     log_variance: FloatArray | None = None
     """U, log-variance of the prediction by the uncertainty head, (1, *spatial) or, for regions, (R, *spatial); None without one."""
 
@@ -54,6 +56,13 @@ class Evidence:
             _require_shape("log-variance", self.log_variance.shape, tuple((c, *self.spatial_shape) for c in sorted(channels)))
         if self.num_samples < 1:
             raise StateError(f"evidence has {self.num_samples} samples; expected 1 or more.")
+        if self.unequal_shares and len(self.unequal_shares) != self.num_samples:
+            raise StateError(f"evidence of {self.num_samples} samples has shares of {len(self.unequal_shares)}.")
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Share of every sample in mean and votes, (K,); they sum to 1."""
+        return self.unequal_shares or (1 / self.num_samples,) * self.num_samples
 
     @property
     def spatial_shape(self) -> tuple[int, ...]:
@@ -111,12 +120,14 @@ def _mixture(parts: Sequence[Evidence], weights: Sequence[float]) -> Evidence:
     variance = np.zeros_like(mean)
     for part, weight in zip(parts, weights, strict=True):
         variance += np.float32(weight) * (part.variance + np.square(part.mean - mean))
+    shares = tuple(weight * share for part, weight in zip(parts, weights, strict=True) for share in part.shares)
     return Evidence(
         mean=mean,
         variance=np.clip(variance, 0, MAX_VARIANCE),
         votes=_weighted_sum([p.votes for p in parts], weights),
         num_samples=sum(p.num_samples for p in parts),
         has_regions=parts[0].has_regions,
+        unequal_shares=() if max(shares) - min(shares) < 1e-9 else shares,
         log_variance=_mixed_log_variance(parts, weights),
     )
 

@@ -71,20 +71,21 @@ class CaseShares(NamedTuple):
     """Voxels that each case's histogram was made of, (N,)."""
 
 
-def count_held_out(evidence: Evidence, truth: NDArray[Any], valid: BoolArray) -> HeldOutCounts:
+def count_held_out(evidence: Evidence, truth: NDArray[Any], valid: BoolArray, *, written: BoolArray | None = None) -> HeldOutCounts:
     """Reduce a held-out case to histograms.
 
     Args:
         evidence: of a teacher that never saw the case.
         truth: manual labels, (*spatial) int with the head's number, for regions (R, *spatial) bool. Negative labels count as invalid.
         valid: (*spatial) bool, false where there is no manual label: ignore label, padding, outside the image.
+        written: regions as a label map of the evidence has them, (R, *spatial), where it contradicts single regions; else as predicted.
 
     Raises:
         StateError: if the shapes do not fit each other or a label has no head.
     """
     labelled = labelled_voxels(truth, valid, evidence.mean.shape, has_regions=evidence.has_regions)
     in_band = labelled & foreground_band(evidence.foreground())
-    predicted = evidence.predicted_labels()
+    predicted = evidence.predicted_labels() if written is None else written
     num_heads = len(evidence.mean)
     counts: dict[str, list[Any]] = {field.name: [] for field in fields(HeldOutCounts)}
     for k in range(num_heads):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nnunet_ssl.confidence.evidence import BoolArray, FloatArray
 from nnunet_ssl.confidence.held_out import labelled_voxels
+from nnunet_ssl.confidence.voxel_confidence import confidence_of_written
 from nnunet_ssl.errors import StateError
 
 NUM_CONFIDENCE_BINS = 50
@@ -48,8 +49,10 @@ class PooledCounts(NamedTuple):
     """(N,), 1 or more."""
 
 
-def count_predictions(q: FloatArray, truth: NDArray[Any], valid: BoolArray, band: BoolArray, *, has_regions: bool) -> PredictionCounts:
-    """Count right and wrong labels of a held-out case, the label being what q says: its argmax, for regions q > 0.5.
+def count_predictions(
+    q: FloatArray, truth: NDArray[Any], valid: BoolArray, band: BoolArray, *, has_regions: bool, written: BoolArray | None = None
+) -> PredictionCounts:
+    """Count right and wrong labels of a held-out case, the label being what q says: its argmax, for regions q > 0.5 or what is written.
 
     This takes a look of its own at the evidence, once the map is known: softmax heads are normalised together, so the calibrated
     confidence of a voxel does not follow from histograms of single heads.
@@ -60,6 +63,7 @@ def count_predictions(q: FloatArray, truth: NDArray[Any], valid: BoolArray, band
         valid: (*spatial) bool, false where there is no manual label.
         band: (*spatial) bool, the foreground band.
         has_regions: whether the heads are regions.
+        written: regions as a label map of q has them, (R, *spatial), where it contradicts single regions; else q > 0.5.
 
     Raises:
         StateError: if the shapes do not fit each other or a label has no head.
@@ -70,7 +74,9 @@ def count_predictions(q: FloatArray, truth: NDArray[Any], valid: BoolArray, band
     counted = labelled & band
     q, truth = q[:, counted], truth[..., counted]
     if has_regions:
-        heads, right, confidence = np.arange(len(q))[:, None], (q > 0.5) == truth.astype(bool), np.maximum(q, 1 - q)
+        labels = q > 0.5 if written is None else written[:, counted]
+        heads, right = np.arange(len(q))[:, None], labels == truth.astype(bool)
+        confidence = confidence_of_written(np.maximum(q, 1 - q), q > 0.5, labels)
     else:
         heads, confidence = q.argmax(axis=0), q.max(axis=0)
         right = heads == truth

@@ -19,11 +19,12 @@ from nnunet_ssl.confidence.quantise import (
     variance_from_uint16,
     variance_to_uint16,
 )
-from nnunet_ssl.data.files import replacing
+from nnunet_ssl.data.files import remove_leftovers, replacing
+from nnunet_ssl.data.image_fingerprints import ImageFingerprints
 from nnunet_ssl.data.whole_array import ENTRY, array_bytes, write_bytes
 from nnunet_ssl.errors import SetupError, StateError
 from nnunet_ssl.locations import ModelLocation
-from nnunet_ssl.nnunet_api.array_file import fingerprint_of_values, open_array
+from nnunet_ssl.nnunet_api.array_file import open_array
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint
 from nnunet_ssl.nnunet_api.training_state import training_command
 from nnunet_ssl.schemas import schema_of
@@ -83,21 +84,34 @@ class EvidenceStore:
         """
         self.folder = folder
         self.source = source
-        self.images = images
+        self.images = None if images is None else ImageFingerprints(images)
 
     def path(self, case: str) -> Path:
         return self.folder / f"{case}.b2nd"
 
-    def has(self, case: str) -> bool:
-        """Whether whole evidence of the right source is there; that of another source, or of an image that was replaced, is not."""
+    def has(self, case: str, *, reads_image: bool = True) -> bool:
+        """Whether whole evidence of the right source is there; that of another source, or of an image that was replaced, is not.
+
+        Args:
+            case: case id.
+            reads_image: read an image that was not read yet, or that has changed since; without it the answer is quick and a guess.
+        """
         path = self.path(case)
         if not path.is_file():
             return False
         try:
             meta = self._meta(path)
-            return bool(meta["source"] == self.source) and self._is_of_image(case, meta)
+            if meta["source"] != self.source:
+                return False
+            return self._is_of_image(case, meta) if reads_image else self._may_be_of_image(case, meta)
         except (RuntimeError, KeyError, OSError, TypeError, ValueError):
             return False
+
+    def remove_leftovers(self) -> None:
+        """Remove what killed processes left half-written, of evidence and of fingerprints."""
+        remove_leftovers(self.folder)
+        if self.images is not None:
+            remove_leftovers(self.images.folder)
 
     def mean_bytes(self) -> float | None:
         """Mean size of the files that are there, whatever their source; None where there is none."""
@@ -189,11 +203,15 @@ class EvidenceStore:
 
     def _image(self, case: str) -> str | None:
         """Fingerprint of the image of a case, by its values: nnU-Net compresses by several threads, and leaves another file each time."""
-        return None if self.images is None else fingerprint_of_values(self.images / f"{case}.b2nd")
+        return None if self.images is None else self.images.of(case)
 
     def _is_of_image(self, case: str, meta: Mapping[str, Any]) -> bool:
         """Whether evidence is of the image that is there."""
         return self.images is None or meta.get("image") == self._image(case)
+
+    def _may_be_of_image(self, case: str, meta: Mapping[str, Any]) -> bool:
+        """The same without reading the image."""
+        return self.images is None or self.images.may_be(case, meta.get("image"))
 
     def is_of_replaced_image(self, case: str) -> bool:
         """Whether evidence of the right source is there that is of another image."""

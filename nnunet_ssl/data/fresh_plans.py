@@ -16,7 +16,7 @@ from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import DEFAULT_PLANS, preprocessed_root, results_root
 from nnunet_ssl.nnunet_api.dataset_name import resolve_dataset
 from nnunet_ssl.nnunet_api.json_file import read_json
-from nnunet_ssl.nnunet_api.load_setup import OWN_PLANS
+from nnunet_ssl.nnunet_api.missing_plans import OWN_PLANS
 from nnunet_ssl.nnunet_api.planning import plan_dataset
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 

@@ -122,12 +122,27 @@ def _groups_of_folders(pool: PoolIndex) -> dict[str, str]:
 
 
 def keep_groups(pool: PoolIndex, groups: Mapping[str, str]) -> None:
-    """Keep groups beside the pool, for the trainings and runs that begin from now on; nothing is kept where there are none."""
+    """Keep groups beside the pool, for the trainings and runs that begin from now on; nothing is kept where there are none.
+
+    Those of cases that the pool skips, since they came after a run began, stay as they are.
+    """
     path = groups_file(pool.folder)
     if not groups:
         path.unlink(missing_ok=True)
-    elif groups != kept_groups(pool.folder):
-        write_json(path, {"schema": SCHEMA, "groups": dict(groups)})
+        return
+    kept = kept_groups(pool.folder)
+    content = {**{case: group for case, group in kept.items() if case in pool.skipped}, **groups}
+    if content != kept:
+        write_json(path, {"schema": SCHEMA, "groups": content})
+
+
+def groups_of_pool(pool: PoolIndex) -> dict[str, str]:
+    """Groups that are kept beside a pool, without those of cases that it skips.
+
+    Raises:
+        StateError: see `kept_groups`.
+    """
+    return {case: group for case, group in kept_groups(pool.folder).items() if case not in pool.skipped}
 
 
 def kept_groups(pool_folder: Path) -> dict[str, str]:

@@ -99,7 +99,7 @@ class Manifest:
     pool: list[str]
     """Case ids, sorted."""
     dataset_ids: list[int]
-    """One block of ids, allotted once: stage t uses the t-th."""
+    """Stage t uses the t-th; those of stages that are not written can be allotted again."""
     method: dict[str, Any]
     """All settings, as in the plans' `nnssl` section."""
     stages: list[StageRecord] = field(default_factory=list)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunet_ssl.data.case_names import same_name
 from nnunet_ssl.data.files import remove_leftovers, write_json
 from nnunet_ssl.data.image_files import file_stamp
 from nnunet_ssl.data.pool_images import collect_images
@@ -66,27 +67,31 @@ def prepare_pool(
         InputError: for a bad case (unless `skip_bad`), a case that is also labelled, or an empty pool; nothing half-written stays.
         StateError: if there is not enough space for the cases that are to be preprocessed; nothing is written.
     """
-    images, skipped = collect_images(setup, folders, skip_bad)
+    images, incomplete = collect_images(setup, folders, skip_bad)
     folder, index_file = pool_places(setup)
     stamps = {case: file_stamp(files) for case, files in images.items()}
     new, bad = _preprocess(setup, images, stamps, skip_bad, num_processes, progress_bar, engine)
-    skipped.update(bad)
+    skipped = dict(sorted({**incomplete, **bad}.items()))
+    _say_skipped(skipped)
     good = {case: files for case, files in images.items() if case not in skipped}
     if not good:
         raise InputError(f"no usable case is left in {', '.join(map(str, folders))}; the pool would be empty.")
+    progress = _progress(setup)
+    done = progress.stamps()
     content = {
         "schema": SCHEMA,
         "dataset": setup.dataset,
         "configuration": setup.configuration,
         "folders": [str(f.absolute()) for f in folders],
-        "cases": {case: {"images": list(good[case]), "stamp": stamps[case]} for case in sorted(good)},
-        "skipped": dict(sorted(skipped.items())),
+        "cases": {case: {"images": list(files), "stamp": stamps[case]} for case, files in good.items()},
+        "skipped": {case: {"reason": reason, "stamp": None if case in incomplete else stamps[case]} for case, reason in skipped.items()},
+        "set_aside": _set_aside(folder, good, {**indexed_stamps(index_file), **done}),
     }
     if content != index_content(index_file):
         write_json(index_file, content)
-    _progress(setup).forget({*images, *_progress(setup).stamps()})
+    progress.forget({*images, *done})
     logger.info("pool: %d cases in %s (%d new), %d skipped", len(good), folder, len(new), len(skipped))
-    return PoolIndex(folder, {c: good[c] for c in sorted(good)}, dict(sorted(skipped.items())))
+    return PoolIndex(folder, good, skipped)
 
 
 def prepare_part(
@@ -119,6 +124,7 @@ def prepare_part(
     mine = {case: images[case] for case in part.share(list(images))}
     stamps = {case: file_stamp(files) for case, files in mine.items()}
     new, bad = _preprocess(setup, mine, stamps, skip_bad, num_processes, progress_bar, engine)
+    _say_skipped(bad)
     return PoolPart(pool_places(setup)[0], [case for case in mine if case not in bad], new, bad, len(images))
 
 
@@ -153,15 +159,29 @@ def _preprocess(
 
 
 def pool_is_current(setup: NnunetSetup, folders: Sequence[Path]) -> bool:
-    """Whether a pool of exactly these folders is prepared, wholly and with nothing left over, and none of its images has changed since."""
+    """Whether a pool of exactly these folders is prepared, wholly and with nothing left over, and no image has changed since.
+
+    Images of skipped cases count as well: they may have been repaired.
+    """
     folder, index_file = pool_places(setup)
     index = index_content(index_file)
     if index is None or index["folders"] != [str(f.absolute()) for f in folders] or _progress(setup).folder.exists():
         return False
     images, incomplete = collect_images(setup, folders, skip_bad=True)
-    if set(images) | set(incomplete) != set(index["cases"]) | set(index["skipped"]):
-        return False
-    return all(_is_whole(folder, case) and file_stamp(images.get(case, ())) == entry["stamp"] for case, entry in index["cases"].items())
+    now = {**{case: file_stamp(files) for case, files in images.items()}, **dict.fromkeys(incomplete)}
+    before = {case: entry["stamp"] for case, entry in (index["cases"] | index["skipped"]).items()}
+    return now == before and all(_is_whole(folder, case) for case in index["cases"])
+
+
+def _set_aside(folder: Path, good: Collection[str], known: Mapping[str, Any]) -> dict[str, Any]:
+    """What images of cases that are no longer in the pool looked like, so that their files are used when they come back."""
+    names = set(map(same_name, good))
+    return {case: stamp for case, stamp in sorted(known.items()) if same_name(case) not in names and _is_whole(folder, case)}
+
+
+def _say_skipped(skipped: Mapping[str, str]) -> None:
+    for case, reason in skipped.items():
+        logger.info("skipped %s: %s", case, reason)
 
 
 def _progress(setup: NnunetSetup) -> PoolProgress:

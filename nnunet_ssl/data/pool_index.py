@@ -16,7 +16,7 @@ from nnunet_ssl.nnunet_api.preprocessing import PARTS
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.schemas import schema_of
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class PoolIndex:
     images: Mapping[str, tuple[str, ...]]
     """Image files of every case, one per channel, by case id in sorted order."""
     skipped: Mapping[str, str] = field(default_factory=dict)
-    """Cases left out with `--skip-bad`, and why."""
+    """Cases left out, and why: bad ones with `--skip-bad`, and for a run that has begun those that came later."""
 
     @property
     def case_ids(self) -> list[str]:
@@ -77,7 +77,7 @@ def read_index(folder: Path, index_file: Path) -> PoolIndex:
     """
     content = _checked_index(read_json(index_file), index_file)
     images = {case: tuple(entry["images"]) for case, entry in sorted(content["cases"].items())}
-    return PoolIndex(folder, images, content["skipped"])
+    return PoolIndex(folder, images, {case: entry["reason"] for case, entry in content["skipped"].items()})
 
 
 def _checked_index(content: dict[str, Any], index_file: Path) -> dict[str, Any]:
@@ -87,12 +87,23 @@ def _checked_index(content: dict[str, Any], index_file: Path) -> dict[str, Any]:
         StateError: if it does not.
     """
     schema_of(content, SCHEMA, index_file)
-    kinds = {"cases": dict, "skipped": dict, "folders": list}
+    kinds = {"cases": dict, "skipped": dict, "folders": list, "set_aside": dict}
+    content = _migrated(content)
     is_whole = all(isinstance(content.get(key), kind) for key, kind in kinds.items())
     if is_whole:
-        check_names(content["cases"], "case id", index_file)
-    if not is_whole or not all(_is_sound_entry(case, entry) for case, entry in content["cases"].items()):
+        check_names([*content["cases"], *content["set_aside"]], "case id", index_file)
+        is_whole = all(_is_sound_entry(case, entry) for case, entry in content["cases"].items())
+        is_whole = is_whole and all(map(_is_sound_reason, content["skipped"].values()))
+    if not is_whole:
         raise StateError(f"{index_file} is damaged: a part of it is missing or of another kind; run nnssl_prepare again.")
+    return content
+
+
+def _migrated(content: dict[str, Any]) -> dict[str, Any]:
+    """An index of an older schema in the present form; 1 knew neither what skipped images looked like nor cases that were set aside."""
+    if content["schema"] == 1 and isinstance(content.get("skipped"), dict):
+        skipped = {case: {"reason": reason, "stamp": None} for case, reason in content["skipped"].items()}
+        return {**content, "skipped": skipped, "set_aside": {}, "schema": SCHEMA}
     return content
 
 
@@ -102,6 +113,11 @@ def _is_sound_entry(case: str, entry: Any) -> bool:
         return False
     images = entry.get("images")
     return isinstance(images, list) and bool(images) and all(isinstance(image, str) for image in images)
+
+
+def _is_sound_reason(entry: Any) -> bool:
+    """Whether an entry can be of a case that was skipped."""
+    return isinstance(entry, dict) and isinstance(entry.get("reason"), str) and "stamp" in entry
 
 
 def index_content(index_file: Path) -> dict[str, Any] | None:
@@ -115,9 +131,9 @@ def index_content(index_file: Path) -> dict[str, Any] | None:
 
 
 def indexed_stamps(index_file: Path) -> dict[str, Any]:
-    """What the images of the index's cases looked like."""
+    """What the images of cases that were preprocessed looked like: those of the index, and those that it has set aside."""
     index = index_content(index_file)
-    return {case: entry["stamp"] for case, entry in index["cases"].items()} if index else {}
+    return {**index["set_aside"], **{case: entry["stamp"] for case, entry in index["cases"].items()}} if index else {}
 
 
 def pool_places(setup: NnunetSetup) -> tuple[Path, Path]:

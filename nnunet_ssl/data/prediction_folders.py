@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -20,12 +20,13 @@ from nnunet_ssl.nnunet_api.setup import NnunetSetup
 ENDING = ".npz"
 
 
-def find_predictions(folders: Sequence[Path], cases: Sequence[str]) -> list[dict[str, Path]]:
+def find_predictions(folders: Sequence[Path], cases: Sequence[str], others: Collection[str] = ()) -> list[dict[str, Path]]:
     """The file of every case in every folder.
 
     Args:
         folders: as given.
-        cases: the pool's.
+        cases: the run's.
+        others: cases that may have files as well, since they came to the pool after the run began.
 
     Raises:
         ConfigError: if a folder is given twice.
@@ -33,21 +34,21 @@ def find_predictions(folders: Sequence[Path], cases: Sequence[str]) -> list[dict
     """
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ConfigError("--from-predictions names a folder twice; every folder is one sample.")
-    return [_cases_of(folder, cases) for folder in folders]
+    return [_cases_of(folder, set(cases), others) for folder in folders]
 
 
-def _cases_of(folder: Path, cases: Sequence[str]) -> dict[str, Path]:
+def _cases_of(folder: Path, cases: Collection[str], others: Collection[str]) -> dict[str, Path]:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; --from-predictions takes folders that nnUNetv2_predict or nnUNetv2_ensemble wrote.")
     found = {path.stem: path for path in sorted(folder.glob(f"*{ENDING}"))}
-    if missing := [case for case in cases if case not in found]:
+    if missing := sorted(case for case in cases if case not in found):
         raise InputError(
             f"{folder / (missing[0] + ENDING)} is missing ({len(missing)} of {len(cases)} pool cases have no file); predict the whole pool "
             "with nnUNetv2_predict --save_probabilities, or merge predictions with nnUNetv2_ensemble --save_npz."
         )
-    if surplus := [case for case in found if case not in cases]:
+    if surplus := [case for case in found if case not in cases and case not in others]:
         raise InputError(f"{found[surplus[0]]} belongs to no case of the pool ({len(surplus)} such files); move it away.")
-    return found
+    return {case: path for case, path in found.items() if case in cases}
 
 
 def check_predictions(files: Sequence[dict[str, Path]], setup: NnunetSetup, pool: PoolIndex) -> None:

@@ -114,7 +114,10 @@ def check_stage_place(name: str, workspace: str) -> None:
         for found in sorted(root.glob(f"{number}_*")):
             sidecar = read_sidecar(found)
             if found.name != name or sidecar is None or sidecar.get("workspace") != workspace:
-                raise StateError(f"the dataset id {int(number[7:])} is already in use by {found}; choose a free block with --first-id.")
+                raise StateError(
+                    f"the dataset id {int(number[7:])} is already in use by {found}; move it away, or give the stages that are not written "
+                    "other ids with --first-id."
+                )
 
 
 def stage_is_whole(name: str, sidecar: StageSidecar) -> bool:

@@ -23,14 +23,17 @@ def unlearning_scale(sup_loss: Tensor, low_loss: Tensor, logits: Tensor, *, max_
 
     Returns:
         scale = min(1, max_ratio * |dL_sup/dlogits| / |dR_low/dlogits|) in [0, 1], and the ratio |dR_low/dlogits| / |dL_sup/dlogits| before
-        scaling; both detached scalars and finite. Without a gradient of R_low they are 1 and 0, without one of L_sup the scale is 0.
+        scaling; both detached scalars. Without a gradient of R_low they are 1 and 0. Where L_sup has none, as with labelled samples of
+        nothing but the ignore label, there is nothing to measure against, and both are NaN.
     """
     sup, low = _gradient_norm(sup_loss, logits), _gradient_norm(low_loss, logits)
     scale = torch.where(low > 0, max_ratio * sup / low.clamp_min(_SMALLEST_NORM), torch.ones_like(low)).clamp(max=1.0)
     ratio = low / sup.clamp_min(_SMALLEST_NORM)
     # an overflow in half precision says nothing about the ratio: leave unlearning out of this step
     known = torch.isfinite(sup) & torch.isfinite(low)
-    return torch.where(known, scale, 0.0), torch.where(known, ratio, 0.0)
+    nothing = (sup == 0) & (low > 0)
+    scale, ratio = (torch.where(known, value, 0.0).masked_fill(nothing, torch.nan) for value in (scale, ratio))
+    return scale, ratio
 
 
 def _gradient_norm(loss: Tensor, logits: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import ExitStack
@@ -11,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from nnunet_ssl.errors import ConfigError, NnsslError, StateError
-from nnunet_ssl.machines.local_cluster import local_cluster, visible_gpus
+from nnunet_ssl.machines.local_cluster import is_local, local_cluster, visible_gpus
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 INSTALL = "pip install 'nnunet-ssl[dask]'"
-LOCAL = re.compile(r"local(?::(?P<workers>\d+))?")
 WAIT_SECONDS = 120
 """For the scheduler, and for its first worker."""
 
@@ -133,13 +131,12 @@ def _guarded(work: Callable[[Any], Any], job: Any) -> tuple[Any, NnsslError | No
 
 def _local_workers(address: str) -> list[str | None] | None:
     """The GPU of each worker to be started here (None: no GPU); None where the workers are elsewhere."""
-    match = LOCAL.fullmatch(address)
-    if match is None:
+    if not is_local(address):
         return None
-    gpus = visible_gpus()
-    if match["workers"] is None and not gpus:
+    gpus, asked = visible_gpus(), address.partition(":")[2]
+    if not asked and not gpus:
         raise ConfigError(f"--dask {address}: there is no GPU, so say how many workers: --dask local:4")
-    count = len(gpus) if match["workers"] is None else int(match["workers"])
+    count = int(asked) if asked else len(gpus)
     if count < 1:
         raise ConfigError(f"--dask {address}: there is at least one worker.")
     return [gpus[number % len(gpus)] if gpus else None for number in range(count)]

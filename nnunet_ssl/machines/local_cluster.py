@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,11 @@ if TYPE_CHECKING:
     from distributed import SpecCluster
 
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
+
+
+def is_local(address: str) -> bool:
+    """Whether an address of `--dask` asks for workers of this machine: `local`, or `local:N`; `localhost:8786` is a scheduler's."""
+    return re.fullmatch(r"local(:\d+)?", address) is not None
 
 
 def visible_gpus() -> list[str]:

@@ -208,7 +208,9 @@ class EvidencePredictor(nnUNetPredictor):
         if sampler.num_samples == 1:
             logits, log_variance = single_pass(self.network, x)
             self._add(moments, Draw(logits, (), is_plain=True))
-            return moments if log_variance is None else torch.cat([moments, log_variance[0].float()]), logits[0]
+            if log_variance is not None and self.head_is_trained:  # what a head says that never learnt is no variance
+                moments = torch.cat([moments, log_variance[0].float()])
+            return moments, logits[0]
         plain: Tensor | None = None
         for draw in sampler.draws(x, generator=self._generator, view_by_view=self._with_logits):
             self._add(moments, draw)

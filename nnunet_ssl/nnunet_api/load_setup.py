@@ -10,11 +10,9 @@ from nnunet_ssl.locations import dataset_number, preprocessed_root, raw_root, re
 from nnunet_ssl.names import check_names
 from nnunet_ssl.nnunet_api.dataset_name import resolve_dataset
 from nnunet_ssl.nnunet_api.json_file import read_json
+from nnunet_ssl.nnunet_api.missing_plans import missing_plans
 from nnunet_ssl.nnunet_api.plans_check import check_dataset_json, check_plans
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
-
-OWN_PLANS = "nnUNetTransASPPPlans"
-"""Plans that our planner made: the name begins so."""
 
 
 def load_setup(dataset: str, configuration: str, plans_name: str) -> NnunetSetup:
@@ -36,9 +34,7 @@ def load_setup(dataset: str, configuration: str, plans_name: str) -> NnunetSetup
     folder = preprocessed_root() / name
     plans_file = folder / f"{plans_name}.json"
     if not plans_file.is_file():
-        if plans_name.startswith(OWN_PLANS):
-            raise SetupError(f"{plans_file} is missing; run: nnssl_plan -d {number} -gpu_memory_target GB")
-        raise SetupError(f"{plans_file} is missing; run: nnUNetv2_plan_and_preprocess -d {number} -c {configuration}")
+        raise SetupError(missing_plans(folder, number, configuration, plans_name))
     plans, dataset_json = read_json(plans_file), read_json(folder / "dataset.json")
     setup = checked_setup(name, plans_name, configuration, plans, dataset_json, folder=folder, plans_file=plans_file)
     if not setup.data_folder.is_dir():

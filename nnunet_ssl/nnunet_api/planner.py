@@ -11,7 +11,7 @@ from nnunet_ssl.errors import ConfigError
 from nnunet_ssl.networks.gpu_memory import largest_batch, training_bytes, usable_bytes
 from nnunet_ssl.networks.network_count import NetworkCount, count_network
 from nnunet_ssl.networks.self_configuration import derive_architecture
-from nnunet_ssl.nnunet_api.load_setup import OWN_PLANS
+from nnunet_ssl.nnunet_api.missing_plans import OWN_PLANS
 from nnunet_ssl.nnunet_api.resampling import TORCH, image_resampling, probability_resampling
 
 _PLANNED = (

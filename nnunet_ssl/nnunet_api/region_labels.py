@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_ssl.confidence.evidence import BoolArray, FloatArray
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
 
@@ -22,3 +23,15 @@ def regions_of(labels: NDArray[Any], setup: NnunetSetup) -> NDArray[np.bool_]:
     """
     values = [setup.dataset_json["labels"][name] for name in setup.class_names]
     return np.stack([np.isin(labels, value) for value in values])
+
+
+def written_regions(probabilities: FloatArray, setup: NnunetSetup) -> BoolArray | None:
+    """Regions of the label map that nnU-Net makes of probabilities, which may contradict single ones; None for classes, which never do.
+
+    Args:
+        probabilities: (H, *spatial) in [0, 1].
+        setup: of the dataset.
+    """
+    if not setup.has_regions:
+        return None
+    return regions_of(np.asarray(setup.label_manager.convert_probabilities_to_segmentation(probabilities)), setup)

@@ -11,15 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nnunet_ssl.confidence.calibration_map import CalibrationMap
 from nnunet_ssl.confidence.case_scores import Score
 from nnunet_ssl.confidence.case_under_map import evidence_under, score_under
-from nnunet_ssl.confidence.evidence import MAX_VARIANCE, BoolArray, FloatArray, LabelArray, merge
+from nnunet_ssl.confidence.evidence import MAX_VARIANCE, BoolArray, Evidence, FloatArray, LabelArray, merge
 from nnunet_ssl.confidence.predicted_dice import PredictedMean
 from nnunet_ssl.confidence.review import Review, review
 from nnunet_ssl.confidence.voxel_confidence import calibrated_confidence, paper_confidence, variance_of_labels
 from nnunet_ssl.nnunet_api.geometry import background_probabilities, to_image_grid, voxel_volume_ml
 from nnunet_ssl.nnunet_api.new_case import NewCase
-from nnunet_ssl.nnunet_api.region_labels import regions_of
+from nnunet_ssl.nnunet_api.region_labels import regions_of, written_regions
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.nnunet_api.stock_logits import stock_labels
 from nnunet_ssl.nnunet_api.swept_evidence import to_evidence
@@ -68,7 +69,7 @@ def predict_case(new: NewCase, prepared: PreparedModel, *, with_probabilities: b
     else:
         confidence = calibrated_confidence(q, has_regions=setup.has_regions, labels=on_grid)
     images = _on_image_grid(confidence, variance_of_labels(merged, on_grid), q if with_probabilities else None, setup, new.properties)
-    score = mean_score_of([score_under(used, member, new.nonzero)[findings.score] for used, member in zip(maps, members, strict=True)])
+    score = mean_score_of([_score(member, used, new, prepared) for used, member in zip(maps, members, strict=True)])
     predicted = findings.predicted_dice(score)
     labels = stock_labels(logits, setup, new.properties)
     return CasePrediction(
@@ -81,6 +82,12 @@ def predict_case(new: NewCase, prepared: PreparedModel, *, with_probabilities: b
         review=review(score, predicted, findings.limit),
         volumes_ml=volumes_ml(labels, voxel_volume_ml(new.properties), setup),
     )
+
+
+def _score(member: Evidence, used: CalibrationMap | None, new: NewCase, prepared: PreparedModel) -> Score:
+    """The case score of one fold's evidence, as held-out cases have it."""
+    written = written_regions(evidence_under(used, member).mean, prepared.setup)
+    return score_under(used, member, new.nonzero, written)[prepared.findings.score]
 
 
 def labels_on_grid(logits: Tensor, setup: NnunetSetup) -> LabelArray | BoolArray:

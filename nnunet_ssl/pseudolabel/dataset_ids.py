@@ -1,9 +1,10 @@
-"""Which dataset ids the stages of a run get."""
+"""Dataset ids that are free."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from filelock import FileLock
 
@@ -25,36 +26,44 @@ def allotting() -> Iterator[None]:
         yield
 
 
-def allot_ids(count: int, first_id: int | None, own: Sequence[int] = ()) -> list[int]:
+def allot_ids(count: int, first_id: int | None, *, own: Collection[str] = (), written: int = 0) -> list[int]:
     """A block of consecutive dataset ids that no folder of nnU-Net and no other run uses.
 
     Args:
         count: ids in the block.
         first_id: the first one; None takes the first free block from 601.
-        own: what the run has already.
+        own: names of the stage datasets that the run has ids for already.
+        written: ids at the beginning of the block that nobody needs.
 
     Raises:
         StateError: if an id of the block that is asked for is in use.
         ConfigError: if that block leaves the range of nnU-Net's ids.
         SetupError: if no block is free.
     """
+    taken = _taken(own)
+    if first_id is not None:
+        block = list(range(first_id, first_id + count))
+        if first_id < 1 or block[-1] > LAST_ID:
+            raise ConfigError(f"--first-id {first_id} with {count} stages leaves the range 1 to {LAST_ID} of nnU-Net's ids.")
+        if clash := sorted(taken.keys() & set(block[written:])):
+            raise StateError(f"the dataset id {clash[0]} is already in use by {taken[clash[0]]}; choose another --first-id.")
+        return block
+    for start in range(FIRST_ID, LAST_ID + 2 - count):
+        if not taken.keys() & set(range(start, start + count)):
+            return list(range(start, start + count))
+    raise SetupError(f"no {count} consecutive dataset ids are free from {FIRST_ID} on; choose a block with --first-id.")
+
+
+def _taken(own: Collection[str]) -> dict[int, Path]:
+    """Ids in use, and the folder or the manifest that has each of them; those of a run's own stage datasets are not."""
     taken = {
-        dataset_number(folder.name)
+        dataset_number(folder.name): folder
         for root in (raw_root(), preprocessed_root(), results_root())
         if root.is_dir()
         for folder in root.glob("Dataset[0-9][0-9][0-9]_*")
+        if folder.name not in own
     }
     for manifest in results_root().glob("*/*/fold_*/nnssl/manifest.json"):  # blocks of other runs, whether written yet or not
-        taken |= set(read_json(manifest).get("dataset_ids", []))
-    taken -= set(own)
-    if first_id is not None:
-        block = list(range(first_id, first_id + count))
-        if clash := sorted(taken & set(block)):
-            raise StateError(f"the dataset id {clash[0]} is already in use; choose another --first-id.")
-        if first_id < 1 or block[-1] > LAST_ID:
-            raise ConfigError(f"--first-id {first_id} with {count} stages leaves the range 1 to {LAST_ID} of nnU-Net's ids.")
-        return block
-    for start in range(FIRST_ID, LAST_ID + 2 - count):
-        if not taken & set(range(start, start + count)):
-            return list(range(start, start + count))
-    raise SetupError(f"no {count} consecutive dataset ids are free from {FIRST_ID} on; choose a block with --first-id.")
+        others = set(read_json(manifest).get("dataset_ids", [])) - {dataset_number(name) for name in own}
+        taken |= dict.fromkeys(others, manifest)
+    return taken

@@ -74,7 +74,8 @@ def _gather(
     label: str,
     engine: Engine | None,
 ) -> None:
-    # images are read for it, to see that none was replaced
+    store.remove_leftovers()
+    # an image that was not read yet, or has changed since, is read for it, to see that none was replaced
     looked_at = tqdm(cases, desc=f"looking for evidence of the {label}", disable=not store.folder.is_dir())
     todo = [case for case in looked_at if not store.has(case)]
     if not todo:

@@ -48,12 +48,12 @@ def gather_part(run: Run, part: Part, *, device: torch.device, engine: Engine | 
 
 
 def missing_evidence(run: Run, stage: int) -> list[str]:
-    """Cases, of the pool or held out, that lack evidence that a stage needs, sorted."""
+    """Cases, of the pool or held out, that lack evidence that a stage needs, sorted; no image is read to know it."""
     pool = list(run.teacher_stores().values())
     if (student := labelling_student(run, stage)) is not None:
         pool.append(run.student_store(student))
-    missing = {case for store in pool for case in run.pseudo_cases if not store.has(case)}
+    missing = {case for store in pool for case in run.pseudo_cases if not store.has(case, reads_image=False)}
     if uses_held_out(run.method, run.fold):
         held_out = run.held_out_stores()
-        missing |= {case for fold, cases in run.held_out_cases.items() for case in cases if not held_out[fold].has(case)}
+        missing |= {case for fold, cases in run.held_out_cases.items() for case in cases if not held_out[fold].has(case, reads_image=False)}
     return sorted(missing)

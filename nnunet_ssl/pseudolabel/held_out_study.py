@@ -20,6 +20,7 @@ from nnunet_ssl.confidence.prediction_counts import PredictionCounts, count_pred
 from nnunet_ssl.confidence.ranking_proof import RankingChoice, prove_ranking
 from nnunet_ssl.confidence.thresholds import UnlearningGate, blind_classes, class_thresholds, unlearning_gate
 from nnunet_ssl.config import MethodConfig
+from nnunet_ssl.nnunet_api.region_labels import written_regions
 from nnunet_ssl.pseudolabel.manual_labels import ManualLabel, manual_label
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.schemas import STUDY
@@ -119,19 +120,17 @@ def study_held_out(run: Run) -> HeldOutStudy | None:
     """
     if not run.held_out_cases:
         return None
-    counts = {o.case: count_held_out(o.evidence, o.label.truth, o.label.valid) for o in _observed(run)}
+    counts = {o.case: _count(run, o, o.evidence) for o in _observed(run)}
     common = fit_calibration(counts, has_regions=run.setup.has_regions)
     own = _own_maps(run, counts)
     maps = None if common.map is None else {fold: own.get(fold, common.map) for fold in run.manifest.teacher_folds}
     cases, predictions, of_labels = [], {}, {}
     for o in _observed(run):
         used = None if maps is None else maps[o.fold]
-        of_labels[o.case] = (
-            counts[o.case] if used is None else count_held_out(evidence_under(used, o.evidence), o.label.truth, o.label.valid)
-        )
+        of_labels[o.case] = counts[o.case] if used is None else _count(run, o, evidence_under(used, o.evidence))
         cases.append(_held_out_case(run, o, of_labels[o.case], counts[o.case], used))
         if used is not None:
-            predictions[o.case] = _count_predictions(o, used)
+            predictions[o.case] = _count_predictions(run, o, used)
     return HeldOutStudy(
         cases=tuple(cases),
         calibration=common,
@@ -151,6 +150,12 @@ def _observed(run: Run) -> Any:
         for case in run.held_out_cases[fold]:
             label = manual_label(run.setup, case)
             yield _Observed(case, fold, store.read(case, (run.setup.heads, *label.nonzero.shape)), label)
+
+
+def _count(run: Run, observed: _Observed, evidence: Evidence) -> HeldOutCounts:
+    """Histograms of the evidence, and the sizes and overlap of the labels that the pool would get by it."""
+    label = observed.label
+    return count_held_out(evidence, label.truth, label.valid, written=written_regions(evidence.mean, run.setup))
 
 
 def _own_maps(run: Run, counts: Mapping[str, HeldOutCounts]) -> dict[int | str, CalibrationMap]:
@@ -178,7 +183,8 @@ def _untaught(run: Run, counts: Mapping[str, HeldOutCounts]) -> dict[int | str, 
 def _held_out_case(run: Run, observed: _Observed, counts: HeldOutCounts, plain: HeldOutCounts, used: CalibrationMap | None) -> HeldOutCase:
     evidence, nonzero = observed.evidence, observed.label.nonzero
     dice, plain_dice = _dice_by_name(run, counts), _dice_by_name(run, plain)
-    scores = {name: score.value for name, score in score_under(used, evidence, nonzero).items()}
+    written = written_regions(evidence_under(used, evidence).mean, run.setup)
+    scores = {name: score.value for name, score in score_under(used, evidence, nonzero, written).items()}
     return HeldOutCase(
         case=observed.case,
         fold=observed.fold,
@@ -193,10 +199,10 @@ def _dice_by_name(run: Run, counts: HeldOutCounts) -> dict[str, float | None]:
     return {name: None if np.isnan(value) else float(value) for name, value in zip(names, counts.dice[-len(names) :], strict=True)}
 
 
-def _count_predictions(observed: _Observed, used: CalibrationMap) -> PredictionCounts:
-    q = calibrated(observed.evidence, used)
-    band = foreground_band(observed.evidence.foreground())
-    return count_predictions(q, observed.label.truth, observed.label.valid, band, has_regions=observed.evidence.has_regions)
+def _count_predictions(run: Run, observed: _Observed, used: CalibrationMap) -> PredictionCounts:
+    q, label = calibrated(observed.evidence, used), observed.label
+    band, written = foreground_band(observed.evidence.foreground()), written_regions(q, run.setup)
+    return count_predictions(q, label.truth, label.valid, band, has_regions=run.setup.has_regions, written=written)
 
 
 def _prove(run: Run, cases: list[HeldOutCase]) -> RankingChoice:

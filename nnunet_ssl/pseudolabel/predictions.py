@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from nnunet_ssl.confidence.evidence import MAX_VARIANCE, Evidence
 from nnunet_ssl.data.evidence_store import EvidenceStore
-from nnunet_ssl.data.files import remove_leftovers
 from nnunet_ssl.data.manifest import Manifest, PredictionsRecord
 from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.data.prediction_folders import check_predictions, content_fingerprint, find_predictions, stamp
@@ -59,7 +58,7 @@ def identify_predictions(
         raise StateError("the manifest of a run from predictions names none; restore it, or remove it to start over.")
     if not folders:
         return manifest.predictions, manifest.teacher_fingerprint
-    files = find_predictions(folders, manifest.pool)
+    files = find_predictions(folders, manifest.pool, pool.skipped)
     record = replace(manifest.predictions, folders=_absolute(folders), stamp=stamp(files))
     return record, manifest.teacher_fingerprint if record.stamp == manifest.predictions.stamp else content_fingerprint(files)
 
@@ -90,8 +89,9 @@ def take_predictions(run: Run, cases: Sequence[str], engine: Engine | None = Non
             f"prediction: remove {run.workspace}."
         )
     require_evidence_room(run, store, len(todo), "predictions")
-    remove_leftovers(store.folder)
-    files = find_predictions([Path(folder) for folder in run.manifest.predictions.folders], run.manifest.pool)
+    store.remove_leftovers()
+    folders = [Path(folder) for folder in run.manifest.predictions.folders]
+    files = find_predictions(folders, run.manifest.pool, run.pool.skipped)
     if stamp(files) != run.manifest.predictions.stamp and content_fingerprint(files) != run.manifest.teacher_fingerprint:
         raise StateError(
             f"the predictions in {', '.join(run.manifest.predictions.folders)} are not those that the run in {run.workspace} began with; "
@@ -101,7 +101,7 @@ def take_predictions(run: Run, cases: Sequence[str], engine: Engine | None = Non
     with closing(_each(jobs) if engine is None else engine.run(_take_case, jobs)) as done:
         for _ in tqdm(done, total=len(todo), desc="evidence of the predictions"):
             pass
-    remove_leftovers(store.folder)  # of workers that have died
+    store.remove_leftovers()  # of workers that have died
     logger.info("evidence of the predictions: %d cases taken, %d were there", len(todo), len(cases) - len(todo))
 
 

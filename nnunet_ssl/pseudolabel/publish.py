@@ -2,40 +2,85 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
+import logging
+import shutil
 from pathlib import Path
 
-from nnunet_ssl.data.files import OWN_PREFIX, link, remove_leftovers, write_json
+from nnunet_ssl.data.files import OWN_PREFIX, link, remove_leftovers, replacing, write_json
+from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.disk import require_free
 from nnunet_ssl.errors import SetupError, StateError
 from nnunet_ssl.locations import PUBLISHED_MARKER, ModelLocation, fold_name, results_root
+from nnunet_ssl.names import check_relative_path
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
 from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.nnunet_api.training_state import training_command
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.schemas import PUBLISHED
 
+logger = logging.getLogger(__name__)
+
+_REWRITTEN = ("summary.json", "debug.json", "progress.png")
+"""Files that nnU-Net writes in place when a student is trained anew; a link would show its new figures beside the old weights."""
+
 
 def published_model(run: Run) -> ModelLocation:
     """Where the published model stands."""
+    return _model_of(run.manifest)
+
+
+def _model_of(manifest: Manifest) -> ModelLocation:
     return ModelLocation(
-        dataset=run.setup.dataset,
-        trainer=run.manifest.student_trainer,
-        plans=run.setup.plans_name,
-        configuration=run.setup.configuration,
+        dataset=manifest.dataset, trainer=manifest.student_trainer, plans=manifest.plans, configuration=manifest.configuration
     )
 
 
 def is_published(run: Run) -> bool:
-    """Whether the model's fold is this run's last student; a copy of another fold, or of another run's student, is not."""
+    """Whether the model's fold is this run's last student as it is now; one from before it was trained anew, or validated, is not."""
     model = published_model(run)
     marker = model.fold_folder(run.fold) / PUBLISHED_MARKER
-    if not (run.manifest.published and model.checkpoint(run.fold).is_file() and marker.is_file()):
+    if not (run.manifest.published and marker.is_file() and read_json(marker).get("workspace") == _relative_workspace(run)):
         return False
     student = run.student(run.manifest.stages[-1].stage)
-    if student.validation_summary(run.fold).is_file() and not model.validation_summary(run.fold).is_file():
-        return False  # the student was validated later
-    return bool(read_json(marker).get("workspace") == _relative_workspace(run))
+    if not _are_same(student.checkpoint(run.fold), model.checkpoint(run.fold)):
+        return False
+    summary = student.validation_summary(run.fold)
+    return not summary.is_file() or _are_same(summary, model.validation_summary(run.fold))
+
+
+def _are_same(student: Path, published: Path) -> bool:
+    """Whether both files are there with the same content."""
+    if not (student.is_file() and published.is_file()):
+        return False
+    return student.samefile(published) or filecmp.cmp(student, published, shallow=False)
+
+
+def warn_of_other_run(run: Run) -> None:
+    """Say, where a run begins, that another one's student stands where its own is to be published in the end."""
+    if (other := _other_run(run)) is not None:
+        logger.warning(
+            "%s holds the published student of the run in %s; that of this run is not published until the fold is removed or moved",
+            published_model(run).fold_folder(run.fold),
+            other,
+        )
+
+
+def _other_run(run: Run) -> Path | None:
+    """The workspace of another run, one with another teacher, whose last student stands where this run's would be published.
+
+    None where nothing stands there, or that run is gone. A fold's copy in the place of another fold is nobody's.
+    """
+    model = published_model(run)
+    marker = model.fold_folder(run.fold) / PUBLISHED_MARKER
+    named = read_json(marker).get("workspace") if marker.is_file() else None
+    if named in (None, _relative_workspace(run)):  # a marker of the first version may name none
+        return None
+    check_relative_path(named, "workspace", marker)
+    workspace = results_root() / named
+    other = Manifest.load(workspace)
+    return workspace if other is not None and (_model_of(other), other.fold) == (model, run.fold) else None
 
 
 def _relative_workspace(run: Run) -> str:
@@ -50,8 +95,8 @@ def publish(run: Run) -> ModelLocation:
 
     Raises:
         SetupError: if the last student is not trained.
-        StateError: if a model that is not ours stands at that place, the last student's checkpoint is damaged or carries code, or
-            there is not enough space; or if another process changes the run.
+        StateError: if a model that is not ours, or another run's student, stands at that place, the last student's checkpoint is damaged
+            or carries code, or there is not enough space; or if another process changes the run.
     """
     with run.changing():
         return _publish(run)
@@ -69,10 +114,17 @@ def _publish(run: Run) -> ModelLocation:
     source, fold = student.fold_folder(run.fold), target.fold_folder(run.fold)
     if fold.exists() and not (fold / PUBLISHED_MARKER).is_file():
         raise StateError(f"{fold} holds a model that nnunet-ssl did not publish; move it away first.")
+    if (other := _other_run(run)) is not None:
+        raise StateError(
+            f"{fold} holds the published student of the run in {other}; to publish that of the run in {run.workspace} in its place, remove "
+            "or move that fold and give the same command again."
+        )
     for folder in (fold, target.folder, run.workspace):
         remove_leftovers(folder)
     plans = {**read_json(student.folder / "plans.json"), "dataset_name": run.setup.dataset}
-    require_free(fold, sum(len(json.dumps(content, indent=2)) for content in (plans, run.setup.dataset_json)), "the published model")
+    copied = sum(path.stat().st_size for path in source.rglob("*") if path.name in _REWRITTEN)
+    written = sum(len(json.dumps(content, indent=2)) for content in (plans, run.setup.dataset_json))
+    require_free(fold, copied + written, "the published model")
     # the marker comes first, so that a publication that was cut off is known as ours
     marker = {
         "schema": PUBLISHED,
@@ -93,7 +145,7 @@ def _publish(run: Run) -> ModelLocation:
 
 
 def _link_tree(source: Path, target: Path) -> None:
-    """Link checkpoints, logs and the validation folder; files of an earlier publication make way."""
+    """Link checkpoints, logs and the validation folder, but for small files, which are copied; those of an earlier publication make way."""
     for path in sorted(source.rglob("*")):
         if path.name.startswith(OWN_PREFIX):
             continue
@@ -102,5 +154,9 @@ def _link_tree(source: Path, target: Path) -> None:
             place.mkdir(parents=True, exist_ok=True)
             continue
         place.parent.mkdir(parents=True, exist_ok=True)
+        if path.name in _REWRITTEN:
+            with replacing(place) as temporary:
+                shutil.copyfile(path, temporary)
+            continue
         place.unlink(missing_ok=True)
         link(path, place)

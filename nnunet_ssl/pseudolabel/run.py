@@ -90,11 +90,13 @@ class Run:
         """Hold the right to change the run, of which this process must know the present state, since it writes the manifest anew.
 
         Raises:
-            StateError: if another process has that right, or has written a stage, accepted labels or published in the meantime.
+            StateError: if another process has that right, or has written a stage, accepted labels, published or allotted other ids in the
+                meantime.
         """
         with changing_run(self.workspace):
             on_disk, known = Manifest.load(self.workspace), self.manifest
-            if on_disk is None or any(getattr(on_disk, part) != getattr(known, part) for part in ("stages", "accepted", "published")):
+            parts = ("stages", "accepted", "published", "dataset_ids")
+            if on_disk is None or any(getattr(on_disk, part) != getattr(known, part) for part in parts):
                 raise StateError(f"another process has changed the run in {self.workspace} in the meantime; give the command again.")
             yield
 

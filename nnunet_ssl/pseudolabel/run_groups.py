@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nnunet_ssl.data.groups import asked_groups, groups_file, held_out_groups, kept_groups
+from nnunet_ssl.data.groups import asked_groups, groups_file, groups_of_pool, held_out_groups
 from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.errors import ConfigError, InputError, StateError
@@ -20,7 +20,7 @@ def groups_of_run(setup: NnunetSetup, pool: PoolIndex, manifest: Manifest | None
 
     Args:
         setup: the labelled dataset and its plans.
-        pool: the whole prepared pool.
+        pool: the prepared pool as the run knows it.
         manifest: of the run; None where it begins.
         asked: as `--groups` takes it; None where nothing is asked for.
         workspace: of the run, for messages.
@@ -31,7 +31,7 @@ def groups_of_run(setup: NnunetSetup, pool: PoolIndex, manifest: Manifest | None
     """
     is_fixed = manifest is not None and (bool(manifest.stages) or manifest.control is not None)
     if asked is None:
-        return manifest.groups if manifest is not None and is_fixed else _complete(kept_groups(pool.folder), pool)
+        return manifest.groups if manifest is not None and is_fixed else _complete(groups_of_pool(pool), pool)
     groups = asked_groups(asked, setup, pool)
     if manifest is not None and is_fixed and groups != manifest.groups:
         raise StateError(f"the groups of {workspace} are fixed since its first stage; leave --groups out, or remove it to start over.")

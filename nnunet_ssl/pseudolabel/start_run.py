@@ -10,7 +10,6 @@ from pathlib import Path
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.manifest import Manifest, PredictionsRecord
 from nnunet_ssl.data.pool_images import refuse_labelled
-from nnunet_ssl.data.pool_index import load_pool
 from nnunet_ssl.data.workspace_lock import make_lock
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
 from nnunet_ssl.locations import PREDICTIONS, ModelLocation, dataset_number, plans_flag
@@ -23,6 +22,7 @@ from nnunet_ssl.nnunet_api.training_fold import check_model_of_fold, refuse_othe
 from nnunet_ssl.nnunet_api.training_state import training_command
 from nnunet_ssl.pseudolabel.dataset_ids import allot_ids, allotting
 from nnunet_ssl.pseudolabel.predictions import identify_predictions
+from nnunet_ssl.pseudolabel.publish import warn_of_other_run
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.pseudolabel.run_groups import (
     check_teacher_has_not_seen,
@@ -31,6 +31,8 @@ from nnunet_ssl.pseudolabel.run_groups import (
     still_left_out,
     without_groups,
 )
+from nnunet_ssl.pseudolabel.run_pool import known_pool, own_cases
+from nnunet_ssl.pseudolabel.stage_ids import allot_again
 from nnunet_ssl.pseudolabel.student_start import default_student
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ def open_run(
     first_id: int | None = None,
     groups: str | None = None,
     leave_group_out: bool = False,
+    only_looks: bool = False,
 ) -> Run:
     """Open the run of a teacher and fold, or begin it.
 
@@ -61,27 +64,31 @@ def open_run(
             folds of the run that has begun, else `default_teacher_folds`.
         student_trainer: class name of the student's trainer; None takes the one with the teacher's network.
         method: settings; None takes the run's own, or the plans'.
-        first_id: first id of the block of stage datasets; None takes the run's own, or the first free block from 601.
+        first_id: first id of the block of stage datasets, for stages that are not written; None takes the run's own, or the first free
+            block from 601.
         groups: as `--groups` takes them; None takes the run's own, or those kept beside the pool.
         leave_group_out: leave out of the pool the groups that the fold validates on; a run that began so stays so.
+        only_looks: leave a manifest that is there as it is, even where stages get other ids.
 
     Raises:
         SetupError: if the teacher is not trained or its weights do not fit, the student's trainer does not exist, or no block of ids is
             free.
-        StateError: if the run on disk belongs to another teacher, pool, curriculum or groups, the teacher knows a group to be left out, or
-            splits or plans have changed since its training.
+        StateError: if the run on disk belongs to another teacher, pool, curriculum or groups, the teacher knows a group to be left out,
+            splits or plans have changed since its training, or an id that is asked for is in use.
         ConfigError: if a fold's run would use another fold's teacher, the settings do not fit the dataset, or the fold holds out no group.
         InputError: if a file of predictions, or the table of groups, is missing or unusable, or a case of the pool is labelled by now.
     """
     teacher = teacher_location(setup, teacher_trainer, predictions)
-    pool, workspace = load_pool(setup), teacher.workspace(fold)
-    refuse_labelled(pool.images, setup)
+    workspace = teacher.workspace(fold)
     manifest = Manifest.load(workspace)
+    begins = manifest is None
     if manifest is not None:
         manifest.check_owner(workspace, dataset=setup.dataset, configuration=setup.configuration, plans=setup.plans_name, fold=fold)
+    pool = known_pool(setup, manifest, workspace)
+    refuse_labelled(pool.images, setup)
     by_case = groups_of_run(setup, pool, manifest, groups, workspace)
     left_out = _left_out(setup, fold, teacher, manifest, by_case, workspace, asked=leave_group_out)
-    pool = without_groups(pool, by_case, left_out)
+    pool = without_groups(pool, by_case, left_out) if manifest is None else own_cases(pool, manifest, by_case, workspace)
     settings = method or (MethodConfig.from_dict(manifest.method) if manifest else setup.method)
     _check_settings(setup, settings)
     student = student_trainer or (manifest.student_trainer if manifest else default_student(teacher_trainer))
@@ -95,7 +102,7 @@ def open_run(
         folds = list(teacher_folds or (manifest.teacher_folds if manifest else default_teacher_folds(setup, teacher, fold)))
         check_teacher_folds(setup, fold, folds)
         teacher_print = _teacher_fingerprint(teacher, folds, settings)
-        _check_what_teachers_saw(setup, teacher, folds, begins=manifest is None)
+        _check_what_teachers_saw(setup, teacher, folds, begins=begins)
     if manifest is None:
         for member in folds if taken is None else ():
             load_trained_model(teacher.folder, [member])  # a run must not begin with a teacher that cannot be used
@@ -120,16 +127,13 @@ def open_run(
         )
         manifest = _begin(begun, workspace, settings.curriculum.num_stages, first_id)
     _check_same_run(manifest, fold, pool.case_ids, teacher_print, student, settings, str(workspace))
-    if first_id is not None and first_id != manifest.dataset_ids[0]:
-        raise StateError(
-            f"the run in {workspace} has the dataset ids from {manifest.dataset_ids[0]} on since it began, not from {first_id} on; "
-            "leave --first-id out, or remove that folder to start over."
-        )
+    run = Run(setup, pool, manifest, teacher)
+    if begins:
+        warn_of_other_run(run)
+    allot_again(run, settings.curriculum.num_stages, first_id, only_looks=only_looks)
     # changed settings are saved with the next stage that is written by them, so that a mere look changes nothing
     manifest.method, manifest.predictions, manifest.groups = settings.to_dict(), taken, by_case
-    if settings.curriculum.num_stages > len(manifest.dataset_ids):  # only while no stage is written
-        manifest.dataset_ids = allot_ids(settings.curriculum.num_stages, first_id, own=manifest.dataset_ids)
-    return Run(setup, pool, manifest, teacher)
+    return run
 
 
 def _left_out(
@@ -246,6 +250,7 @@ def _check_same_run(
     workspace: str,
 ) -> None:
     start_over = f"remove {workspace} to start over"
+    start_over_with_evidence = f"remove {workspace}/manifest.json to start over"
     if str(manifest.fold) != str(fold):
         raise StateError(f"the run in {workspace} is of fold {manifest.fold}, not of fold {fold}; {start_over}.")
     if manifest.teacher_fingerprint != teacher_print and manifest.predictions is not None:
@@ -253,14 +258,12 @@ def _check_same_run(
     if manifest.teacher_fingerprint != teacher_print:
         raise StateError(f"the run in {workspace} used another teacher, or another number of samples, than there is now; {start_over}.")
     if manifest.pool != pool:
-        raise StateError(
-            f"the run in {workspace} has {len(manifest.pool)} pool cases, the prepared pool {len(pool)} or others; {start_over}."
-        )
+        raise StateError(f"another process has begun the run in {workspace} with other pool cases in the meantime; give the command again.")
     if manifest.student_trainer != student_trainer:
-        raise StateError(f"the run in {workspace} trains {manifest.student_trainer}, not {student_trainer}; {start_over}.")
+        raise StateError(f"the run in {workspace} trains {manifest.student_trainer}, not {student_trainer}; {start_over_with_evidence}.")
     before = MethodConfig.from_dict(manifest.method)
     if manifest.stages and before.curriculum != method.curriculum:
-        raise StateError(f"the curriculum of {workspace} is fixed since its first stage ({before.curriculum}); {start_over}.")
+        raise StateError(f"the curriculum of {workspace} is fixed since its first stage ({before.curriculum}); {start_over_with_evidence}.")
 
 
 def refuse_idle_settings(setup: NnunetSetup, teacher: ModelLocation, fold: int | str, method: MethodConfig) -> None:

@@ -11,7 +11,6 @@ import torch
 from tqdm import tqdm
 
 from nnunet_ssl.data.evidence_store import EvidenceStore
-from nnunet_ssl.data.files import remove_leftovers
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.nnunet_api.evidence_predictor import EvidencePredictor
 from nnunet_ssl.nnunet_api.preprocessed_case import open_image
@@ -36,7 +35,7 @@ def gather_evidence(predictor: EvidencePredictor, folder: Path, cases: Sequence[
     Raises:
         StateError: if a prediction is NaN or infinite.
     """
-    remove_leftovers(store.folder)
+    store.remove_leftovers()
     todo = [case for case in cases if not store.has(case)]
     for case in tqdm(todo, desc=f"evidence of the {label}", disable=not todo):
         sweep_case(predictor, folder, case, store, label)

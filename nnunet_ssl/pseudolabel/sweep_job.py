@@ -15,7 +15,6 @@ import torch
 from tqdm import tqdm
 
 from nnunet_ssl.data.evidence_store import EvidenceStore
-from nnunet_ssl.data.files import remove_leftovers
 from nnunet_ssl.errors import SetupError
 from nnunet_ssl.machines.engine import Engine
 from nnunet_ssl.nnunet_api.evidence_predictor import EvidencePredictor
@@ -58,7 +57,7 @@ def sweep_elsewhere(engine: Engine, sweep: Sweep, cases: Sequence[str]) -> None:
     with closing(engine.run(sweep_job, {case: (sweep, case) for case in todo})) as done:
         for _ in tqdm(done, total=len(todo), desc=f"evidence of the {sweep.label}", disable=not todo):
             pass
-    remove_leftovers(sweep.evidence)  # of workers that have died
+    store.remove_leftovers()  # of workers that have died
     logger.info("evidence of the %s: %d cases swept, %d were there", sweep.label, len(todo), len(cases) - len(todo))
 
 

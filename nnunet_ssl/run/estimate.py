@@ -54,10 +54,11 @@ def estimate_disk(request: RunRequest, num_pool_cases: int) -> DiskEstimate:
         pool = None
     case = typical_case_size(setup, method, pool)
     run = request.begun() if pool is not None else None
+    num_cases = num_pool_cases if run is None else len(run.manifest.pool)  # others that came later are no part of it
     evidence_bytes = (stored_evidence_bytes(run) if run is not None else None) or case.evidence
     predictors = len(folds) + (method.curriculum.num_stages - 1 if method.agreement.weight > 0 else 0)
     held_out = len(setup.labelled_cases) if len(folds) > 1 else 0
-    entries = [max(1, int(k * num_pool_cases)) for k in method.curriculum.stage_fractions]
+    entries = [max(1, int(k * num_cases)) for k in method.curriculum.stage_fractions]
     stages = sum(case.stage.times(n).plus(frame_bytes(setup, n)).total for n in entries)
     trainings = method.curriculum.num_stages * student_bytes(
         setup, method, request.student_trainer or default_student(request.teacher_trainer), request.fold
@@ -66,7 +67,7 @@ def estimate_disk(request: RunRequest, num_pool_cases: int) -> DiskEstimate:
         trainings += sum(teacher_bytes(setup, method, request.teacher_trainer, fold) for fold in folds)
     return DiskEstimate(
         pool=pool_case_bytes(setup) * num_pool_cases / 1e6,
-        evidence=evidence_bytes * (num_pool_cases * predictors + held_out) / 1e6,
+        evidence=evidence_bytes * (num_cases * predictors + held_out) / 1e6,
         stages=stages / 1e6,
         trainings=trainings / 1e6,
     )

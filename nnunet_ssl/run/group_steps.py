@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import shlex
 
-from nnunet_ssl.data.groups import asked_groups, describe_groups, keep_groups, kept_groups
-from nnunet_ssl.data.pool_index import load_pool
+from nnunet_ssl.data.groups import asked_groups, describe_groups, groups_of_pool, keep_groups, kept_groups
+from nnunet_ssl.data.manifest import Manifest
+from nnunet_ssl.data.pool_index import PoolIndex, load_pool
 from nnunet_ssl.errors import ConfigError, SetupError
 from nnunet_ssl.pseudolabel.run_groups import left_out_groups, without_groups
+from nnunet_ssl.pseudolabel.run_pool import known_pool
 from nnunet_ssl.run.run_request import RunRequest, Step
 
 logger = logging.getLogger(__name__)
@@ -33,18 +35,22 @@ def group_steps(request: RunRequest, prepare: str, pseudolabel: str) -> list[Ste
 def _keep_step(request: RunRequest, asked: str, command: str) -> Step:
     """Keep groups beside the pool, where a teacher's training finds them."""
 
+    def known() -> PoolIndex:
+        workspace = request.teacher.workspace(request.fold)
+        return known_pool(request.setup, Manifest.load(workspace), workspace)
+
     def is_done() -> bool:
         try:
-            pool = load_pool(request.setup)
+            pool = known()
         except SetupError:  # not prepared yet
             return False
-        return kept_groups(pool.folder) == asked_groups(asked, request.setup, pool)
+        return groups_of_pool(pool) == asked_groups(asked, request.setup, pool)
 
     def work() -> None:
         request.begun()  # an error where other groups are fixed, before anything is written
-        pool = load_pool(request.setup)
+        pool = known()
         keep_groups(pool, asked_groups(asked, request.setup, pool))
-        if groups := kept_groups(pool.folder):
+        if groups := groups_of_pool(pool):
             logger.info("groups of the pool: %s", describe_groups(groups, pool.case_ids))
 
     return Step("keep the groups", command, is_done, work, is_before_stages=True, key="groups")

@@ -19,6 +19,7 @@ from nnunet_ssl.nnunet_api.training_state import checkpoint_to_open, is_trained,
 from nnunet_ssl.pseudolabel.grow import grow
 from nnunet_ssl.pseudolabel.publish import is_published, publish
 from nnunet_ssl.pseudolabel.run import Run
+from nnunet_ssl.pseudolabel.stage_ids import ids_of_stages
 from nnunet_ssl.run.group_steps import group_steps
 from nnunet_ssl.run.label_steps import accept_step, predictions_step
 from nnunet_ssl.run.models_there import flags_of_trained_models
@@ -100,9 +101,10 @@ def pipeline(request: RunRequest) -> list[Step]:
 def _student_command(request: RunRequest, stage: int, unknown: str) -> str:
     """The command that trains a student; `unknown` while the run has not begun, and so has no ids for its stages."""
     manifest = Manifest.load(request.teacher.workspace(request.fold))
-    if manifest is None or stage > len(manifest.dataset_ids):
+    ids = [] if manifest is None else ids_of_stages(manifest, request.method.curriculum.num_stages, request.first_id)
+    if manifest is None or stage > len(ids):
         return unknown
-    name = stage_dataset_name(manifest.dataset_ids[stage - 1], manifest.dataset, manifest.fold, stage)
+    name = stage_dataset_name(ids[stage - 1], manifest.dataset, manifest.fold, stage)
     student = ModelLocation(dataset=name, trainer=request.student, plans=manifest.plans, configuration=manifest.configuration)
     return training_command(student, request.fold)
 

@@ -74,7 +74,7 @@ class RunRequest:
         check_teacher_folds(self.setup, self.fold, folds)
         return folds
 
-    def open(self) -> Run:
+    def open(self, *, only_looks: bool = False) -> Run:
         """The run on disk, begun if need be; needs a prepared pool and a trained teacher."""
         return open_run(
             self.setup,
@@ -87,11 +87,12 @@ class RunRequest:
             first_id=self.first_id,
             groups=self.groups,
             leave_group_out=self.leave_group_out,
+            only_looks=only_looks,
         )
 
     def begun(self) -> Run | None:
-        """The run if it has begun; a teacher or pool that is not there yet means that it has not."""
-        return self.open() if (self.teacher.workspace(self.fold) / "manifest.json").is_file() else None
+        """The run if it has begun, to be looked at; a teacher or pool that is not there yet means that it has not."""
+        return self.open(only_looks=True) if (self.teacher.workspace(self.fold) / "manifest.json").is_file() else None
 
 
 @dataclass(frozen=True)

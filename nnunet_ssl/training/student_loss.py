@@ -150,20 +150,22 @@ class DualLoss(nn.Module):
     def _unlearning_scale(self, supervised: Tensor, low: Tensor, logits: Tensor, from_pool: Tensor) -> tuple[Tensor, Tensor]:
         """Factor on R_low, and the gradient ratio before it.
 
-        A batch without labelled samples has nothing to measure R_low against: the last known factor stays.
+        A batch without a labelled voxel has nothing to measure R_low against: the last known factor stays.
         """
         one, unknown = torch.ones((), device=logits.device), torch.full((), torch.nan, device=logits.device)
         limit = self.config.unlearning_gradient_ratio
         if limit is None or not logits.requires_grad:
             return one, unknown
+        last = one if self._last_scale is None else self._last_scale
         # backward through gathered Dice sums is a collective step: with several processes, all measure in every step
         mixed = bool(from_pool.any()) and not bool(from_pool.all())
         if not mixed and not self.is_distributed:
-            return self._last_scale if self._last_scale is not None else one, unknown
+            return last, unknown
         scale, ratio = unlearning_scale(supervised, low, logits, max_ratio=limit)
         if not mixed:
-            return self._last_scale if self._last_scale is not None else one, unknown
-        self._last_scale = scale
+            return last, unknown
+        scale = torch.where(torch.isnan(scale), last, scale)
+        self._last_scale = torch.where(scale > 0, scale, last)  # an overflow leaves unlearning out of its own step alone
         return scale, ratio
 
     def _remember(self, supervised: Tensor, high: Tensor, low: Tensor, ratio: Tensor, finest: DualTerms | None, from_pool: Tensor) -> None:

@@ -18,16 +18,17 @@ MAX_GRADIENT_NORM = 12.0
 
 
 @torch.no_grad()
-def sample_variance(sampler: StochasticSampler, images: Tensor) -> tuple[Tensor, Tensor]:
+def sample_variance(sampler: StochasticSampler, images: Tensor, *, num_channels: int = 1) -> tuple[Tensor, Tensor]:
     """Variance over the samples, with running sums, so that memory does not grow with their number.
 
     Args:
         sampler: draws the samples, the same way as for evidence.
         images: (B, C, *spatial).
+        num_channels: U, of the head that is to learn it: 1, or one per region.
 
     Returns:
-        Variance of the predicted class, or mean variance over the regions, (B, 1, *spatial) in [0, 1/4]; and where any sample predicts
-        foreground, (B, 1, *spatial) bool.
+        Variance of the predicted class, or of the regions: of each, or with one channel their mean; (B, U, *spatial) in [0, 1/4]. And where
+        any sample predicts any foreground, (B, U, *spatial) bool.
     """
     first, second, foreground = None, None, None
     for probs in sampler.samples(images):
@@ -41,7 +42,7 @@ def sample_variance(sampler: StochasticSampler, images: Tensor) -> tuple[Tensor,
     mean = first / sampler.num_samples
     variance = (second / sampler.num_samples - mean.square()).clamp(0, 0.25)
     if sampler.has_regions:
-        return variance.mean(1, keepdim=True), foreground
+        return (variance, foreground.expand_as(variance)) if num_channels > 1 else (variance.mean(1, keepdim=True), foreground)
     return variance.gather(1, mean.argmax(1, keepdim=True)), foreground
 
 
@@ -74,9 +75,9 @@ class UncertaintyDistillation:
         # as nnU-Net does: mixed precision on CUDA devices alone
         mixed_precision = torch.autocast("cuda") if images.device.type == "cuda" else nullcontext()
         with _frozen_trunk(self._network), mixed_precision:
-            variance, foreground = sample_variance(self._sampler, images)
             with self._network.sampling(False):
                 _, log_variance = self._network.decode_with_uncertainty(self._network.encode(images))
+            variance, foreground = sample_variance(self._sampler, images, num_channels=log_variance.shape[1])
             weight = distillation_weights(patch_foreground_band(foreground))
             loss = distillation_loss(log_variance, variance, kind=self._kind, weight=weight)
         self._apply(loss)

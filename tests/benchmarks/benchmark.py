@@ -28,7 +28,7 @@ from draw_jobs import jobs_of
 from finished_run import evaluate, fingerprint
 from freeze import require_frozen
 from job_queue import JobQueue, drain
-from runs_table import BETTER, SUPERVISED, as_text, comparison, read_rows, write_figures, write_table
+from runs_table import BETTER, SUPERVISED, as_text, comparison, controls_of, read_rows, write_figures, write_table
 
 from nnunet_ssl.data.files import write_json
 
@@ -63,11 +63,10 @@ def copy_teacher(draw: Draw, arm: Arm) -> None:
 
 
 def summarise_runs(arguments: argparse.Namespace) -> None:
-    """Collect the rows in a table and print every arm against a control, or against each of the supervised ones."""
+    """Collect the rows in a table and print every arm against a control, or against each of the supervised ones and the better of them."""
     rows = read_rows(arguments.rows, arguments.split, network=arguments.network)
     write_table(arguments.rows / f"{arguments.split}_{arguments.network}_runs.csv", rows)
-    ran = {row["arm"] for row in rows}
-    controls = [arguments.control] if arguments.control else [arm for arm in SUPERVISED if arm in ran]
+    controls = [arguments.control] if arguments.control else controls_of(rows)
     if not controls:
         raise ValueError(f"no row of {' or '.join(SUPERVISED)} in {arguments.rows}; name another arm with --control")
     for control in controls:
@@ -94,7 +93,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--teachers", choices=("folds", "single", "members"), help=teachers)
     parser.add_argument("--teacher-epochs", type=int, default=30, help="of each teacher, 50 steps each")
     parser.add_argument("--student-epochs", type=int, default=30)
-    parser.add_argument("--control", choices=[*ARMS, BETTER], help="of the summary (default: each supervised control in turn)")
+    parser.add_argument("--control", choices=[*ARMS, BETTER], help="of the summary (default: each supervised control and the better one)")
     parser.add_argument("--figures", type=Path, help="folder for the figures")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--list", action="store_true", help="show the jobs and stop")
@@ -122,8 +121,11 @@ def main() -> int:
         return 0
     if arguments.command == "figures":
         rows = read_rows(arguments.rows, arguments.split, network=arguments.network)
-        for path in write_figures(arguments.figures, rows, split=arguments.split, budget=arguments.labels[0]):
+        written, waiting = write_figures(arguments.figures, rows, split=arguments.split, budget=arguments.labels[0])
+        for path in written:
             print(f"written: {path}")
+        for reason in waiting:
+            print(f"not drawn yet: {reason}")
         return 0
     if arguments.frozen:
         require_frozen(arguments.frozen)

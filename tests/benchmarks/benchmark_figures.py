@@ -18,6 +18,7 @@ from paired_draws import (
     Summary,
     Values,
     label_equivalent,
+    on_shared_draws,
     smaller_is_better,
     summarise,
     supervised_curve,
@@ -65,7 +66,7 @@ def _pairs(ax: Axes, control: Values, ours: Values, summary: Summary) -> None:
     for x, mean, side in zip((0, 1), means, ("right", "left"), strict=True):
         ax.annotate(f"{mean:.1f}", (x, mean), xytext=(8 * (2 * x - 1), 0), textcoords="offset points", ha=side, va="center")
     interval = f"\n95 %: {summary.low:+.2f} to {summary.high:+.2f}" if math.isfinite(summary.low) else "\none draw, no interval"
-    ax.set_title(f"{summary.labels} labels, {_draws(summary.num_draws)}\nmean {summary.difference:+.2f}{interval}")
+    ax.set_title(f"{summary.labels} labels, {_draws(len(summary.draws))}\nmean {summary.difference:+.2f}{interval}")
 
 
 def worth_in_labels(
@@ -80,6 +81,8 @@ def worth_in_labels(
 ) -> Figure:
     """Supervised results over the number of labels, and where the curve reaches our result with few of them.
 
+    At that number of labels the curve, ours and the arm beside are those of the draws that all of them have.
+
     Args:
         rows: the runs.
         supervised: arms that make up the curve, such as the control and the ceiling.
@@ -91,8 +94,10 @@ def worth_in_labels(
         metric: column to draw; larger must be better.
 
     Raises:
-        ValueError: if there is no run of ours with this many labels, fewer than two points on the curve, or the metric is a distance.
+        ValueError: if there is no run of ours with this many labels on a draw that all have, fewer than two points on the curve, or the
+            metric is a distance.
     """
+    rows = on_shared_draws(rows, (*supervised, ours, beside), labels=budget, split=split)
     values, curve = values_by_arm(rows, split=split, metric=metric), supervised_curve(rows, arms=supervised, split=split, metric=metric)
     own = list(values.get((budget, ours), {}).values())
     if not own or len(curve) < 2 or smaller_is_better(metric):

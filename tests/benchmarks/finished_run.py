@@ -80,7 +80,10 @@ def trained_network(draw: Draw, arm: Arm) -> str:
 
 
 def steps(section: dict[str, Any], arm: Arm, folds: int) -> dict[str, int]:
-    """Optimiser steps that an arm's model has behind it, by the settings that it was trained with.
+    """Optimiser steps of an arm, by the settings that it was trained with: its students' and those of all teachers.
+
+    That is what is paid for. A student starts from one of the teachers; from the others come labels, of which `supervised_continued` learns
+    nothing.
 
     Args:
         section: `nnssl` of its overlay.

@@ -34,7 +34,7 @@ class Summary:
     labels: int
     arm: str
     metric: str
-    num_draws: int
+    draws: tuple[int, ...]
     """Draws that both the arm and the control have; for the control itself, and where no draw is shared, the arm's own."""
     mean: float
     """Over these draws, like `control_mean`, so that `difference` is the difference of the two."""
@@ -121,7 +121,7 @@ def summarise(
                 labels=labels,
                 arm=arm,
                 metric=metric,
-                num_draws=len(draws) or len(ours),
+                draws=tuple(draws or sorted(ours)),
                 mean=float(np.mean(a if draws else list(ours.values()))),
                 **(_against(a, b, top, metric, seed) if draws else dict.fromkeys(_COMPARED, math.nan)),
             )
@@ -203,6 +203,22 @@ def with_better_of(rows: Sequence[Row], arms: Sequence[str], *, name: str, metri
             best = max(candidates, key=lambda of_arm: sum(float(row[metric]) for row in of_arm))
             found += [{**row, "arm": name} for row in best]
     return [*rows, *found]
+
+
+def on_shared_draws(rows: Sequence[Row], arms: Sequence[str], *, labels: int, split: str = "test") -> list[Row]:
+    """The rows without those of these arms, at one number of labels, on a draw that one of the arms that ran there does not have.
+
+    Means over different draws differ by the draws as well. Rows of other arms, splits and numbers of labels stay as they are.
+    """
+
+    def meant(row: Row) -> bool:
+        return row["arm"] in arms and row["split"] == split and int(row["labels"]) == labels
+
+    draws: dict[str, set[int]] = {}
+    for row in filter(meant, rows):
+        draws.setdefault(str(row["arm"]), set()).add(int(row["draw"]))
+    shared = set.intersection(*draws.values()) if draws else set()
+    return [row for row in rows if not meant(row) or int(row["draw"]) in shared]
 
 
 def supervised_curve(rows: Sequence[Row], *, arms: Sequence[str], split: str = "test", metric: str = "dice") -> dict[int, float]:

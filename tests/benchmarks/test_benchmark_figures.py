@@ -93,6 +93,14 @@ def test_our_result_is_read_off_the_supervised_curve() -> None:
     assert titles(ax) == ["Ours with 8 labels (2 draws): 84.0, worth about 16 labels"]
 
 
+def test_what_is_read_off_is_of_the_draws_that_all_have() -> None:
+    # on the only draw of all three ours is 1.5 behind; its second draw is an easy one
+    rows = [*runs("control", 8, [81]), *runs("control", 32, [86]), *runs("ours", 8, [79.5, 99]), *runs("beside", 8, [80, 99])]
+    (ax,) = worth_in_labels(rows, supervised=["control"], ours="ours", beside="beside").axes
+    assert titles(ax) == ["Ours with 8 labels (1 draw): 79.5, worth fewer than 8 labels"]
+    assert lines(ax)["beside"] == ([8], [80])
+
+
 def test_the_axis_counts_labels_on_a_logarithmic_scale() -> None:
     figure = worth_in_labels(ROWS, supervised=["control", "ceiling"], ours="ours")
     (ax,) = figure.axes

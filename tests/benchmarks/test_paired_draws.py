@@ -14,6 +14,7 @@ from paired_draws import (
     Summary,
     gap_closed,
     label_equivalent,
+    on_shared_draws,
     read_runs,
     summarise,
     supervised_curve,
@@ -83,7 +84,7 @@ def test_one_summary_for_each_budget_and_arm() -> None:
     found = summarise(rows, control="control", ceiling="ceiling")
     assert [(s.labels, s.arm) for s in found] == [(4, "control"), (4, "ours"), (8, "control"), (160, "ceiling")]
     ours = summary(found, 4, "ours")
-    assert (ours.num_draws, ours.mean, ours.control_mean, ours.difference, ours.gap_closed) == (3, 85, 83, 2, 0.5)
+    assert (ours.draws, ours.mean, ours.control_mean, ours.difference, ours.gap_closed) == ((0, 1, 2), 85, 83, 2, 0.5)
     assert (ours.low, ours.high) == pytest.approx((-0.484138, 4.484138), abs=1e-6)
     # a gain of 1, 2 or 3 over a gap of 5, 4 or 3
     assert (ours.gap_low, ours.gap_high) == pytest.approx((1 / 5, 1))
@@ -93,14 +94,14 @@ def test_one_summary_for_each_budget_and_arm() -> None:
 def test_what_has_no_control_only_has_its_mean(labels: int, arm: str, mean: float) -> None:
     rows = [*runs("ours", 4, [83, 85, 87]), *runs("control", 4, [82, 83, 84]), *runs("ceiling", 160, [86, 87, 88])]
     one = summary(summarise(rows, control="control", ceiling="ceiling"), labels, arm)
-    assert (one.num_draws, one.mean) == (3, mean)
+    assert (one.draws, one.mean) == ((0, 1, 2), mean)
     assert all(map(math.isnan, (one.control_mean, one.difference, one.low, one.high, one.gap_closed, one.gap_low, one.gap_high)))
 
 
 def test_only_shared_draws_are_compared() -> None:
     rows = [*runs("ours", 8, [83, 84, 99])[:2], *runs("control", 8, [82, 82, 10])]
     one = summary(summarise(rows, control="control"), 8, "ours")
-    assert (one.num_draws, one.mean, one.control_mean, one.difference) == (2, 83.5, 82, 1.5)
+    assert (one.draws, one.mean, one.control_mean, one.difference) == ((0, 1), 83.5, 82, 1.5)
     assert math.isnan(one.gap_closed)
 
 
@@ -141,6 +142,13 @@ def test_the_better_control_is_that_with_the_larger_mean_where_all_have_run() ->
     assert both[: len(rows)] == rows
     values = values_by_arm(both, split="test", metric="dice")
     assert {labels: found for (labels, arm), found in values.items() if arm == "better control"} == {4: {0: 80}, 8: {0: 81, 1: 85}}
+
+
+def test_rows_on_draws_that_all_have() -> None:
+    rows = [*runs("C1", 8, [82]), *runs("ours", 8, [81, 85]), *runs("C1", 4, [80, 81]), *runs("other", 8, [1, 2])]
+    ours_of_draw_1 = rows[2]
+    assert on_shared_draws(rows, ["C1", "ours", "never ran"], labels=8) == [row for row in rows if row is not ours_of_draw_1]
+    assert on_shared_draws(rows, ["C1", "ours"], labels=8, split="development") == rows
 
 
 CURVE = {8: 80.0, 32: 84.0, 160: 86.0}

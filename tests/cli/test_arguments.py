@@ -14,6 +14,7 @@ from nnunet_ssl.cli.arguments import (
     add_device_argument,
     add_method_arguments,
     add_run_arguments,
+    evidence_device,
     fold_argument,
     make_parser,
     method_assignments,
@@ -163,6 +164,20 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert use_device("cuda") == "cuda"
     assert threads[1:] == [1]
+
+
+@pytest.mark.parametrize(
+    ("address", "is_here"), [(None, True), ("local", True), ("local:2", True), ("localhost:8786", False), ("tcp://node1:8786", False)]
+)
+def test_device_of_evidence_is_looked_for_where_networks_run(address: str | None, is_here: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler's workers have GPUs that this machine need not have; `localhost:8786` is a scheduler's address."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    asked = argparse.Namespace(device="cuda", dask=address)
+    if is_here:
+        with pytest.raises(ConfigError, match="PyTorch finds no CUDA device"):
+            evidence_device(asked)
+    else:
+        assert evidence_device(asked) == "cuda"
 
 
 def test_help_ends_with_an_example() -> None:

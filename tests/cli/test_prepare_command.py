@@ -71,7 +71,7 @@ def test_preset(fresh_project: Project, capsys: Any) -> None:
         ([], "nothing to do"),
         (["--preset", "fast"], "no preset 'fast'"),
         (["-u", "/nowhere"], "/nowhere is not a folder"),
-        (["-p", "noPlans", "-u", "/nowhere"], "noPlans.json is missing; run: nnUNetv2_plan_and_preprocess -d 137 -c 3d_fullres"),
+        (["-p", "noPlans", "-u", "/nowhere"], f"noPlans.json is missing; correct -p, there are the plans: nnUNetPlans, {PLANS}."),
         (["-c", "3d_huge", "-u", "/nowhere"], "has no configuration '3d_huge'"),
         (["-d", "9", "-u", "/nowhere"], "no dataset with id 9"),
     ],

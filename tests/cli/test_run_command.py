@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_setup import DATASET, OUR_STUDENT, PLANS, Project, mtimes, open_tiny_run, pretend_training
+from tiny_setup import DATASET, OUR_STUDENT, PLANS, POOL, Project, mtimes, open_tiny_run, pretend_training
 
 from nnunet_ssl.cli.pseudolabel import main as pseudolabel
 from nnunet_ssl.cli.run import main
@@ -66,6 +66,17 @@ def test_run_again_and_status(fresh_project: Project, capsys: Any, trainings: li
     assert trainings == [DATASET, "Dataset601_Tiny_f0s1", "Dataset602_Tiny_f0s2"]
 
 
+def test_skipped_cases_are_listed_and_come_back(fresh_project: Project, capsys: Any) -> None:
+    image = fresh_project.unlabelled / f"{POOL[3]}_0000.nii.gz"
+    good = image.read_bytes()
+    image.write_bytes(b"no image")
+    flags = ("--skip-bad", "--only", "pool")
+    assert f"skipped {POOL[3]}: case '{POOL[3]}': {image} cannot be read" in call(capsys, fresh_project, *flags)
+    assert "pool (prepare the pool): done before" in call(capsys, fresh_project, *flags)
+    image.write_bytes(good)
+    assert "pool: 6 cases in " in call(capsys, fresh_project, *flags)
+
+
 def test_dry_run_says_what_is_needed(fresh_project: Project, capsys: Any) -> None:
     out = call(capsys, fresh_project, "--dry-run")
     lines = out.splitlines()
@@ -118,13 +129,35 @@ def test_preset_is_laid_over_the_plans_when_a_run_begins(fresh_project: Project,
         assert main([*flags, look]) == 0
         assert "-p nnUNetPlans_nnssl_demo" in capsys.readouterr().out
         assert everything(fresh_project) == before
-    assert main([*flags, "--first-id", "999"]) == 2  # more stages than ids: stops behind the teacher
+    assert main([*flags, "--first-id", "999"]) == 2  # more stages than ids
     assert "leaves the range" in capsys.readouterr().err
+    assert trainings == []
+    assert main([*flags, "--only", "pool"]) == 0
+    assert main([*flags, "--only", "teacher"]) == 0
     plans = fresh_project.preprocessed / DATASET / "nnUNetPlans_nnssl_demo.json"
     laid = plans.stat().st_mtime_ns
     assert main([*flags, "--status"]) == 0
     assert plans.stat().st_mtime_ns == laid
     assert trainings == [DATASET]
+
+
+def test_ids_in_use_are_refused_before_anything_is_trained(fresh_project: Project, capsys: Any, trainings: list[str]) -> None:
+    (fresh_project.raw / "Dataset704_Heart").mkdir()
+    before = everything(fresh_project)
+    err = call(capsys, fresh_project, "--first-id", "703", code=2)
+    assert re.search(r"nnssl_run: error: the dataset id 704 is already in use by \S+Dataset704_Heart; choose another --first-id\.\n$", err)
+    assert everything(fresh_project) == before
+    assert trainings == []
+    for step in ("pool", "teacher", "stage-1"):
+        call(capsys, fresh_project, "--only", step)
+    err = call(capsys, fresh_project, "--first-id", "703", code=2)  # the student of stage 1 would be trained first
+    assert "the dataset id 704 is already in use" in err
+    assert trainings == [DATASET]
+    begun = everything(fresh_project)
+    assert "nnUNetv2_train 712 " in call(capsys, fresh_project, "--first-id", "711", "--dry-run")
+    assert everything(fresh_project) == begun
+    call(capsys, fresh_project, "--first-id", "711")
+    assert trainings == [DATASET, "Dataset601_Tiny_f0s1", "Dataset712_Tiny_f0s2"]
 
 
 AUDITED = ["-d", "137", "-c", "3d_fullres", "-f", "all", "-p", PLANS, "-device", "cpu", "--num-samples", "2", "-np", "1"]

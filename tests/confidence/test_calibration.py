@@ -150,6 +150,25 @@ def test_a_bias_asks_for_an_intercept() -> None:
     assert found.brier["logistic"].standard_error == 0
 
 
+@pytest.mark.parametrize("factors", [(0.6, 0.6, 0.6, 3.0), (1.5, 1.5, 0.7, 0.7), (1.0, 1.0, 1.0, 1.0)])
+def test_confidence_is_left_alone_where_cases_contradict_each_other(factors: tuple[float, ...]) -> None:
+    """Every case asks for a temperature of its own, or none for any: what the others teach does not help the one left out."""
+    cases = {}
+    for number, factor in enumerate(factors):
+        (of_one,) = simulated_cases(lambda logits, factor=factor: factor * logits, num_cases=1, seed=number).values()  # type: ignore[misc]
+        cases[f"case{number}"] = of_one
+    found = fit_calibration(counts_of(cases), has_regions=False)
+    assert found.map is not None
+    assert found.map.kind == "identity"
+    assert found.reason.startswith("identity map, the simplest that none beats by a standard error")
+    for kind in ("temperature", "logistic"):
+        gain = found.brier["identity"].mean - found.brier[kind].mean
+        assert gain <= found.brier[kind].standard_error
+    assert found.ece_after == found.ece_before
+    evidence = cases["case0"].evidence
+    np.testing.assert_allclose(calibrated(evidence, found.map), evidence.mean, atol=1e-5)
+
+
 def test_isotonic_needs_ten_cases_and_a_reason() -> None:
     cases = counts_of(simulated_cases(saturating, num_cases=12, seed=4, num_structures=1))
     found = fit_calibration(cases, has_regions=False)
@@ -162,7 +181,7 @@ def test_isotonic_needs_ten_cases_and_a_reason() -> None:
     plain = fit_calibration(straight, has_regions=False)
     assert plain.map is not None
     assert plain.map.kind == "temperature"
-    assert set(plain.brier) == {"temperature", "logistic", "isotonic", "uncalibrated"}
+    assert set(plain.brier) == {"identity", "temperature", "logistic", "isotonic"}
     assert "temperature map" in plain.reason
 
 

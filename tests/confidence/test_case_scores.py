@@ -7,6 +7,7 @@ import pytest
 
 from nnunet_ssl.confidence import Evidence, all_scores, foreground_score, mean_score, pairwise_dice, score_case
 from nnunet_ssl.confidence.case_scores import expected_dice, softmax_maximum
+from nnunet_ssl.confidence.evidence import fuse
 from nnunet_ssl.confidence.quantise import probability_from_uint16, probability_to_uint16
 from nnunet_ssl.config import CASE_SCORES
 from nnunet_ssl.errors import StateError
@@ -31,6 +32,26 @@ def test_pairwise_dice_is_that_of_the_masks(k: int) -> None:
     masks = truth[None] ^ (rng.random((k, 2, 6, 6, 6)) > 0.9)
     expected = np.mean([pooled_pairwise_dice(masks[:, r]) for r in range(2)])
     assert pairwise_dice(of_masks(masks)).value == pytest.approx(expected, abs=1e-5)
+
+
+def test_samples_of_a_mixture_count_by_their_shares() -> None:
+    """Five teachers' samples that agree, and a student's that all say something else, with half of the weight."""
+    here, there = np.zeros((2, 40, 1, 6), dtype=bool)
+    here[:, 0, :3], there[:8, 0, 3:] = True, True
+    fused = fuse(of_masks(here), of_masks(there[:8]), weight=0.5)
+    shares = np.array([0.5 / 40] * 40 + [0.5 / 8] * 8)
+    masks = np.concatenate([here, there[:8]])
+    pairs = list(combinations(range(48), 2))
+    overlap = sum(shares[i] * shares[j] * 2 * (masks[i] & masks[j]).sum() for i, j in pairs)
+    sizes = sum(shares[i] * shares[j] * (masks[i].sum() + masks[j].sum()) for i, j in pairs)
+    assert pairwise_dice(fused).value == pytest.approx(overlap / sizes, abs=1e-5)
+
+
+def test_a_voxel_of_one_sample_counts_in_a_mixture_too() -> None:
+    masks = np.zeros((40, 1, 1, 4), dtype=bool)
+    masks[0, 0, 0, 0] = True
+    fused = fuse(of_masks(masks), of_masks(np.zeros((8, 1, 1, 4), dtype=bool)), weight=0.5)
+    assert pairwise_dice(fused).value == pytest.approx(0, abs=1e-6)
 
 
 def test_pairwise_dice_survives_storage() -> None:

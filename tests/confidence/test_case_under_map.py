@@ -31,3 +31,14 @@ def test_under_a_map_probabilities_are_calibrated() -> None:
     assert scores["expected_dice"].value == pytest.approx(2 * (2 / 3) / (1 + 0.25 + 2 / 3))
     # votes are what they were
     assert scores["pairwise_dice"] == score_under(None, EVIDENCE, EVERYWHERE)["pairwise_dice"]
+
+
+def test_what_the_label_map_contradicts_is_unsure() -> None:
+    mean = np.array([[0.4, 0.8], [0.7, 0.1]], np.float32).reshape(2, 2, 1, 1)
+    evidence = Evidence(mean=mean, variance=mean * 0, votes=mean, num_samples=8, has_regions=True)
+    written = np.array([[True, True], [True, False]]).reshape(2, 2, 1, 1)
+    identity = CalibrationMap(kind="identity", has_regions=True, heads=(LogitLine(),) * 2)
+    for used in (None, identity):
+        plain, told = (score_under(used, evidence, EVERYWHERE, regions)["mean"].value for regions in (None, written))
+        assert plain == pytest.approx((0.6 + 0.8 + 0.7 + 0.9) / 4, abs=1e-5)
+        assert told == pytest.approx((0.4 + 0.8 + 0.7 + 0.9) / 4, abs=1e-5)

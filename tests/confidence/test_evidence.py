@@ -56,6 +56,7 @@ def test_fuse_by_hand() -> None:
     assert fused.variance[1, 0] == pytest.approx(0.05)
     assert fused.votes[1, 0] == pytest.approx(0.8125)
     assert fused.num_samples == 12
+    assert fused.shares == pytest.approx((0.75 / 8,) * 8 + (0.25 / 4,) * 4)
 
 
 @pytest.mark.parametrize("has_regions", [False, True])

@@ -67,6 +67,19 @@ def test_regions_overlap_and_share_the_band() -> None:
     np.testing.assert_allclose(counts.dice, [2 / 3, 2 / 3])
 
 
+def test_regions_that_the_label_map_contradicts_count_as_written() -> None:
+    """The core is found where the whole is not; laid over it, it brings the whole with it."""
+    mean = np.array([[0.4, 0.4, 0.8], [0.7, 0.7, 0.1]])
+    truth = np.array([[True, False, True], [True, False, False]])
+    written = np.array([[True, True, True], [True, True, False]])
+    evidence, everywhere = of_mean(mean, has_regions=True), np.ones(3, dtype=bool)
+    as_written = count_held_out(evidence, truth, everywhere, written=written)
+    np.testing.assert_allclose(as_written.dice, [4 / 5, 2 / 3])
+    as_predicted = count_held_out(evidence, truth, everywhere)
+    np.testing.assert_allclose(as_predicted.dice, [2 / 3, 2 / 3])
+    assert np.array_equal(as_written.positives, as_predicted.positives)  # of probabilities, whatever is written
+
+
 def test_a_probability_lies_near_the_centre_of_its_bin() -> None:
     for p in (0.0, 1e-6, 0.013, 0.2, 0.5, 0.731, 0.999, 1.0):
         mean = np.full((1, 1), p)

@@ -46,6 +46,17 @@ def test_regions_count_on_the_side_that_is_predicted() -> None:
     assert counts.voxels == 5
 
 
+def test_a_region_that_the_label_map_contradicts_is_unsure() -> None:
+    q = np.array([[0.41, 0.41, 0.81], [0.71, 0.71, 0.11]], dtype=np.float32)
+    truth = np.array([[True, False, True], [True, False, False]])
+    written = np.array([[True, True, True], [True, True, False]])
+    everywhere = np.ones(3, dtype=bool)
+    counts = count_predictions(q, truth, everywhere, everywhere, has_regions=True, written=written)
+    # the whole is written at 0.41, once wrongly
+    assert filled(counts.totals) == {(0, 20): 2, (0, 40): 1, (1, 35): 2, (1, 44): 1}
+    assert filled(counts.correct) == {(0, 20): 1, (0, 40): 1, (1, 35): 1, (1, 44): 1}
+
+
 def test_a_lower_edge_belongs_to_its_bin() -> None:
     edges = np.arange(50) / 50
     assert confidence_bins(edges.astype(np.float32)).tolist() == list(range(50))

@@ -11,8 +11,11 @@ import pytest
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from nnunet_ssl.confidence.evidence import Evidence
+from nnunet_ssl.data import image_fingerprints
 from nnunet_ssl.data.evidence_store import EvidenceStore
+from nnunet_ssl.data.files import TEMPORARY_PREFIX
 from nnunet_ssl.errors import StateError
+from nnunet_ssl.nnunet_api.array_file import fingerprint_of_values
 
 STEP = 1 / 65535
 
@@ -198,6 +201,37 @@ def test_evidence_knows_its_image(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="is of an image of case 'case' that was replaced"):
         made.read("case")
     assert EvidenceStore(tmp_path / "evidence", source="s").read("case").num_samples == 8  # a report only looks
+
+
+def test_images_are_not_read_at_every_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evidence of a pool is looked for by every process and in every stage."""
+    values = np.zeros((1, 2, 3, 4), np.float32)
+    image = save_image(tmp_path / "images", values)
+    made = EvidenceStore(tmp_path / "evidence", source="s", images=image.parent)
+    made.write("case", evidence())
+    reads: list[Path] = []
+    monkeypatch.setattr(image_fingerprints, "fingerprint_of_values", lambda path: reads.append(path) or fingerprint_of_values(path))
+    assert made.has("case")
+    assert made.has("case", reads_image=False)
+    assert made.read("case").num_samples == 8
+    assert reads == []
+    save_image(image.parent, values + 1)
+    assert not made.has("case", reads_image=False)
+    assert reads == []
+    assert not made.has("case")
+    assert reads == [image]
+
+
+def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    image = save_image(tmp_path / "images", np.zeros((1, 2, 3, 4), np.float32))
+    made = EvidenceStore(tmp_path / "evidence", source="s", images=image.parent)
+    made.write("case", evidence())
+    left = [folder / f"{TEMPORARY_PREFIX}x" for folder in (made.folder, tmp_path / "images__nnssl_fingerprints")]
+    for path in left:
+        path.touch()
+    made.remove_leftovers()
+    assert not [path for path in left if path.exists()]
+    assert made.has("case")
 
 
 def test_evidence_that_does_not_say_of_which_image_it_is(tmp_path: Path) -> None:

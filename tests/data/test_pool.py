@@ -234,6 +234,41 @@ def test_interrupted_preparation_continues(fresh_project: Project, monkeypatch: 
     assert {f: after[f] for f in of_done} == {f: before[f] for f in of_done}
 
 
+def test_cases_that_go_and_come_back_are_not_preprocessed_again(fresh_project: Project, tmp_path: Path) -> None:
+    """Two runs that name different folders must not undo each other's work."""
+    folder = fresh_project.prepare_pool().folder
+    other = tmp_path / "other"
+    other.mkdir()
+    write_image(phantom("pool_6")[0], other / "pool_6_0000.nii.gz")
+    before = mtimes(folder)
+
+    def prepare(*folders: Path) -> list[str]:
+        prepared = pool_module.prepare_pool(fresh_project.setup(), folders, skip_bad=False, num_processes=1, progress_bar=False)
+        assert {f: t for f, t in mtimes(folder).items() if f in before} == before
+        return prepared.case_ids
+
+    assert prepare(other) == ["pool_6"]
+    before = mtimes(folder)
+    assert prepare(fresh_project.unlabelled) == POOL
+    assert prepare(fresh_project.unlabelled, other) == [*POOL, "pool_6"]
+    # neither does it help an image that is another by now
+    assert prepare(other) == ["pool_6"]
+    write_image(phantom("pool_1")[0][::-1] * 2, fresh_project.unlabelled / "pool_1_0000.nii.gz")
+    before = {f: t for f, t in mtimes(folder).items() if not Path(f).name.startswith("pool_1")}
+    changed = (folder / "pool_1.b2nd").stat().st_mtime_ns
+    assert prepare(fresh_project.unlabelled) == POOL
+    assert (folder / "pool_1.b2nd").stat().st_mtime_ns != changed
+
+
+def test_files_that_are_gone_are_not_set_aside(fresh_project: Project) -> None:
+    folder = fresh_project.prepare_pool().folder
+    (fresh_project.unlabelled / "pool_0_0000.nii.gz").rename(fresh_project.unlabelled / "new_0000.nii.gz")
+    (folder / "pool_0.pkl").unlink()
+    fresh_project.prepare_pool()
+    (index,) = [f for f in pool_folders(fresh_project) if f.is_file()]
+    assert json.loads(index.read_text())["set_aside"] == {}
+
+
 # ---- bad cases
 
 
@@ -287,6 +322,34 @@ def test_skip_bad_lists_the_case(fresh_project: Project, kind: str) -> None:
     assert pool_is_current(fresh_project.setup(), [fresh_project.unlabelled])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_skipped_case_that_is_repaired_comes_back(fresh_project: Project, kind: str) -> None:
+    case = spoil(fresh_project, kind)
+    fresh_project.prepare_pool(skip_bad=True)
+    for path in fresh_project.unlabelled.glob(f"{case}_000*"):
+        path.unlink()
+    write_image(phantom(case)[0], fresh_project.unlabelled / f"{case}_0000.nii.gz")
+    assert not pool_is_current(fresh_project.setup(), [fresh_project.unlabelled])
+    pool = fresh_project.prepare_pool()
+    assert (pool.case_ids, pool.skipped) == (["pool_2", "pool_3"], {})
+    assert pool_is_current(fresh_project.setup(), [fresh_project.unlabelled])
+
+
+def test_skipped_case_of_an_older_index_is_looked_at_again(fresh_project: Project) -> None:
+    """The first form did not say what the images of skipped cases looked like."""
+    case = spoil(fresh_project, "unreadable")
+    pool = fresh_project.prepare_pool(skip_bad=True)
+    (index,) = [f for f in pool_folders(fresh_project) if f.is_file()]
+    content = json.loads(index.read_text())
+    del content["set_aside"]
+    index.write_text(json.dumps({**content, "schema": 1, "skipped": dict(pool.skipped)}))
+    assert load_pool(fresh_project.setup()) == pool
+    assert not pool_is_current(fresh_project.setup(), [fresh_project.unlabelled])
+    assert fresh_project.prepare_pool(skip_bad=True) == pool
+    assert json.loads(index.read_text()) == content | {"set_aside": {}}
+    assert pool.skipped[case].startswith(f"case '{case}': ")
+
+
 def test_case_that_is_also_labelled(fresh_project: Project) -> None:
     shutil.copy(fresh_project.unlabelled / "pool_0_0000.nii.gz", fresh_project.unlabelled / f"{LABELLED[2]}_0000.nii.gz")
     for skip_bad in (False, True):
@@ -313,8 +376,8 @@ def test_damaged_or_newer_index(fresh_project: Project) -> None:
     fresh_project.prepare_pool()
     (index,) = [f for f in pool_folders(fresh_project) if f.is_file()]
     content = json.loads(index.read_text())
-    index.write_text(json.dumps({**content, "schema": 2}))
-    with pytest.raises(StateError, match="has schema 2, this version reads up to 1; update"):
+    index.write_text(json.dumps({**content, "schema": 3}))
+    with pytest.raises(StateError, match="has schema 3, this version reads up to 2; update"):
         load_pool(fresh_project.setup())
     index.write_text("{")
     with pytest.raises(InputError, match="cannot be read as JSON"):

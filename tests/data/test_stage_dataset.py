@@ -318,9 +318,14 @@ def test_id_in_use_is_refused(taught_project: Project, root: str) -> None:
     run = open_tiny_run(taught_project)
     write_evidence(teacher_store(run))
     (getattr(taught_project, root) / "Dataset601_Heart").mkdir()  # came after the id was allotted
-    with pytest.raises(StateError, match=r"dataset id 601 is already in use by .*Dataset601_Heart; choose a free block with --first-id"):
+    with pytest.raises(
+        StateError, match=r"dataset id 601 is already in use by .*Dataset601_Heart; move it away, or give .* with --first-id"
+    ):
         grow_stage(run)
     assert not (taught_project.raw / STAGE).exists()
+    # what the message says works
+    run = open_tiny_run(taught_project, first_id=701)
+    assert grow_stage(run).dataset == "Dataset701_Tiny_f0s1"
 
 
 def test_stage_of_another_run_is_not_overwritten(staged_project: Project) -> None:

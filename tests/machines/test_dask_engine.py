@@ -38,6 +38,7 @@ def test_workers_and_their_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 5")
     assert DaskEngine("local")._workers == ["2", "5"]
     assert DaskEngine("tcp://node1:8786")._workers is None
+    assert DaskEngine("localhost:8786")._workers is None
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert DaskEngine("local:2")._workers == [None, None]

@@ -257,6 +257,17 @@ def test_log_variance_where_one_pass_is_all_there_is(taught_project: Project) ->
     assert set(np.unique(np.round(swept[6:9].numpy(), 4))) >= {0.0, 1.0}
 
 
+def test_a_head_that_never_learnt_says_nothing(taught_project: Project) -> None:
+    folder = taught_project.results / DATASET / f"TransASPPTeacherTrainer__{PLANS}__3d_fullres"
+    made = EvidencePredictor(num_samples=1, device=CPU, use_mirroring=False)
+    made.load_model(folder, [0])
+    taught = made.sweep(IMAGE)
+    made.head_is_trained = False
+    swept = made.sweep(IMAGE)
+    assert swept.shape == (9, 20, 24, 18)
+    torch.testing.assert_close(swept, taught[:9])
+
+
 def fail_in_the_third_window(made: EvidencePredictor, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """Let the predictor run out of memory once; returns the windows that it was asked for, which grow."""
     moments, calls = made._window_moments, list[Tensor]()

@@ -63,12 +63,6 @@ def test_id_of_two_datasets(project: Project) -> None:
         project.setup()
 
 
-def test_missing_plans_name_the_command(project: Project) -> None:
-    project.plans_file.unlink()
-    with pytest.raises(SetupError, match="nnUNetv2_plan_and_preprocess -d 137 -c 3d_fullres"):
-        project.setup("nnUNetPlans_never_made")
-
-
 def test_dataset_that_is_only_raw(project: Project) -> None:
     shutil.rmtree(project.preprocessed / DATASET)
     with pytest.raises(SetupError, match="nnUNetv2_plan_and_preprocess -d 137 -c 3d_fullres"):

@@ -77,6 +77,19 @@ def test_relation_and_limit_are_those_of_the_held_out_cases(run: Any) -> None:
     assert found.predicted_dice(Score(None, "nothing")) is None
 
 
+def test_relation_is_that_of_labels_without_calibration(run: Any) -> None:
+    """They are what a prediction gets."""
+    mark_as_published(run)
+    study = study_of(run)
+    for number, case in enumerate(sorted(study["cases"], key=lambda case: case["scores"]["pairwise_dice"])):
+        case["mean_dice"], case["plain_mean_dice"] = 0.99, 0.6 + 0.05 * number
+    write_json(run.workspace / "held_out.json", study)
+    found = known(STUDENT, "all")
+    assert found.relation is not None
+    assert sorted(found.relation.dice) == pytest.approx([0.6, 0.65, 0.7, 0.75, 0.8])
+    assert found.limit == pytest.approx(0.62)
+
+
 def test_student_of_a_stage_is_known_by_its_dataset(run: Any) -> None:
     grow_stage(run)
     origin = find_origin(run.student(1), "all")

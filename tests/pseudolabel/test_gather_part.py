@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from several_processes import run_rounds
-from tiny_setup import PLANS, POOL, Project, digests, open_tiny_run, teacher_store, write_evidence, write_student
+from tiny_setup import PLANS, POOL, Project, digests, open_tiny_run, replace_pool_image, teacher_store, write_evidence, write_student
 
 from nnunet_ssl.cli.pseudolabel import main
+from nnunet_ssl.data import image_fingerprints
 from nnunet_ssl.machines.part import Part
 from nnunet_ssl.pseudolabel import gather
 from nnunet_ssl.pseudolabel.dataset_ids import allotting
@@ -74,6 +75,15 @@ def test_parts_share_the_held_out_cases_of_all_folds(taught_project: Project, mo
     first = [(0, of_first), (1, of_first), (0, ["lab_0"]), (1, [])]
     assert asked == [*first, (0, of_second), (1, of_second), (0, []), (1, ["lab_1"])]
     assert missing_evidence(run, 1) == ["lab_0", "lab_1", *POOL]
+
+
+def test_no_image_is_read_to_count_what_is_missing(taught_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = open_tiny_run(taught_project)
+    write_evidence(teacher_store(run), POOL[:3])
+    monkeypatch.setattr(image_fingerprints, "fingerprint_of_values", lambda path: pytest.fail(f"{path} was read"))
+    assert missing_evidence(run, 1) == POOL[3:]
+    replace_pool_image(taught_project, "pool_0", tmp_path / "repaired")
+    assert missing_evidence(run, 1) == ["pool_0", *POOL[3:]]
 
 
 @pytest.mark.parametrize(

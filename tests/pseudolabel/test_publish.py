@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tiny_setup import (
     PLANS,
     Project,
     grow_stage,
+    mtimes,
     open_tiny_run,
     teacher_store,
     write_evidence,
@@ -27,7 +29,7 @@ from tiny_setup import (
 
 from nnunet_ssl.errors import SetupError, StateError
 from nnunet_ssl.locations import results_root
-from nnunet_ssl.pseudolabel.publish import publish, published_model
+from nnunet_ssl.pseudolabel.publish import is_published, publish, published_model
 
 
 @pytest.fixture
@@ -48,7 +50,8 @@ def test_published_model_is_one_of_the_labelled_dataset(finished: Any) -> None:
     assert model.folder.name == f"{OUR_STUDENT}__{PLANS}__{CONFIGURATION}"
     student = finished.student(2)
     assert model.checkpoint(0).stat().st_ino == student.checkpoint(0).stat().st_ino
-    assert (model.fold_folder(0) / "validation" / "summary.json").is_file()
+    assert model.validation_summary(0).read_text() == student.validation_summary(0).read_text()
+    assert model.validation_summary(0).stat().st_ino != student.validation_summary(0).stat().st_ino  # nnU-Net writes it in place
     plans = json.loads((model.folder / "plans.json").read_text())
     assert plans == json.loads((student.folder / "plans.json").read_text()) | {"dataset_name": DATASET}
     assert json.loads((model.folder / "dataset.json").read_text()) == finished.setup.dataset_json
@@ -132,6 +135,64 @@ def test_publishing_again_takes_the_new_student(finished: Any) -> None:
     write_student(finished, 2, seed=9)
     publish(finished)
     assert model.checkpoint(0).read_bytes() == finished.student(2).checkpoint(0).read_bytes() != first
+
+
+@pytest.fixture
+def rival(taught_project: Project) -> Any:
+    """A run whose teacher has another trainer, and whose only student is there; its trainer is that of `finished`."""
+    settings = {"agreement.weight": 0.0, "curriculum.order": "all-at-once"}
+    write_teacher("nnUNetTrainer", seed=4)
+    run = open_tiny_run(taught_project, teacher_trainer="nnUNetTrainer", student_trainer=OUR_STUDENT, settings=settings)
+    write_evidence(teacher_store(run))
+    grow_stage(run)
+    write_student(run, 1, seed=5)
+    return run
+
+
+def test_student_of_another_run_is_not_replaced(finished: Any, rival: Any) -> None:
+    model = publish(finished)
+    assert published_model(rival) == model
+    before = mtimes(model.folder)
+    with pytest.raises(StateError) as raised:
+        publish(rival)
+    message = str(raised.value)
+    assert message.startswith(f"{model.fold_folder(0)} holds the published student of the run in {finished.workspace}; ")
+    assert f"to publish that of the run in {rival.workspace} in its place, remove or move that fold" in message
+    assert mtimes(model.folder) == before
+    assert (is_published(finished), is_published(rival)) == (True, False)
+    # what the message says works
+    model.fold_folder(0).rename(model.folder / "kept")
+    publish(rival)
+    assert model.checkpoint(0).samefile(rival.student(1).checkpoint(0))
+    assert (is_published(finished), is_published(rival)) == (False, True)
+    with pytest.raises(StateError, match="holds the published student of the run in"):
+        publish(finished)
+
+
+def test_student_of_a_run_that_is_gone_is_replaced(finished: Any, rival: Any) -> None:
+    publish(finished)
+    (finished.workspace / "manifest.json").unlink()
+    assert publish(rival).checkpoint(0).samefile(rival.student(1).checkpoint(0))
+
+
+def test_run_that_was_started_over_takes_its_own_place(finished: Any, taught_project: Project) -> None:
+    publish(finished)
+    (finished.workspace / "manifest.json").unlink()
+    again = open_tiny_run(taught_project, settings={"agreement.weight": 0.0, "curriculum.order": "all-at-once"})
+    grow_stage(again)
+    write_student(again, 1, seed=8)
+    assert publish(again).checkpoint(0).samefile(again.student(1).checkpoint(0))
+
+
+def test_taken_place_is_said_where_a_run_begins(finished: Any, taught_project: Project, caplog: pytest.LogCaptureFixture) -> None:
+    model = publish(finished)
+    write_teacher("nnUNetTrainer", seed=4)
+    with caplog.at_level(logging.WARNING, "nnunet_ssl"):
+        for _ in range(2):
+            open_tiny_run(taught_project, teacher_trainer="nnUNetTrainer", student_trainer=OUR_STUDENT)
+        open_tiny_run(taught_project)
+    (said,) = [message for message in caplog.messages if "published student" in message]
+    assert said.startswith(f"{model.fold_folder(0)} holds the published student of the run in {finished.workspace}; ")
 
 
 def test_publication_that_was_cut_off_is_finished(finished: Any) -> None:

@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tiny_setup import CONFIGURATION, DATASET, OUR_STUDENT, OUR_TEACHER, PLANS, POOL, Project, open_tiny_run, write_teacher
+from tiny_setup import (
+    CONFIGURATION,
+    DATASET,
+    OUR_STUDENT,
+    OUR_TEACHER,
+    PLANS,
+    POOL,
+    Project,
+    grow_stage,
+    open_tiny_run,
+    teacher_store,
+    write_evidence,
+    write_student,
+    write_teacher,
+)
 
 from nnunet_ssl.data.manifest import Manifest
+from nnunet_ssl.data.workspace_lock import changing_run
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
+from nnunet_ssl.pseudolabel.dataset_ids import allotting
 from nnunet_ssl.pseudolabel.start_run import settings_in_force
 from nnunet_ssl.pseudolabel.student_start import default_student
 
@@ -127,19 +145,11 @@ def test_touched_checkpoint_is_the_same_teacher(taught_project: Project) -> None
     open_tiny_run(taught_project)
 
 
-def test_changed_pool_is_another_run(fresh_project: Project) -> None:
-    write_teacher()
-    fresh_project.prepare_pool()
-    open_tiny_run(fresh_project)
-    (fresh_project.unlabelled / "pool_5_0000.nii.gz").unlink()
-    fresh_project.prepare_pool()
-    with pytest.raises(StateError, match="has 6 pool cases, the prepared pool 5"):
-        open_tiny_run(fresh_project)
-
-
 def test_other_student_is_another_run(taught_project: Project) -> None:
     open_tiny_run(taught_project)
-    with pytest.raises(StateError, match="trains TransASPPStudentTrainer, not SemiSupervisedStudentTrainer"):
+    with pytest.raises(
+        StateError, match=r"trains TransASPPStudentTrainer, not SemiSupervisedStudentTrainer; remove \S+/manifest.json to start"
+    ):
         open_tiny_run(taught_project, student_trainer="SemiSupervisedStudentTrainer")
     open_tiny_run(taught_project, student_trainer=OUR_STUDENT)
 
@@ -190,6 +200,26 @@ def test_more_stages_before_the_first_get_more_ids(taught_project: Project) -> N
     (taught_project.raw / "Dataset604_Heart").mkdir()
     run = open_tiny_run(taught_project, settings={"curriculum.fractions": [0.2, 0.5, 0.7, 1.0]})
     assert run.manifest.dataset_ids == [605, 606, 607, 608]
+    # they are the run's from now on, although no stage is written; its settings are those of the first stage that is
+    assert ids_and_fractions(run) == ([605, 606, 607, 608], [0.5, 1.0])
+    with pytest.raises(StateError, match=r"dataset id 608 is already in use by \S+fold_0/nnssl/manifest.json"):
+        open_tiny_run(taught_project, 1, first_id=608)
+    assert open_tiny_run(taught_project, 1).manifest.dataset_ids == [601, 602]
+
+
+def ids_and_fractions(run: Any) -> tuple[list[int], list[float]]:
+    """As they are saved."""
+    content = json.loads((run.workspace / "manifest.json").read_text())
+    return content["dataset_ids"], content["method"]["curriculum"]["fractions"]
+
+
+def test_a_look_saves_no_ids(taught_project: Project) -> None:
+    open_tiny_run(taught_project, settings={"student.length.num_epochs": 4})
+    more = {"curriculum.fractions": [0.2, 0.5, 1.0]}
+    run = open_tiny_run(taught_project, settings=more, only_looks=True)
+    assert (run.manifest.dataset_ids, ids_and_fractions(run)[0]) == ([601, 602, 603], [601, 602])
+    assert open_tiny_run(taught_project, 1).manifest.dataset_ids == [603, 604]
+    assert open_tiny_run(taught_project, settings=more).manifest.dataset_ids == [605, 606, 607]
 
 
 # ---- ids
@@ -205,7 +235,7 @@ def test_ids_in_use_are_passed_over(taught_project: Project) -> None:
 
 def test_ids_of_ones_own(taught_project: Project) -> None:
     (taught_project.preprocessed / "Dataset702_Heart").mkdir()
-    with pytest.raises(StateError, match="dataset id 702 is already in use; choose another --first-id"):
+    with pytest.raises(StateError, match=r"dataset id 702 is already in use by \S+Dataset702_Heart; choose another --first-id"):
         open_tiny_run(taught_project, first_id=701)
     for first in (0, 999):
         with pytest.raises(ConfigError, match=f"--first-id {first} with 2 stages leaves the range 1 to 999"):
@@ -213,11 +243,54 @@ def test_ids_of_ones_own(taught_project: Project) -> None:
     assert open_tiny_run(taught_project, first_id=703).manifest.dataset_ids == [703, 704]
 
 
-def test_ids_of_a_run_that_has_begun_stay(taught_project: Project) -> None:
-    open_tiny_run(taught_project, first_id=703)
-    assert open_tiny_run(taught_project, first_id=703).manifest.dataset_ids == [703, 704]
-    with pytest.raises(StateError, match="has the dataset ids from 703 on since it began, not from 710 on; leave --first-id out"):
-        open_tiny_run(taught_project, first_id=710)
+def test_stages_that_are_not_written_can_get_other_ids(taught_project: Project) -> None:
+    run = open_tiny_run(taught_project, first_id=703, settings={"agreement.weight": 0.0})
+    path = run.workspace / "manifest.json"
+    before = path.stat().st_mtime_ns
+    for first_id in (703, None):
+        assert open_tiny_run(taught_project, first_id=first_id).manifest.dataset_ids == [703, 704]
+    assert path.stat().st_mtime_ns == before
+    open_tiny_run(taught_project, first_id=704)
+    assert ids_and_fractions(run)[0] == [704, 705]
+    write_evidence(teacher_store(run))
+    with pytest.raises(StateError, match="another process has changed the run"):
+        grow_stage(run)  # opened before it got other ids
+    grow_stage(open_tiny_run(taught_project))
+    (taught_project.raw / "Dataset705_Heart").mkdir()
+    (taught_project.raw / "Dataset713_Heart").mkdir()
+    with pytest.raises(StateError, match=r"dataset id 705 is already in use by \S+Dataset705_Heart; choose another --first-id"):
+        open_tiny_run(taught_project, first_id=704)
+    with pytest.raises(StateError, match="dataset id 713 is already in use"):
+        open_tiny_run(taught_project, first_id=712)
+    for _ in range(2):
+        assert open_tiny_run(taught_project, first_id=713).manifest.dataset_ids == [704, 714]  # nobody needs 713
+    run = open_tiny_run(taught_project)
+    write_student(run, 1)
+    assert grow_stage(run).dataset == "Dataset714_Tiny_f0s2"
+    assert open_tiny_run(taught_project, first_id=801).manifest.dataset_ids == [704, 714]  # all are written
+    assert [stage.dataset for stage in run.manifest.stages] == ["Dataset704_Tiny_f0s1", "Dataset714_Tiny_f0s2"]
+
+
+def test_other_ids_are_not_allotted_while_a_stage_is_written(taught_project: Project) -> None:
+    run = open_tiny_run(taught_project)
+    with changing_run(run.workspace), pytest.raises(StateError, match="another process is writing a stage"):
+        open_tiny_run(taught_project, first_id=703)
+    assert ids_and_fractions(run)[0] == [601, 602]
+
+
+def test_processes_that_need_more_ids_at_once_get_the_same(taught_project: Project) -> None:
+    """Parts of one array; who comes second waits, and takes what the first has allotted."""
+    run = open_tiny_run(taught_project, settings={"student.length.num_epochs": 4})
+    more, found = {"curriculum.fractions": [0.2, 0.5, 1.0]}, list[Any]()
+    second = threading.Thread(target=lambda: found.append(open_tiny_run(taught_project, settings=more)))
+    path = run.workspace / "manifest.json"
+    with allotting():
+        second.start()
+        second.join(timeout=2)
+        assert second.is_alive()
+        path.write_text(json.dumps({**json.loads(path.read_text()), "dataset_ids": [801, 802, 803]}))
+    second.join(timeout=60)
+    assert found[0].manifest.dataset_ids == ids_and_fractions(run)[0] == [801, 802, 803]
 
 
 def test_no_ids_left(taught_project: Project) -> None:

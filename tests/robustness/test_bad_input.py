@@ -46,8 +46,8 @@ def broken(begun: tuple[Project, Path], quiet_machine: None) -> Iterator[Project
     mend(project.raw.parent, sound)
 
 
-FINISHED = re.compile(r".*/evidence/held_out_f0(/lab_0\.b2nd)?")
-"""Whole evidence of a case, with which the same command continues."""
+FINISHED = re.compile(r".*/evidence/held_out_f0(/lab_0\.b2nd)?|.*__nnssl_fingerprints(/lab_0\.json)?")
+"""Whole evidence of a case, with which the same command continues, and the fingerprint of its image."""
 
 
 def everything_in(root: Path) -> dict[str, tuple[object, ...]]:

@@ -85,14 +85,12 @@ def test_a_missing_validation_is_named(fresh_project: Project, capsys: Any) -> N
     flags = [*CALL, "-f", "0", "1", "-u", str(fresh_project.unlabelled)]
     assert main(flags) == 0
     published = fresh_project.results / DATASET / f"{OUR_STUDENT}__{PLANS}__3d_fullres" / "fold_1" / "validation" / "summary.json"
-    content = json.loads(published.read_text())
-    published.unlink()
-    published.write_text(json.dumps({**content, "metric_per_case": content["metric_per_case"] * 2}))
+    student = next(fresh_project.results.glob("Dataset604_*/*/fold_1/validation/summary.json"))
+    kept = student.read_text()
+    student.write_text(json.dumps({**json.loads(kept), "metric_per_case": json.loads(kept)["metric_per_case"] * 2}))
     assert main(flags) == 2
     assert "fold 1: the teacher was validated on 1 cases, the student on 2" in capsys.readouterr().err
     published.unlink()
-    student = next(fresh_project.results.glob("Dataset604_*/*/fold_1/validation/summary.json"))
-    kept = student.read_text()
     student.unlink()
     assert main([*flags, "--status"]) == 0
     capsys.readouterr()

@@ -170,6 +170,15 @@ def test_every_predictor_stage_and_training_counts(project: Project) -> None:
     assert (both.pool, both.trainings) == (plain.pool, plain.trainings + final.trainings)
 
 
+def test_images_that_came_later_are_no_part_of_a_run(taught_project: Project) -> None:
+    asked = request(taught_project.setup())
+    before = estimate_disk(asked, len(POOL))
+    tiny_setup.open_tiny_run(taught_project)
+    later = estimate_disk(asked, 2 * len(POOL))
+    assert later.pool == 2 * before.pool
+    assert (later.evidence, later.stages) == (before.evidence, before.stages)
+
+
 def test_slices_of_a_2d_configuration_count(project: Project) -> None:
     setup = project.setup()
     two = {**setup.plans["configurations"]["2d"], "data_identifier": IDENTIFIER}

@@ -37,6 +37,7 @@ from tiny_setup import (
 )
 
 from nnunet_ssl.cli import pseudolabel, report, run
+from nnunet_ssl.data import image_fingerprints
 from nnunet_ssl.data.stage_dataset import CODE_POOL
 from nnunet_ssl.pseudolabel.accept import accept
 from nnunet_ssl.run import pipeline
@@ -68,6 +69,16 @@ def test_stages_from_predictions(project: Project, tmp_path: Path, capsys: Any) 
     for flags in (["--from-predictions", str(folder)], ["-tr", "predictions"]):
         assert "stage 1 is written (Dataset601_Tiny_f0s1); its student is not trained yet" in call(pseudolabel.main, capsys, *flags)
     assert "no run of fold 0 has begun" not in call(run.main, capsys, "-tr", "predictions", "--status")
+
+
+def test_no_image_is_read_to_see_that_predictions_are_taken(
+    project: Project, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once each of them was read."""
+    folder = write_predictions(tmp_path / "ensemble")
+    call(pseudolabel.main, capsys, "--from-predictions", str(folder))
+    monkeypatch.setattr(image_fingerprints, "fingerprint_of_values", lambda path: pytest.fail(f"{path} was read"))
+    assert "[done] predictions" in call(run.main, capsys, "--from-predictions", str(folder), "--status")
 
 
 def test_accepted_labels_enter_the_next_stage(taught_project: Project, tmp_path: Path, capsys: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ from tiny_setup import (
     POOL,
     Project,
     mtimes,
+    phantom,
     pretend_training,
     teacher_store,
     write_evidence,
+    write_image,
 )
 
+from nnunet_ssl.data.pool_index import load_pool
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.pseudolabel.publish import published_model
@@ -104,6 +108,56 @@ def test_whole_run_and_again(fresh_project: Project, trainings: list[Any], caplo
     assert [m for m in caplog.messages if "done before" in m] == [f"[{i}/7] {name}: done before" for i, name in enumerate(STEPS, 1)]
     assert everything(fresh_project) == before
     assert len(trainings) == 3
+
+
+def test_student_that_is_trained_anew_is_published(fresh_project: Project, trainings: list[Any]) -> None:
+    """As after a stage was written again and the fold of its student removed."""
+    asked = request(fresh_project)
+    execute(pipeline(asked))
+    run = asked.open()
+    student, model = run.student(2).checkpoint(0), published_model(run).checkpoint(0)
+    before = model.read_bytes()
+    shutil.rmtree(student.parent)
+    assert done(asked) == [True] * 5 + [False] * 2
+    execute(pipeline(asked))
+    assert len(trainings) == 4
+    assert model.read_bytes() == student.read_bytes() != before
+    assert done(asked) == [True] * 7
+
+
+def test_student_that_is_trained_over_by_hand_is_published(fresh_project: Project, trainings: list[Any]) -> None:
+    """Until then weights and figures stay those of one student: our trainers replace a checkpoint, nnU-Net writes its summary in place."""
+    asked = request(fresh_project)
+    execute(pipeline(asked))
+    run = asked.open()
+    student, model = run.student(2), published_model(run)
+    figures = model.validation_summary(0).read_text()
+    checkpoint = torch.load(student.checkpoint(0), weights_only=False)
+    for value in checkpoint["network_weights"].values():
+        value += 1
+    torch.save(checkpoint, student.checkpoint(0).with_name("anew"))
+    student.checkpoint(0).with_name("anew").replace(student.checkpoint(0))
+    assert done(asked) == [True] * 6 + [False]
+    execute(pipeline(asked))
+    student.validation_summary(0).write_text(json.dumps({"foreground_mean": {"Dice": 0.9}}))
+    assert model.validation_summary(0).read_text() == figures
+    assert done(asked) == [True] * 6 + [False]
+    execute(pipeline(asked))
+    assert model.checkpoint(0).read_bytes() == student.checkpoint(0).read_bytes()
+    assert model.validation_summary(0).read_text() == student.validation_summary(0).read_text() != figures
+    assert done(asked) == [True] * 7
+    assert len(trainings) == 3
+
+
+def test_published_copy_is_the_student(fresh_project: Project, trainings: list[Any]) -> None:
+    """Where file systems have no links, or results were copied to another machine."""
+    asked = request(fresh_project)
+    execute(pipeline(asked))
+    model = published_model(asked.open()).checkpoint(0)
+    content = model.read_bytes()
+    model.unlink()
+    model.write_bytes(content)
+    assert done(asked) == [True] * 7
 
 
 def test_run_continues_after_every_step(fresh_project: Project, trainings: list[Any]) -> None:
@@ -289,14 +343,27 @@ def test_student_before_its_stage(taught_project: Project) -> None:
         next(s for s in pipeline(request(taught_project)) if s.name == "train student 2").work()
 
 
-def test_changed_image_of_a_begun_run(fresh_project: Project) -> None:
+def test_image_that_comes_while_a_run_is_under_way(fresh_project: Project, trainings: list[Any], caplog: pytest.LogCaptureFixture) -> None:
+    """The same command takes it into the pool and goes on with the cases that the run began with."""
     asked = request(fresh_project)
     execute(pipeline(asked)[:3])
-    image = fresh_project.unlabelled / "new_0000.nii.gz"
-    (fresh_project.unlabelled / "pool_0_0000.nii.gz").rename(image)
+    write_image(phantom("pool_6")[0], fresh_project.unlabelled / "pool_6_0000.nii.gz")
     again = request(fresh_project)
     assert pipeline(again)[0].is_done() is False
-    with pytest.raises(StateError, match="6 pool cases, the prepared pool 6 or others"):
+    with caplog.at_level(logging.INFO, "nnunet_ssl"):
+        execute(pipeline(again)[:5])
+    assert load_pool(again.setup).case_ids == [*POOL, "pool_6"]
+    assert sorted(again.open().manifest.stages[1].cases) == POOL
+    assert sum("1 pool cases came later and are no part of this run" in message for message in caplog.messages) == 1
+
+
+def test_image_that_goes_while_a_run_is_under_way(fresh_project: Project) -> None:
+    asked = request(fresh_project)
+    execute(pipeline(asked)[:3])
+    (fresh_project.unlabelled / "pool_0_0000.nii.gz").rename(fresh_project.unlabelled / "new_0000.nii.gz")
+    again = request(fresh_project)
+    assert pipeline(again)[0].is_done() is False
+    with pytest.raises(StateError, match="has the pool case 'pool_0', which the prepared pool lacks"):
         execute(pipeline(again))
 
 

@@ -52,10 +52,10 @@ def stock_project(project: Project, folds: Sequence[int]) -> Project:
 def own_files(project: Project) -> tuple[dict[str, str], dict[str, int]]:
     """Contents and modification times of every file that nnU-Net has made of the labelled dataset.
 
-    The pool beside the preprocessed data and the workspaces inside the model are ours.
+    The pool and the fingerprints beside the preprocessed data and the workspaces inside the model are ours.
     """
-    times = mtimes(project.raw / DATASET, project.preprocessed / DATASET, STOCK.folder)
-    kept = {path: time for path, time in times.items() if Path(path).is_file() and "__pool_" not in path and "/nnssl/" not in path}
+    times, ours = mtimes(project.raw / DATASET, project.preprocessed / DATASET, STOCK.folder), ("__pool_", "__nnssl_", "/nnssl/")
+    kept = {path: time for path, time in times.items() if Path(path).is_file() and not any(part in path for part in ours)}
     return digests([Path(path) for path in kept]), kept
 
 

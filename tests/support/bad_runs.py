@@ -40,7 +40,7 @@ def in_model(name: str) -> Callable[[Project], Path]:
 
 
 def in_pool(name: str) -> Callable[[Project], Path]:
-    return lambda project: next(path for path in (project.preprocessed / DATASET).glob("*__pool_*") if path.is_dir()) / name
+    return lambda project: next((project.preprocessed / DATASET).glob("*__pool_*[0-9a-f]")) / name
 
 
 def in_data(name: str) -> Callable[[Project], Path]:
@@ -210,7 +210,17 @@ POOLS = [
         (
             "a pool of other cases than the run's",
             lambda p: (edited(pool_index, lambda i: without("pool_0")(i["cases"]))(p), workspace(p))[1],
-            "pool cases",
+            "which the prepared pool lacks",
+        ),
+        (
+            "a pool index whose skipped cases have no reason",
+            edited(pool_index, lambda i: i.update(skipped={"x": 1})),
+            "run nnssl_prepare again",
+        ),
+        (
+            "a pool index whose cases set aside are a list",
+            edited(pool_index, lambda i: i.update(set_aside=["x"])),
+            "run nnssl_prepare again",
         ),
         ("a preprocessed pool image that is missing", gone(in_pool("pool_2.b2nd")), "run nnssl_prepare again"),
         ("a preprocessed pool segmentation that was cut off", cut(in_pool("pool_2_seg.b2nd")), "preprocess the case again"),

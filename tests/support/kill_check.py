@@ -233,6 +233,8 @@ def contents(root: Path) -> dict[str, str]:
 def _digest(path: Path) -> str:
     if path.name in ("debug.json", "report.html", "stages.csv", "epochs.csv") or path.suffix == ".png":
         return "there"
+    if path.parent.name.endswith("__nnssl_fingerprints"):
+        return json.loads(path.read_text())["fingerprint"]  # beside it stands when the image was written
     if re.search(r"/nnUNetPlans_[^/]*/[a-z]+_\d\.b2nd$", str(path)):
         import blosc2  # nnU-Net compresses images by several threads, whose blocks lie in any order
 

@@ -75,9 +75,10 @@ def check(loss: DualLoss, output: Tensor, target: Tensor, extra: Tensor) -> Tens
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_labelled_voxel(kind: str) -> None:
-    """The labelled sample is all ignore label: nothing of it teaches, the pool's sample goes on teaching."""
-    output, target, extra = batch(kind, ignore=True)
+@pytest.mark.parametrize("confidence", [0.3, 0.9])
+def test_no_labelled_voxel(kind: str, confidence: float) -> None:
+    """The labelled sample is all ignore label: nothing of it teaches, the pool's sample goes on teaching, or unlearning."""
+    output, target, extra = batch(kind, ignore=True, confidence=confidence)
     extra[0, 0] = CODE_PADDING
     if kind == "regions":
         target[0, -1] = 1
@@ -88,6 +89,23 @@ def test_no_labelled_voxel(kind: str) -> None:
     assert torch.equal(output.grad[0], torch.zeros_like(output.grad[0]))
     assert output.grad[1].abs().sum() > 0
     assert torch.isfinite(loss.last_terms["loss_supervised"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_labelled_voxels_the_last_factor_of_the_cap_stays(kind: str) -> None:
+    loss = loss_of(kind, ignore=True, unlearning_gradient_ratio=0.01)
+    output, target, extra = batch(kind, ignore=True, confidence=0.3)
+    check(loss, output, target, extra)
+    ratio, measured = loss.last_terms["unlearning_gradient_ratio"], output.grad[1].clone()
+    assert ratio > 0.01  # it was held
+    output, target, extra = batch(kind, ignore=True, confidence=0.3)
+    if kind == "regions":
+        target[0, -1] = 1
+    else:
+        target[0] = IGNORE
+    check(loss, output, target, extra)
+    torch.testing.assert_close(output.grad[1], measured)
+    assert loss.last_terms["unlearning_gradient_ratio"].isnan()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -37,7 +37,14 @@ def test_mean_variance_over_regions_by_hand() -> None:
     assert found.item()
 
 
-def network() -> TransASPPUNet:
+def test_variance_of_each_region_by_hand() -> None:
+    samples: Any = Listed([torch.tensor([0.6, 0.0]).view(1, 2, 1, 1), torch.tensor([0.2, 0.0]).view(1, 2, 1, 1)], has_regions=True)
+    variance, found = sample_variance(samples, torch.zeros(1, 1, 1, 1), num_channels=2)
+    torch.testing.assert_close(variance.flatten(), torch.tensor([0.04, 0.0]))
+    assert found.flatten().tolist() == [True, True]  # the band is that of all regions together
+
+
+def network(**options: Any) -> TransASPPUNet:
     torch.manual_seed(0)
     return TransASPPUNet(
         input_channels=1,
@@ -53,7 +60,23 @@ def network() -> TransASPPUNet:
         nonlin=torch.nn.ReLU,
         deep_supervision=True,
         decoder_dropout=0.5,
+        **options,
     )
+
+
+def test_a_head_with_a_channel_a_region_learns_each() -> None:
+    net = network(num_uncertainty_channels=2).train()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, nesterov=True)
+    here = torch.zeros(2, 1, 2, 16, 16)
+    here[:, :, 0] = torch.tensor([0.1, 0.9]).view(2, 1, 1, 1)  # samples differ in the first region alone
+    samples: Any = Listed(list(here), has_regions=True)
+    phase = UncertaintyDistillation(net, sampler=samples, kind="variance", optimizer=optimizer, grad_scaler=None)
+    images = torch.randn(1, 1, 16, 16)
+    for _ in range(30):
+        phase.step(images)
+    with torch.no_grad(), net.sampling(False):
+        log_variance = net.eval().decode_with_uncertainty(net.encode(images))[1][0]
+    assert log_variance[0].mean() > log_variance[1].mean() + 0.5
 
 
 def test_the_head_learns_and_nothing_else_moves() -> None:
