@@ -62,7 +62,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, several_folds: bool = 
         nargs="+",
         type=fold_argument,
         metavar="FOLD",
-        help="with -f all: folds of the teacher whose evidence is averaged (default: all, so that one has not seen each label)",
+        help="with -f all: folds of the teacher whose evidence is averaged (default: every fold of the splits, so that one has not seen "
+        "each label); 'all' is a single teacher of all labels, which leaves nothing to calibrate on",
     )
     parser.add_argument("--student-tr", metavar="TRAINER", help="the student's trainer (default: the one with the teacher's network)")
     parser.add_argument(
@@ -81,8 +82,8 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=(),
         metavar="FOLDER",
-        help="folder(s) of .npz probabilities of the pool, as nnUNetv2_predict and nnUNetv2_ensemble save them: they are the teacher, "
-        "several folders its samples",
+        help="folder(s) of .npz probabilities of the pool, as nnUNetv2_predict --save_probabilities and nnUNetv2_ensemble --save_npz write "
+        "them: they are the teacher, several folders its samples",
     )
     parser.add_argument(
         "--accept",
@@ -180,7 +181,11 @@ def add_method_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--stages", nargs="+", type=float, metavar="K", help="fractions of the pool per stage, increasing, e.g. 0.2 0.5 1.0")
     group.add_argument("--schedule", choices=SCHEDULES, help="fractions as given, or faster the less the labels still change")
     group.add_argument("--order", choices=ORDERS, help="order in which cases enter")
-    group.add_argument("--confidence", choices=CONFIDENCES, help="voxel confidence: calibrated on held-out cases, or the paper's")
+    group.add_argument(
+        "--confidence",
+        choices=CONFIDENCES,
+        help="voxel confidence: calibrated on held-out cases, or the paper's; auto: calibrated with -f all",
+    )
     group.add_argument("--case-score", choices=CASE_SCORES, help="score that ranks the cases")
     group.add_argument("--num-samples", type=int, metavar="K", help="stochastic samples per case")
     group.add_argument("--unlearning", choices=UNLEARNING_MODES, help="form of the unlearning term")

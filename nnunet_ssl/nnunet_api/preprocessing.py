@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from nnunet_ssl.nnunet_api.grid import same_grid
 from nnunet_ssl.nnunet_api.image_header import check_image_file, fits_memory, quiet_itk
 from nnunet_ssl.nnunet_api.plain_pickle import read_plain_pickle
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
+
+logger = logging.getLogger(__name__)
 
 PARTS = (".b2nd", "_seg.b2nd", ".pkl")
 """Files of a preprocessed case, the properties last: a case whose .pkl exists is whole."""
@@ -43,7 +46,8 @@ def check_case(case: str, images: list[str], plans: dict[str, object], configura
     manager = PlansManager(plans)
     reader = manager.image_reader_writer_class()
     first: tuple[str, np.ndarray, dict[str, object]] | None = None
-    any_content, is_label, num_channels = False, True, 0
+    empty: list[str] = []
+    is_label, num_channels = True, 0
     for path in images:
         try:
             check_image_file(path)
@@ -54,13 +58,14 @@ def check_case(case: str, images: list[str], plans: dict[str, object], configura
             raise unreadable(case, path, error) from error
         if not np.isfinite(stored).all():
             raise InputError(f"case '{case}': {path} has {int((~np.isfinite(stored)).sum())} NaN or infinite voxels; repair or remove it.")
-        any_content, num_channels = any_content or bool(np.any(data)), num_channels + len(data)
+        empty += [path] if not np.any(data) else []
+        num_channels += len(data)
         is_label = is_label and _holds_labels_alone(data, labels)
         if first is None:
             first = (path, data, properties)
         else:
             _check_same_geometry(case, first, (path, data, properties))
-    if not any_content:
+    if len(empty) == len(images):
         raise InputError(f"case '{case}': every voxel of {images[0]} is zero; remove it.")
     if num_channels != (expected := len(manager.foreground_intensity_properties_per_channel)):
         raise InputError(
@@ -69,6 +74,9 @@ def check_case(case: str, images: list[str], plans: dict[str, object], configura
         )
     if is_label:
         raise InputError(f"case '{case}': {images[0]} holds nothing but label values, a label under the name of an image; remove it.")
+    if empty:
+        message = "case '%s': every voxel of %s is zero; a channel that is missing is labelled as if it were an image"
+        logger.warning(message, case, empty[0])
     if first is not None:
         _check_resampled_size(case, first, manager.get_configuration(configuration).spacing, manager.transpose_forward, num_channels)
 

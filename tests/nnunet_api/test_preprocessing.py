@@ -47,8 +47,11 @@ def test_surplus_channel_is_refused(project: Project, tmp_path: Path) -> None:
         check_case("c", write_channels(tmp_path, IMAGE, IMAGE), project.setup().plans, CONFIGURATION, [0, 1, 2])
 
 
-def test_one_empty_channel_is_no_reason(project: Project, tmp_path: Path) -> None:
-    check_case("c", write_channels(tmp_path, np.zeros_like(IMAGE), IMAGE), of_two_channels(project), CONFIGURATION, [0, 1, 2])
+def test_one_empty_channel_is_named(project: Project, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    check_case("c", write_channels(tmp_path, IMAGE, np.zeros_like(IMAGE)), of_two_channels(project), CONFIGURATION, [0, 1, 2])
+    (record,) = caplog.records
+    assert "case 'c': every voxel of" in record.getMessage()
+    assert "c_0001.nii.gz is zero; a channel that is missing is labelled as if it were an image" in record.getMessage()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
