@@ -47,7 +47,10 @@ def parser() -> argparse.ArgumentParser:
     add_device_argument(made)
     made.add_argument("--rescore", action="store_true", help="rank from stored evidence, predict nothing")
     made.add_argument(
-        "--stage", type=int, metavar="T", help="write stage T, which was written before, again: its files are lost or damaged"
+        "--stage",
+        type=int,
+        metavar="T",
+        help="write stage T, which was written before, again: its files are lost or damaged, or it is to have other settings",
     )
     add_part_arguments(made, "gather the evidence")
     add_dask_argument(made, "gather the evidence")

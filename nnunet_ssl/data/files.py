@@ -61,6 +61,12 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that it is never there in part: it loses its name first, and what a killed process leaves of it is a leftover."""
+    with temporary_folder(folder.parent) as removed:
+        os.rename(folder, removed / folder.name)
+
+
 def remove_leftovers(parent: Path) -> None:
     """Remove temporary files and folders that a killed process left in `parent`; those of a process that still runs are its own."""
     for leftover in sorted(parent.glob(f"{TEMPORARY_PREFIX}*")):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nnunet_ssl.data.files import write_json
 from nnunet_ssl.data.pool_index import PoolIndex
-from nnunet_ssl.errors import InputError, NnsslError, StateError
+from nnunet_ssl.errors import InputError, StateError
 from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.schemas import schema_of
@@ -124,13 +124,16 @@ def _groups_of_folders(pool: PoolIndex) -> dict[str, str]:
 def keep_groups(pool: PoolIndex, groups: Mapping[str, str]) -> None:
     """Keep groups beside the pool, for the trainings and runs that begin from now on; nothing is kept where there are none.
 
-    Those of cases that the pool skips, since they came after a run began, stay as they are.
+    Those of cases that the pool skips, since they came after a run began, stay as they are. A damaged file is replaced.
+
+    Raises:
+        StateError: if the file is of a newer schema.
     """
     path = groups_file(pool.folder)
     if not groups:
         path.unlink(missing_ok=True)
         return
-    kept = kept_groups(pool.folder)
+    kept = _read_groups(path) or {}
     content = {**{case: group for case, group in kept.items() if case in pool.skipped}, **groups}
     if content != kept:
         write_json(path, {"schema": SCHEMA, "groups": content})
@@ -152,16 +155,24 @@ def kept_groups(pool_folder: Path) -> dict[str, str]:
         StateError: if the file is damaged or of a newer schema.
     """
     path = groups_file(pool_folder)
+    groups = _read_groups(path)
+    if groups is None:
+        raise StateError(f"{path} is damaged; give --groups to nnssl_prepare again.")
+    return groups
+
+
+def _read_groups(path: Path) -> dict[str, str] | None:
+    """Groups in a file, empty where there is none; None where it is damaged."""
     if not path.is_file():
         return {}
     try:
         content = read_json(path)
-    except NnsslError as error:
-        raise StateError(f"{path} is damaged; give --groups to nnssl_prepare again.") from error
+    except InputError:
+        return None
     schema_of(content, SCHEMA, path)
     groups = content.get("groups")
     if not isinstance(groups, dict) or not all(isinstance(group, str) for group in groups.values()):
-        raise StateError(f"{path} is damaged; give --groups to nnssl_prepare again.")
+        return None
     return groups
 
 

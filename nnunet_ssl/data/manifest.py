@@ -17,6 +17,10 @@ from nnunet_ssl.schemas import schema_of
 SCHEMA = 4
 
 
+KEPT_BY_STAGES = ("agreement.", "evidence.case_score")
+"""Beginnings of settings that decided which cases a stage has and whose labels, which it keeps when it is written again."""
+
+
 @dataclass(frozen=True)
 class PredictionsRecord:
     """Predictions from elsewhere that are the teacher of a run; their fingerprint is the teacher's."""

@@ -6,7 +6,6 @@ import copy
 import json
 import os
 import pickle
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from nnunet_ssl.confidence.quantise import share_to_int16
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.accepted_labels import AcceptedFiles, accepted_files, link_label
-from nnunet_ssl.data.files import link, remove_leftovers, temporary_folder, write_json
+from nnunet_ssl.data.files import link, remove_folder, remove_leftovers, temporary_folder, write_json
 from nnunet_ssl.data.pool_images import refuse_labelled
 from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.data.whole_array import array_bytes, write_bytes
@@ -103,17 +102,23 @@ def read_sidecar(folder: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def check_stage_place(name: str, workspace: str) -> None:
-    """See that a stage may be written under a name: free, or an earlier attempt of the same run.
+def check_stage_place(name: str, workspace: str, *, is_written: bool = False) -> None:
+    """See that a stage may be written under a name: free, or the same run's already. The sidecar of one half speaks for both.
+
+    Args:
+        name: stage dataset name.
+        workspace: of the run.
+        is_written: whether the run's manifest has this stage, so that what has lost both sidecars is the run's all the same.
 
     Raises:
         StateError: if a dataset of another origin holds the id.
     """
-    number = name[:10]
-    for root in (raw_root(), preprocessed_root()):
+    number, roots = name[:10], (raw_root(), preprocessed_root())
+    owners = {(read_sidecar(root / name) or {}).get("workspace") for root in roots} - {None}
+    is_ours = owners == {workspace} or (is_written and not owners)
+    for root in roots:
         for found in sorted(root.glob(f"{number}_*")):
-            sidecar = read_sidecar(found)
-            if found.name != name or sidecar is None or sidecar.get("workspace") != workspace:
+            if found.name != name or not is_ours:
                 raise StateError(
                     f"the dataset id {int(number[7:])} is already in use by {found}; move it away, or give the stages that are not written "
                     "other ids with --first-id."
@@ -127,7 +132,14 @@ def stage_is_whole(name: str, sidecar: StageSidecar) -> bool:
 
 
 def write_stage(
-    name: str, setup: NnunetSetup, pool: PoolIndex, method: MethodConfig, sidecar: StageSidecar, pseudo_cases: Iterable[PseudoCase]
+    name: str,
+    setup: NnunetSetup,
+    pool: PoolIndex,
+    method: MethodConfig,
+    sidecar: StageSidecar,
+    pseudo_cases: Iterable[PseudoCase],
+    *,
+    is_written: bool = False,
 ) -> None:
     """Write a stage dataset, raw and preprocessed; each half appears under its name only when it is whole.
 
@@ -138,19 +150,20 @@ def write_stage(
         method: settings, stored in the stage's plans.
         sidecar: provenance.
         pseudo_cases: one per pool case of the stage, made while they are written so that one case is in memory at a time.
+        is_written: as `check_stage_place` takes it.
 
     Raises:
         StateError: if the id is in use by something else.
         InputError: if a case of the pool is a labelled case as well.
     """
-    check_stage_place(name, sidecar.workspace)
+    check_stage_place(name, sidecar.workspace, is_written=is_written)
     refuse_labelled(pool.images, setup)
     for root in (raw_root(), preprocessed_root()):
         remove_leftovers(root)
         if (root / name).is_symlink():
             (root / name).unlink()  # what it points to is not ours to remove
         elif (root / name).exists():
-            shutil.rmtree(root / name)
+            remove_folder(root / name)
     with temporary_folder(raw_root()) as raw_tmp, temporary_folder(preprocessed_root()) as pre_tmp:
         raw, pre = raw_tmp / "stage", pre_tmp / "stage"
         writer = _StageWriter(name, setup, pool, method, sidecar, raw, pre)

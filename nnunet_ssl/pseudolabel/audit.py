@@ -172,7 +172,7 @@ def _scores_of_single_folds(run: Run, study: HeldOutStudy | None, scored: Sequen
 
 
 def _features(run: Run, scored: Sequence[ScoredCase]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Images of all labelled cases against the pool's, and manual foreground against predicted foreground."""
+    """Images of all labelled cases against the pool's, and manual foreground, where a case is annotated as a whole, against predicted."""
     cases = list(run.setup.labelled_cases)
     labelled = image_features(run.setup.data_folder, cases, label="labelled images")
     pool = image_features(run.pool.folder, run.pseudo_cases, label="pool images")
@@ -183,6 +183,9 @@ def _features(run: Run, scored: Sequence[ScoredCase]) -> tuple[dict[str, list[fl
 
 
 def _foreground_voxels(run: Run, case: str) -> float:
+    """NaN for a case that is annotated in part: how much foreground it has, nobody knows."""
     label = manual_label(run.setup, case)
+    if (label.nonzero & ~label.valid).any():
+        return np.nan
     inside = label.truth.any(axis=0) if run.setup.has_regions else label.truth > 0
     return float((inside & label.valid).sum())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -13,18 +12,19 @@ from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.controls import CONTROLS
 from nnunet_ssl.data.accepted_labels import FOLDER as ACCEPTED
 from nnunet_ssl.data.files import link, remove_leftovers, write_json
+from nnunet_ssl.data.held_out_use import uses_held_out
 from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.data.overlay import keep_other_configurations, preset_plans_name
 from nnunet_ssl.data.workspace_lock import make_lock
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
-from nnunet_ssl.locations import ModelLocation, preprocessed_root
+from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint
 from nnunet_ssl.nnunet_api.external_trainers import find_trainer
 from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.nnunet_api.load_setup import load_setup
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
+from nnunet_ssl.pseudolabel.changed_settings import changed_settings
 from nnunet_ssl.pseudolabel.dataset_ids import allot_ids, allotting
-from nnunet_ssl.pseudolabel.held_out_study import uses_held_out
 from nnunet_ssl.pseudolabel.run import Run
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,8 @@ def control_method(run: Run, name: str) -> MethodConfig:
     if why := _why_the_same(run, method, changed, name):
         raise ConfigError(f"--control {name}: there is nothing to compare, since {why}.")
     if name == "all-at-once":  # one stage, with the steps of all
-        return changed.with_settings({"curriculum.schedule": "fixed"})
+        total = sum(stage.num_epochs for stage in run.manifest.stages)
+        return changed.with_settings({"curriculum.schedule": "fixed", "student.length.num_epochs": total})
     if _stages(changed) != _stages_as_written(run.manifest):
         changed = changed.with_settings(_as_it_went(run.manifest))
     if _stages(changed) != _stages_as_written(run.manifest):
@@ -55,18 +56,21 @@ def control_method(run: Run, name: str) -> MethodConfig:
 
 def _why_the_same(run: Run, method: MethodConfig, changed: MethodConfig, name: str) -> str | None:
     """Why a control would be the run again, in a clause; None where it would not."""
+    stages = run.manifest.stages
     if changed == method:
         return f"the run has these settings itself ({', '.join(CONTROLS[name])})"
     if all(_is_unused(path, run.manifest.student_trainer) for path in CONTROLS[name]):
         return f"{run.manifest.student_trainer} does not use {', '.join(CONTROLS[name])}"
     if name == "no-calibration" and not (uses_held_out(method, run.fold) and run.held_out_cases):
         return "no held-out cases calibrate the confidence of this run"
-    if name == "no-agreement" and len(run.manifest.stages) == 1:
-        return "the run has one stage, whose labels are the teacher's alone"
-    if name == "all-at-once" and len(run.manifest.stages) == 1:
+    if name == "no-agreement" and not any(stage.agreement_weight for stage in stages):
+        return "the labels of every stage of the run are the teacher's alone"
+    if name == "all-at-once" and len(stages) == 1:
         return "the run has one stage itself"
-    if name == "random-order" and [stage.fraction for stage in run.manifest.stages] == [1.0]:
+    if name == "random-order" and [stage.fraction for stage in stages] == [1.0]:
         return "the run has one stage with the whole pool"
+    if name == "random-order" and all(stage.order == "random" for stage in stages):
+        return "held-out cases refute its ranking, so that its cases entered in random order"
     return None
 
 
@@ -105,21 +109,8 @@ def _as_it_went(manifest: Manifest) -> dict[str, Any]:
 
 def _warn_of_changed_settings(run: Run) -> None:
     """Say it where settings changed between the run's stages; the control has the last ones throughout."""
-    sections = [section for stage in run.manifest.stages if (section := _settings_of_stage(run, stage.stage)) is not None]
-    for before, after in itertools.pairwise(sections):
-        if changed := sorted(path for path, value in after.items() if before.get(path) != value):
-            logger.warning("%s changed on the way of the run; its control has the last value from the first stage on", ", ".join(changed))
-            return
-
-
-def _settings_of_stage(run: Run, stage: int) -> dict[str, Any] | None:
-    """Settings of the student that a stage was written with, but for thresholds, which held-out cases may decide; None where it is gone."""
-    path = preprocessed_root() / run.stage_name(stage) / f"{run.setup.plans_name}.json"
-    if not path.is_file():
-        return None
-    section = read_json(path)["configurations"][run.setup.configuration]["nnssl"]
-    settings = MethodConfig.from_dict(section).by_path().items()
-    return {name: value for name, value in settings if name.startswith("student.") and name != "student.tau"}
+    if changed := changed_settings(run):
+        logger.warning("%s changed on the way of the run; its control has the last value from the first stage on", ", ".join(changed))
 
 
 def control_plans_name(plans: str, name: str) -> str:

@@ -32,7 +32,7 @@ def allot_ids(count: int, first_id: int | None, *, own: Collection[str] = (), wr
     Args:
         count: ids in the block.
         first_id: the first one; None takes the first free block from 601.
-        own: names of the stage datasets that the run has ids for already.
+        own: names of the stage datasets that the run has ids for already, and that are not written.
         written: ids at the beginning of the block that nobody needs.
 
     Raises:
@@ -55,7 +55,7 @@ def allot_ids(count: int, first_id: int | None, *, own: Collection[str] = (), wr
 
 
 def _taken(own: Collection[str]) -> dict[int, Path]:
-    """Ids in use, and the folder or the manifest that has each of them; those of a run's own stage datasets are not."""
+    """Ids in use, and the folder or the manifest that has each of them; those that the run has for stages that are not written are free."""
     taken = {
         dataset_number(folder.name): folder
         for root in (raw_root(), preprocessed_root(), results_root())

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
+from nnunet_ssl.data.held_out_use import uses_held_out
 from nnunet_ssl.machines.engine import Engine
 from nnunet_ssl.machines.part import Part
 from nnunet_ssl.pseudolabel.grow import gather_all_evidence, labelling_student
-from nnunet_ssl.pseudolabel.held_out_study import uses_held_out
 from nnunet_ssl.pseudolabel.run import Run
 
 

@@ -12,6 +12,7 @@ import torch
 from nnunet_ssl.confidence.curriculum import next_fraction, select
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.files import remove_leftovers
+from nnunet_ssl.data.held_out_use import uses_held_out
 from nnunet_ssl.data.manifest import StageRecord
 from nnunet_ssl.data.spread import spread
 from nnunet_ssl.data.stage_dataset import PseudoCase, StageSidecar, read_sidecar, stage_is_whole, write_stage
@@ -23,12 +24,11 @@ from nnunet_ssl.machines.engine import Engine
 from nnunet_ssl.machines.part import WHOLE, Part
 from nnunet_ssl.nnunet_api.preprocessing import load_properties
 from nnunet_ssl.pseudolabel.gather import gather_held_out_evidence, gather_student_evidence, gather_teacher_evidence
-from nnunet_ssl.pseudolabel.held_out_study import uses_held_out
 from nnunet_ssl.pseudolabel.in_force import SettingsInForce, in_force
 from nnunet_ssl.pseudolabel.label_change import ChangeReport
 from nnunet_ssl.pseudolabel.label_source import LabelSource, choose_source, labels_of, source_of
 from nnunet_ssl.pseudolabel.pool_labels import PoolLabels
-from nnunet_ssl.pseudolabel.ranking import ScoredCase, rank_pool, score_pool, write_ranking
+from nnunet_ssl.pseudolabel.ranking import ScoredCase, confident_share, rank_pool, score_pool, write_ranking
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.pseudolabel.student_start import resolve_start
 from nnunet_ssl.schemas import SIDECAR
@@ -164,7 +164,8 @@ def write_dataset(run: Run, stage: int, labels: PoolLabels, sidecar: StageSideca
     sizes = [pseudo_case_bytes(pseudo_case(c), run.setup, load_properties(run.pool.folder, c)) for c in spread(chosen, _MEASURED_CASES)]
     needed = frame_bytes(run.setup, len(chosen)).plus(mean_of(sizes).times(len(chosen)) if sizes else NOTHING)
     require_free_together(needed.by_folder, f"stage {stage} ({len(chosen)} pool cases)")
-    write_stage(run.stage_name(stage), run.setup, run.pool, method, sidecar, map(pseudo_case, chosen))
+    is_written = stage <= len(run.manifest.stages)
+    write_stage(run.stage_name(stage), run.setup, run.pool, method, sidecar, map(pseudo_case, chosen), is_written=is_written)
 
 
 def stage_sidecar(
@@ -238,9 +239,6 @@ def _record(
     of_chosen = [s for s in scored if s.case in chosen]
     scores = [s.scores[method.evidence.case_score] for s in of_chosen]
     known = [score for score in scores if score is not None]
-    voxels = sum(s.foreground_voxels for s in of_chosen)
-    confident = sum(s.foreground_voxels * s.confident_share for s in of_chosen if s.confident_share is not None)
-    tau = method.student.fixed_tau
     return StageRecord(
         stage=sidecar.stage,
         dataset=dataset,
@@ -250,13 +248,13 @@ def _record(
         num_epochs=sidecar.num_epochs,
         case_score=method.evidence.case_score,
         order=method.curriculum.order,
-        tau=list(tau) if isinstance(tau, tuple) else tau,
+        tau=now.tau,
         calibration=now.calibration,
         agreement_weight=source.weight,
         label_stage=source.student_stage,
         kept_previous=source.kept_previous,
         score_range=(float(np.min(known)), float(np.max(known))) if known else None,
-        share_confident=float(confident / voxels) if voxels else 0.0,
+        share_confident=confident_share(of_chosen),
         change=change.per_class if change is not None else None,
         seconds=seconds,
         accepted=sidecar.accepted,

@@ -19,7 +19,6 @@ from nnunet_ssl.confidence.held_out import HeldOutCounts, count_held_out
 from nnunet_ssl.confidence.prediction_counts import PredictionCounts, count_predictions
 from nnunet_ssl.confidence.ranking_proof import RankingChoice, prove_ranking
 from nnunet_ssl.confidence.thresholds import UnlearningGate, blind_classes, class_thresholds, unlearning_gate
-from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.nnunet_api.region_labels import written_regions
 from nnunet_ssl.pseudolabel.manual_labels import ManualLabel, manual_label
 from nnunet_ssl.pseudolabel.run import Run
@@ -105,11 +104,6 @@ class _Observed:
     fold: int | str
     evidence: Evidence
     label: ManualLabel
-
-
-def uses_held_out(method: MethodConfig, fold: int | str) -> bool:
-    """Whether held-out cases decide about labels: not in fold mode, where the figures stand on these very cases, unless asked for."""
-    return method.evidence.confidence == "calibrated" or (method.evidence.confidence == "auto" and fold == "all")
 
 
 def study_held_out(run: Run) -> HeldOutStudy | None:

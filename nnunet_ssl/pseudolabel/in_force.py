@@ -9,8 +9,9 @@ from typing import Any
 from nnunet_ssl.confidence.case_scores import STAND_INS
 from nnunet_ssl.config import CaseScore, MethodConfig
 from nnunet_ssl.data.files import write_json
+from nnunet_ssl.data.held_out_use import uses_held_out
 from nnunet_ssl.locations import STUDY_FILE
-from nnunet_ssl.pseudolabel.held_out_study import HeldOutStudy, study_held_out, uses_held_out
+from nnunet_ssl.pseudolabel.held_out_study import HeldOutStudy, study_held_out
 from nnunet_ssl.pseudolabel.run import Run
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,12 @@ class SettingsInForce:
     """Settings, with the thresholds, the case score and the order in force."""
     study: HeldOutStudy | None
     """What held-out cases say; None where they do not decide."""
+
+    @property
+    def tau(self) -> float | list[float]:
+        """The threshold, or one per class (region)."""
+        tau = self.method.student.fixed_tau
+        return list(tau) if isinstance(tau, tuple) else tau
 
     @property
     def calibration(self) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
 import json
 import logging
 import shutil
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from nnunet_ssl.data.files import OWN_PREFIX, link, remove_leftovers, replacing, write_json
 from nnunet_ssl.data.manifest import Manifest
+from nnunet_ssl.data.published_student import is_student_published, place_of_student, relative_workspace
 from nnunet_ssl.disk import require_free
 from nnunet_ssl.errors import SetupError, StateError
 from nnunet_ssl.locations import PUBLISHED_MARKER, ModelLocation, fold_name, results_root
@@ -22,39 +22,18 @@ from nnunet_ssl.schemas import PUBLISHED
 
 logger = logging.getLogger(__name__)
 
-_REWRITTEN = ("summary.json", "debug.json", "progress.png")
-"""Files that nnU-Net writes in place when a student is trained anew; a link would show its new figures beside the old weights."""
+_REWRITTEN = ("validation", "debug.json", "progress.png")
+"""What nnU-Net writes in place when a student is trained or validated anew; links would show new figures and labels beside old weights."""
 
 
 def published_model(run: Run) -> ModelLocation:
     """Where the published model stands."""
-    return _model_of(run.manifest)
-
-
-def _model_of(manifest: Manifest) -> ModelLocation:
-    return ModelLocation(
-        dataset=manifest.dataset, trainer=manifest.student_trainer, plans=manifest.plans, configuration=manifest.configuration
-    )
+    return place_of_student(run.manifest)
 
 
 def is_published(run: Run) -> bool:
-    """Whether the model's fold is this run's last student as it is now; one from before it was trained anew, or validated, is not."""
-    model = published_model(run)
-    marker = model.fold_folder(run.fold) / PUBLISHED_MARKER
-    if not (run.manifest.published and marker.is_file() and read_json(marker).get("workspace") == _relative_workspace(run)):
-        return False
-    student = run.student(run.manifest.stages[-1].stage)
-    if not _are_same(student.checkpoint(run.fold), model.checkpoint(run.fold)):
-        return False
-    summary = student.validation_summary(run.fold)
-    return not summary.is_file() or _are_same(summary, model.validation_summary(run.fold))
-
-
-def _are_same(student: Path, published: Path) -> bool:
-    """Whether both files are there with the same content."""
-    if not (student.is_file() and published.is_file()):
-        return False
-    return student.samefile(published) or filecmp.cmp(student, published, shallow=False)
+    """See `is_student_published`."""
+    return is_student_published(run.manifest, run.workspace)
 
 
 def warn_of_other_run(run: Run) -> None:
@@ -75,16 +54,12 @@ def _other_run(run: Run) -> Path | None:
     model = published_model(run)
     marker = model.fold_folder(run.fold) / PUBLISHED_MARKER
     named = read_json(marker).get("workspace") if marker.is_file() else None
-    if named in (None, _relative_workspace(run)):  # a marker of the first version may name none
+    if named in (None, relative_workspace(run.workspace)):  # a marker of the first version may name none
         return None
     check_relative_path(named, "workspace", marker)
     workspace = results_root() / named
     other = Manifest.load(workspace)
-    return workspace if other is not None and (_model_of(other), other.fold) == (model, run.fold) else None
-
-
-def _relative_workspace(run: Run) -> str:
-    return run.workspace.relative_to(results_root()).as_posix()
+    return workspace if other is not None and (place_of_student(other), other.fold) == (model, run.fold) else None
 
 
 def publish(run: Run) -> ModelLocation:
@@ -122,14 +97,14 @@ def _publish(run: Run) -> ModelLocation:
     for folder in (fold, target.folder, run.workspace):
         remove_leftovers(folder)
     plans = {**read_json(student.folder / "plans.json"), "dataset_name": run.setup.dataset}
-    copied = sum(path.stat().st_size for path in source.rglob("*") if path.name in _REWRITTEN)
+    copied = sum(path.stat().st_size for path in source.rglob("*") if path.is_file() and _is_rewritten(path, source))
     written = sum(len(json.dumps(content, indent=2)) for content in (plans, run.setup.dataset_json))
     require_free(fold, copied + written, "the published model")
     # the marker comes first, so that a publication that was cut off is known as ours
     marker = {
         "schema": PUBLISHED,
         "student": f"{student.dataset}/{student.name}/{fold_name(run.fold)}",
-        "workspace": _relative_workspace(run),
+        "workspace": relative_workspace(run.workspace),
         "teacher_fingerprint": run.manifest.teacher_fingerprint,
     }
     write_json(fold / PUBLISHED_MARKER, marker)
@@ -145,7 +120,7 @@ def _publish(run: Run) -> ModelLocation:
 
 
 def _link_tree(source: Path, target: Path) -> None:
-    """Link checkpoints, logs and the validation folder, but for small files, which are copied; those of an earlier publication make way."""
+    """Link checkpoints and logs, copy what nnU-Net writes in place; files of an earlier publication make way."""
     for path in sorted(source.rglob("*")):
         if path.name.startswith(OWN_PREFIX):
             continue
@@ -154,9 +129,13 @@ def _link_tree(source: Path, target: Path) -> None:
             place.mkdir(parents=True, exist_ok=True)
             continue
         place.parent.mkdir(parents=True, exist_ok=True)
-        if path.name in _REWRITTEN:
+        if _is_rewritten(path, source):
             with replacing(place) as temporary:
                 shutil.copyfile(path, temporary)
             continue
         place.unlink(missing_ok=True)
         link(path, place)
+
+
+def _is_rewritten(path: Path, fold: Path) -> bool:
+    return path.relative_to(fold).parts[0] in _REWRITTEN

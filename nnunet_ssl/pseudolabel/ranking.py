@@ -57,6 +57,13 @@ def score_pool(labels: PoolLabels, cases: Sequence[str], tau: float | tuple[floa
     ]
 
 
+def confident_share(scored: Sequence[ScoredCase]) -> float:
+    """Share of the predicted-foreground voxels of cases with confidence of at least tau; 0 where there are none."""
+    voxels = sum(s.foreground_voxels for s in scored)
+    confident = sum(s.foreground_voxels * s.confident_share for s in scored if s.confident_share is not None)
+    return float(confident / voxels) if voxels else 0.0
+
+
 def rank_pool(
     scored: Sequence[ScoredCase], evidence: EvidenceConfig, curriculum: CurriculumConfig, groups: Mapping[str, str] | None = None
 ) -> list[RankedCase]:

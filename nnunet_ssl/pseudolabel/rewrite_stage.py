@@ -1,20 +1,28 @@
-"""Write a stage again that the manifest has, after files of it were lost or damaged."""
+"""Write a stage again that the manifest has: files of it were lost or damaged, or it is to have new settings."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import torch
 
-from nnunet_ssl.data.manifest import StageRecord
+from nnunet_ssl.config import MethodConfig
+from nnunet_ssl.data.manifest import KEPT_BY_STAGES, Manifest, StageRecord
 from nnunet_ssl.errors import ConfigError
 from nnunet_ssl.machines.engine import Engine
 from nnunet_ssl.pseudolabel.grow import gather_all_evidence, stage_sidecar, write_dataset
 from nnunet_ssl.pseudolabel.in_force import in_force
 from nnunet_ssl.pseudolabel.label_source import labels_of, source_of
+from nnunet_ssl.pseudolabel.ranking import confident_share, score_pool
 from nnunet_ssl.pseudolabel.run import Run
 
 
 def rewrite_stage(run: Run, stage: int, *, device: torch.device, engine: Engine | None = None) -> StageRecord:
-    """Write a stage's dataset again with the cases and the source of labels that the manifest names; the manifest stays as it is.
+    """Write a stage's dataset again with the cases and the source of labels that the manifest names, and the run's present settings.
+
+    The stage's entry in the manifest then says what it has now. The settings of a run are those of its newest stage: an earlier stage that
+    is written with others keeps these to itself.
 
     Args:
         run: the run.
@@ -26,7 +34,7 @@ def rewrite_stage(run: Run, stage: int, *, device: torch.device, engine: Engine 
         The record of the stage.
 
     Raises:
-        ConfigError: if the manifest has no such stage.
+        ConfigError: if the manifest has no such stage, or a setting would change nothing of it.
         SetupError: if the student who took part in the labels is gone, and its evidence too.
         StateError: if another process writes a stage or changes the run.
     """
@@ -39,12 +47,35 @@ def _rewrite(run: Run, stage: int, *, device: torch.device, engine: Engine | Non
     if not 1 <= stage <= len(records):
         written = f"stages 1 to {len(records)} are" if len(records) > 1 else "stage 1 alone is" if records else "none is"
         raise ConfigError(f"--stage {stage}: {written} written in {run.workspace}; without --stage the next one is.")
-    record = records[stage - 1]
+    record, saved = records[stage - 1], Manifest.load(run.workspace) or run.manifest
+    _refuse_kept_settings(stage, MethodConfig.from_dict(saved.method), run.method)
     source = source_of(record)
     cases = run.pool_without(record.accepted)
     student = source.student_stage if source.weight > 0 else None
     gather_all_evidence(run, device, cases, student_stage=student, engine=engine)
     now = in_force(run)
     sidecar = stage_sidecar(run, stage, record.cases, record.accepted, source, now, is_last=record.is_last)
-    write_dataset(run, stage, labels_of(run, source, now.study), sidecar, now.method)
-    return record
+    labels, chosen = labels_of(run, source, now.study), set(record.cases)
+    scored = score_pool(labels, [case for case in cases if case in chosen], now.method.student.fixed_tau)
+    write_dataset(run, stage, labels, sidecar, now.method)
+    records[stage - 1] = replace(
+        record,
+        num_epochs=sidecar.num_epochs,
+        tau=now.tau,
+        calibration=now.calibration,
+        share_confident=confident_share(scored),
+    )
+    if stage < len(records):
+        run.manifest.method = saved.method
+    run.manifest.save(run.workspace)
+    return records[stage - 1]
+
+
+def _refuse_kept_settings(stage: int, before: MethodConfig, now: MethodConfig) -> None:
+    old = before.by_path()
+    for path, value in now.by_path().items():
+        if path.startswith(KEPT_BY_STAGES) and value != old[path]:
+            raise ConfigError(
+                f"--stage {stage}: {path} = {json.dumps(value)} would change nothing: a stage that is written again keeps its cases, and "
+                "whose predictions make their labels."
+            )

@@ -28,7 +28,7 @@ def ids_of_stages(manifest: Manifest | None, num_stages: int, first_id: int | No
         first_id: the first id of the block; None leaves the ids as they are while there are enough, and else takes the first free block.
 
     Raises:
-        StateError: if an id of the block that is asked for is in use.
+        StateError: if an id of the block that is asked for is in use, by a stage of the run that is written for instance.
         ConfigError: if that block leaves the range of nnU-Net's ids.
         SetupError: if no block is free.
     """
@@ -38,8 +38,10 @@ def ids_of_stages(manifest: Manifest | None, num_stages: int, first_id: int | No
     is_complete = bool(manifest.stages) and manifest.stages[-1].is_last
     if is_complete or (first_id is None and num_stages <= len(own)):
         return own
-    names = [stage_dataset_name(number, manifest.dataset, manifest.fold, stage) for stage, number in enumerate(own, start=1)]
-    return written + allot_ids(num_stages, first_id, own=names, written=len(written))[len(written) :]
+    count = len(written)
+    unwritten = enumerate(own[count:], start=count + 1)
+    names = [stage_dataset_name(number, manifest.dataset, manifest.fold, stage) for stage, number in unwritten]
+    return written + allot_ids(num_stages, first_id, own=names, written=count)[count:]
 
 
 def allot_again(run: Run, num_stages: int, first_id: int | None, *, only_looks: bool) -> None:

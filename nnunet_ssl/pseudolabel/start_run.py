@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_ssl.config import MethodConfig
-from nnunet_ssl.data.manifest import Manifest, PredictionsRecord
+from nnunet_ssl.data.manifest import KEPT_BY_STAGES, Manifest, PredictionsRecord
 from nnunet_ssl.data.pool_images import refuse_labelled
 from nnunet_ssl.data.workspace_lock import make_lock
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
@@ -281,10 +281,11 @@ def refuse_idle_settings(setup: NnunetSetup, teacher: ModelLocation, fold: int |
     for path, value in now.items():
         if value != before[path] and not path.startswith("curriculum.") and path != "evidence.num_samples":
             number, plans = dataset_number(setup.dataset), plans_flag(setup.plans_name)
+            again = "" if path.startswith(KEPT_BY_STAGES) else "; to write a stage again: nnssl_pseudolabel with --stage T"
             raise ConfigError(
                 f"{path} = {json.dumps(value)} would change nothing: every stage of the run in {teacher.workspace(fold)} is written. To "
                 f"compare with a control: nnssl_run -d {number} -c {setup.configuration} -f {fold}{plans} -tr {teacher.trainer} --control "
-                "NAME; to write a stage again: nnssl_pseudolabel with --stage T."
+                f"NAME{again}."
             )
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nnunet_ssl.config import MethodConfig
+from nnunet_ssl.data.held_out_use import uses_held_out
 from nnunet_ssl.data.manifest import Manifest, StageRecord
+from nnunet_ssl.data.published_student import is_student_published
 from nnunet_ssl.errors import SetupError
 from nnunet_ssl.locations import PREDICTIONS, ModelLocation
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
@@ -16,6 +18,7 @@ from nnunet_ssl.report.held_out import HeldOutFacts, read_held_out
 from nnunet_ssl.report.scored_cases import ScoredCase, read_ranking
 from nnunet_ssl.report.training_log import TrainingLog, read_training_log
 from nnunet_ssl.report.validation import Validation, foreground_keys, read_validation
+from nnunet_ssl.report.validation_use import ValidationUse, validation_use
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +86,14 @@ class RunFacts:
     """Cases of the pool whose manual labels were accepted."""
     partial_cases: int
     """Those of them that are annotated in part."""
-    validation_cases: int
-    """Labelled cases of the fold that nothing trains on; 0 in final mode."""
+    validation_use: ValidationUse
+    """Labelled cases of the fold that nothing trains on, and what else they served for."""
     class_names: tuple[str, ...]
     """Foreground classes (regions), in the order of the network's outputs."""
     settings: Mapping[str, Any]
-    """As in the plans' `nnssl` section."""
+    """As given, in the form of the plans' `nnssl` section."""
+    decided: Mapping[str, Any]
+    """Settings that are in force at the newest stage, whatever was given, by dotted path; none before the first stage."""
     num_stages: int
     """Stages the curriculum has; where an adaptive schedule has ended, those that it had."""
     ranking_score: str
@@ -98,13 +103,19 @@ class RunFacts:
     ranking: tuple[ScoredCase, ...]
     """The pool as the newest stage ranks it."""
     is_published: bool
+    """Whether the last student, as it is now, stands as a model of the labelled dataset."""
     held_out: HeldOutFacts | None
-    """What held-out labelled cases decided; None where they decide nothing."""
+    """What held-out labelled cases decided at the newest stage; None where they decide nothing."""
 
     @property
     def is_final_mode(self) -> bool:
         """Whether every label trains, so that no figure on unseen cases exists."""
         return self.fold == "all"
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the newest stage has its cases in random order, so that no score ranks."""
+        return self.decided.get("curriculum.order") == "random"
 
     @property
     def students(self) -> tuple[ModelFacts, ...]:
@@ -164,16 +175,27 @@ def collect(setup: NnunetSetup, fold: int | str, teacher_trainer: str) -> RunFac
         labelled_cases=len(train),
         accepted_cases=len(accepted),
         partial_cases=sum(label.is_partial for label in accepted.values()),
-        validation_cases=len(validation),
+        validation_use=validation_use(manifest, method, fold, len(validation)),
         class_names=tuple(foreground_keys(setup)),
         settings=settings,
+        decided=_decided(records[-1]) if records else {},
         num_stages=len(records) if records and records[-1].is_last else method.curriculum.num_stages,
         ranking_score=records[-1].case_score if records else method.evidence.case_score,
         models=tuple(models),
         ranking=read_ranking(teacher.workspace(fold) / f"ranking_{len(records)}.csv"),
-        is_published=manifest.published if manifest else False,
-        held_out=read_held_out(teacher.workspace(fold)),
+        is_published=manifest is not None and is_student_published(manifest, teacher.workspace(fold)),
+        held_out=read_held_out(teacher.workspace(fold)) if manifest and records and _held_out_decide(setup, manifest, method) else None,
     )
+
+
+def _held_out_decide(setup: NnunetSetup, manifest: Manifest, method: MethodConfig) -> bool:
+    """Whether the newest stage has used held-out cases; a study on disk may be of an earlier run in this workspace."""
+    are_there = manifest.predictions is None and any(setup.fold_cases(fold)[1] for fold in manifest.teacher_folds)
+    return are_there and uses_held_out(method, manifest.fold)
+
+
+def _decided(record: StageRecord) -> dict[str, Any]:
+    return {"evidence.case_score": record.case_score, "curriculum.order": record.order, "student.tau": record.tau}
 
 
 def _teacher_facts(

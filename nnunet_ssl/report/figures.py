@@ -111,7 +111,8 @@ def case_scores(facts: RunFacts) -> Figure:
         cases = sorted((case for case in facts.ranking if case.scores[name] is not None), key=lambda case: case.scores[name] or 0.0)
         values = np.array([case.scores[name] for case in cases], dtype=float)
         groups = _by_stage(cases, facts.num_stages)
-        upper.set_title(plain(f"{name} (ranks the pool)" if name == facts.ranking_score else name))
+        ranks = name == facts.ranking_score and not facts.is_random
+        upper.set_title(plain(f"{name} (ranks the pool)" if ranks else name))
         _histogram(upper, values, groups)
         for _, colour, members in groups:
             lower.plot(np.flatnonzero(members) + 1, values[members], "o", color=colour, markersize=4 if len(values) <= 100 else 2.5)

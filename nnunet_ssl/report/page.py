@@ -52,7 +52,7 @@ def _header(facts: RunFacts) -> Iterator[str]:
     yield '<p class="kind">Semi-supervised nnU-Net run</p>'
     yield f"<h1>{escape(facts.dataset)}, {escape(facts.configuration)}, fold {escape(str(facts.fold))}</h1>"
     yield f'<p class="notice">{escape(_summary(facts))}</p>'
-    mode = "final (every label trains)" if facts.is_final_mode else f"report ({facts.validation_cases} validation cases unseen)"
+    mode = "final (every label trains)" if facts.is_final_mode else f"report ({facts.validation_use.mode})"
     yield definitions(
         {
             "Mode": mode,
@@ -97,12 +97,11 @@ def _summary(facts: RunFacts) -> str:
     if newest is None or newest.validation is None or newest.validation.mean.dice is None:
         return "No student has been validated yet; figures on the fold's validation cases will appear here."
     text = f"{newest.name.capitalize()}: mean foreground Dice {newest.validation.mean.dice:.4f} on {newest.validation.num_cases} labelled "
-    text += "validation cases that "
-    text += "the student did not see (the predictions' model may have)" if facts.predictions else "neither teacher nor student saw"
-    if teacher.validation is None or teacher.validation.mean.dice is None:
-        return text + "."
-    gain = newest.validation.mean.dice - teacher.validation.mean.dice
-    return f"{text}; the teacher alone has {teacher.validation.mean.dice:.4f} ({gain:+.4f})."
+    text += f"validation cases that {facts.validation_use.seen_by}"
+    if teacher.validation is not None and teacher.validation.mean.dice is not None:
+        gain = newest.validation.mean.dice - teacher.validation.mean.dice
+        text += f"; the teacher alone has {teacher.validation.mean.dice:.4f} ({gain:+.4f})"
+    return f"{text}.{facts.validation_use.note}"
 
 
 def _newest_trained(facts: RunFacts) -> ModelFacts | None:
@@ -131,9 +130,10 @@ def _held_out(facts: RunFacts) -> Iterator[str]:
     if facts.held_out is not None:
         yield heading("Held-out cases")
         yield definitions(facts.held_out.entries())
-        yield paragraph(
-            "Labelled cases that one of the teachers has not seen. They decided what is listed here, so they are no proof of it.", "soft"
-        )
+        text = "Labelled cases that one of the teachers has not seen. They decided what is listed here, so they are no proof of it."
+        if not facts.is_final_mode:
+            text += " They are the validation cases of this fold, on which the figures of this page stand."
+        yield paragraph(text, "soft")
 
 
 def _classes(facts: RunFacts) -> Iterator[str]:
@@ -173,9 +173,10 @@ def _scores(facts: RunFacts) -> Iterator[str]:
         yield paragraph("No case has a score.")
     else:
         svg = inline_svg(lambda: case_scores(facts), name="scores", description="Histogram and sorted curve of every case score")
-        yield figure_element(
-            svg, f"The newest ranking; {facts.ranking_score} ranks, the others are for comparison. Above: number of cases per score."
-        )
+        caption = f"The newest ranking; {facts.ranking_score} ranks, the others are for comparison."
+        if facts.is_random:
+            caption = "The newest order is random: no score ranks, all are for comparison."
+        yield figure_element(svg, f"{caption} Above: number of cases per score.")
     yield folded(f"All {len(facts.ranking)} cases", table_element(tables.case_table(facts)))
 
 
@@ -192,8 +193,11 @@ def _review(facts: RunFacts) -> Iterator[str]:
 
 
 def _settings(facts: RunFacts) -> Iterator[str]:
-    yield heading("Settings in force")
+    yield heading("Settings")
     table = tables.settings_table(facts, MethodConfig().to_dict())
     changed = [f"{row['setting']} = {row['value']}" for row in table.rows if row["changed"]]
-    yield paragraph("Other than the defaults: " + "; ".join(changed) + "." if changed else "All as by default.")
-    yield folded("All settings (* differs from the default)", table_element(table))
+    yield paragraph("Given, other than the defaults: " + "; ".join(changed) + "." if changed else "All given as by default.")
+    if facts.decided:
+        decided = "; ".join(f"{path} = {tables.plain(value)}" for path, value in facts.decided.items())
+        yield paragraph(f"In force at stage {facts.students[-1].stage}: {decided}.")
+    yield folded("All settings as given (* differs from the default)", table_element(table))

@@ -144,11 +144,11 @@ def _epoch_rows(log: TrainingLog, dice: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def settings_table(facts: RunFacts, defaults: dict[str, Any]) -> Table:
-    """Every setting in force, by dotted path; `*` marks those that differ from the defaults."""
+    """Every setting as given, by dotted path; `*` marks those that differ from the defaults."""
     standard = dict(_flat(defaults))
     columns = [Column("setting", "setting", is_text=True), Column("value", "value", is_text=True), Column("changed", "", is_text=True)]
     flat = [(path, value) for path, value in _flat(facts.settings) if path != "schema"]
-    rows = [{"setting": p, "value": _plain(v), "changed": "*" if _plain(v) != _plain(standard.get(p)) else ""} for p, v in flat]
+    rows = [{"setting": p, "value": plain(v), "changed": "*" if plain(v) != plain(standard.get(p)) else ""} for p, v in flat]
     return table(columns, rows)
 
 
@@ -160,7 +160,8 @@ def _flat(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """A setting as text."""
     if isinstance(value, list | tuple):
         return " ".join(map(str, value))
     return "none" if value is None else str(value)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from nnunet_ssl.data.held_out_use import uses_held_out
 from nnunet_ssl.locations import AUDIT_FILE
 from nnunet_ssl.pseudolabel.audit import Audit
 from nnunet_ssl.pseudolabel.group_audit import GroupAudit
-from nnunet_ssl.pseudolabel.held_out_study import HeldOutStudy, uses_held_out
+from nnunet_ssl.pseudolabel.held_out_study import HeldOutStudy
 from nnunet_ssl.pseudolabel.run import Run
 
 MOST_SHIFTS = 3

@@ -8,7 +8,7 @@ import shlex
 from nnunet_ssl.data.groups import asked_groups, describe_groups, groups_of_pool, keep_groups, kept_groups
 from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.data.pool_index import PoolIndex, load_pool
-from nnunet_ssl.errors import ConfigError, SetupError
+from nnunet_ssl.errors import ConfigError, SetupError, StateError
 from nnunet_ssl.pseudolabel.run_groups import left_out_groups, without_groups
 from nnunet_ssl.pseudolabel.run_pool import known_pool
 from nnunet_ssl.run.run_request import RunRequest, Step
@@ -44,7 +44,11 @@ def _keep_step(request: RunRequest, asked: str, command: str) -> Step:
             pool = known()
         except SetupError:  # not prepared yet
             return False
-        return groups_of_pool(pool) == asked_groups(asked, request.setup, pool)
+        asked_for = asked_groups(asked, request.setup, pool)
+        try:
+            return groups_of_pool(pool) == asked_for
+        except StateError:  # damaged, and replaced; of a newer version is said when its turn comes
+            return False
 
     def work() -> None:
         request.begun()  # an error where other groups are fixed, before anything is written
@@ -64,7 +68,7 @@ def _leave_out_step(request: RunRequest, command: str) -> Step:
             return True
         try:
             work()
-        except (ConfigError, SetupError):  # said when its turn comes: groups may be kept only then
+        except (ConfigError, SetupError, StateError):  # said when its turn comes: groups may be kept only then
             return False
         return True
 

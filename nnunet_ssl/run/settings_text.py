@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from nnunet_ssl.config import MethodConfig
+from nnunet_ssl.data.held_out_use import uses_held_out
 from nnunet_ssl.nnunet_api.external_trainers import find_trainer, trains_uncertainty_head
-from nnunet_ssl.pseudolabel.held_out_study import uses_held_out
 from nnunet_ssl.run.run_request import RunRequest
 
 OUR_NETWORK = "TransASPPUNet"

@@ -95,14 +95,9 @@ class PhasedTrainer(nnUNetTrainer):
 
     def initialize(self) -> None:
         super().initialize()
-        if self.device.type != "cpu":
-            return
-        lay_channels_last(unwrap(self.network))
-        if self.cpu_precision == "bfloat16":
-            if computes_in_bfloat16():
-                use_bfloat16(unwrap(self.network))
-            else:
-                self.print_to_log_file("This CPU has no instructions for bfloat16 (or PyTorch is too old to say); training in float32")
+        self._fit_to_cpu(unwrap(self.network))
+        if self.device.type == "cpu" and self.cpu_precision == "bfloat16" and not computes_in_bfloat16():
+            self.print_to_log_file("This CPU has no instructions for bfloat16 (or PyTorch is too old to say); training in float32")
 
     def print_plans(self) -> None:
         super().print_plans()
@@ -185,6 +180,13 @@ class PhasedTrainer(nnUNetTrainer):
         if missing := leave_out_missing_next_stages(self.plans_manager, self.configuration_manager):
             self.print_to_log_file(f"Nothing is predicted for {', '.join(missing)}: its data are not preprocessed")
         super().perform_actual_validation(save_probabilities)
+
+    def _fit_to_cpu(self, network: nn.Module) -> None:
+        """Memory layout and precision of a network, without wrappers, that is trained on a CPU; on another device nothing."""
+        if self.device.type == "cpu":
+            lay_channels_last(network)
+            if self.cpu_precision == "bfloat16" and computes_in_bfloat16():
+                use_bfloat16(network)
 
     # ---- what a subclass may add
 

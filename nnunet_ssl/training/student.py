@@ -32,6 +32,9 @@ from nnunet_ssl.training.target_refresh import TargetRefresh
 from nnunet_ssl.training.trans_aspp_network import TransASPPNetwork
 from nnunet_ssl.training.warm_start import load_all_weights
 
+SCALE = "unlearning_scale"
+"""In a checkpoint's entry of ours: the factor on R_low that was measured last."""
+
 
 class SemiSupervisedStudent(PhasedTrainer):
     """The student phase, for any trainer and network: put it before a trainer of nnU-Net in the list of bases.
@@ -206,12 +209,14 @@ class SemiSupervisedStudent(PhasedTrainer):
         return {**dict.fromkeys(TERMS, 1), CLASS_TERM: self.label_manager.num_segmentation_heads}
 
     def _restore(self, entry: dict[str, Any] | None) -> None:
-        if self.average is None:
-            return
-        if entry is None:
-            self.average.reset()
-        else:
-            self.average.restore(entry)
+        entry = entry or {}
+        if self.average is not None:
+            if "raw_weights" in entry:
+                self.average.restore(entry)
+            else:
+                self.average.reset()
+        if SCALE in entry:
+            self.loss.last_scale = torch.tensor(entry[SCALE], device=self.device)
 
     def _layout(self) -> ExtraLayout:
         return ExtraLayout.for_stage(self.label_manager, self.stage.num_confidence_channels, self.stage.num_probability_channels)
@@ -258,7 +263,9 @@ class SemiSupervisedStudent(PhasedTrainer):
         return nullcontext() if self.average is None else self.average.applied()
 
     def _checkpoint_entry(self) -> dict[str, Any]:
-        return {} if self.average is None else self.average.state()
+        entry = {} if self.average is None else self.average.state()
+        scale = getattr(self.loss, "last_scale", None)  # the peers' losses have no cap
+        return entry if scale is None else {**entry, SCALE: float(scale)}
 
 
 class TransASPPStudentTrainer(TransASPPNetwork, SemiSupervisedStudent):

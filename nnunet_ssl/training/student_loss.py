@@ -78,7 +78,8 @@ class DualLoss(nn.Module):
         """Weight of the pool terms; the trainer sets it before each step."""
         self.last_terms: dict[str, Tensor] = {}
         """Detached terms of the last batch with extra channels, unweighted; NaN where the batch had nothing to measure."""
-        self._last_scale: Tensor | None = None
+        self.last_scale: Tensor | None = None
+        """Factor on R_low that was measured last; what a batch without a labelled voxel takes."""
 
     def forward(self, output: Tensor | Sequence[Tensor], target: Tensor | Sequence[Tensor]) -> Tensor:
         """Loss of a batch.
@@ -156,7 +157,7 @@ class DualLoss(nn.Module):
         limit = self.config.unlearning_gradient_ratio
         if limit is None or not logits.requires_grad:
             return one, unknown
-        last = one if self._last_scale is None else self._last_scale
+        last = one if self.last_scale is None else self.last_scale
         # backward through gathered Dice sums is a collective step: with several processes, all measure in every step
         mixed = bool(from_pool.any()) and not bool(from_pool.all())
         if not mixed and not self.is_distributed:
@@ -165,7 +166,7 @@ class DualLoss(nn.Module):
         if not mixed:
             return last, unknown
         scale = torch.where(torch.isnan(scale), last, scale)
-        self._last_scale = torch.where(scale > 0, scale, last)  # an overflow leaves unlearning out of its own step alone
+        self.last_scale = torch.where(scale > 0, scale, last)  # an overflow leaves unlearning out of its own step alone
         return scale, ratio
 
     def _remember(self, supervised: Tensor, high: Tensor, low: Tensor, ratio: Tensor, finest: DualTerms | None, from_pool: Tensor) -> None:
@@ -182,4 +183,5 @@ class DualLoss(nn.Module):
 def _uncompile_dice(loss: nn.Module) -> None:
     """Use nnU-Net's Dice loss as it is, not compiled: a compiled backward cannot run twice, and the gradient cap runs it once more."""
     inner = inner_loss(loss)
-    inner.dc = getattr(inner.dc, "_orig_mod", inner.dc)
+    if hasattr(inner, "dc"):  # nnU-Net's trainers of one loss alone have no part of that name, and compile nothing
+        inner.dc = getattr(inner.dc, "_orig_mod", inner.dc)

@@ -12,7 +12,7 @@ from tiny_setup import DATASET, LABELLED, PLANS, POOL, Project, mtimes, open_tin
 
 from nnunet_ssl.cli import prepare, pseudolabel
 from nnunet_ssl.cli import run as run_command
-from nnunet_ssl.data.groups import kept_groups
+from nnunet_ssl.data.groups import groups_file, kept_groups
 from nnunet_ssl.data.pool_index import load_pool
 from nnunet_ssl.locations import ModelLocation
 
@@ -93,6 +93,22 @@ def test_pseudolabel_with_groups(taught_project: Project, table: str, capsys: An
     assert pseudolabel.main([*SET_UP, "-f", "0", "-device", "cpu", "--groups", "none"]) == 2
     assert "are fixed since its first stage" in capsys.readouterr().err
     assert kept_groups(load_pool(run.setup).folder) == GROUPS
+
+
+def test_damaged_file_of_groups_is_replaced(taught_project: Project, table: str, capsys: Any) -> None:
+    path = groups_file(load_pool(taught_project.setup()).folder)
+    write_evidence(teacher_store(open_tiny_run(taught_project)))
+    path.write_text("{")
+    asked = [*SET_UP, "-f", "0", "-device", "cpu", "--groups", table]
+    assert run_command.main([*asked, "--status"]) == 0
+    assert "[ to do] groups" in capsys.readouterr().out
+    assert run_command.main([*asked, "--only", "groups"]) == 0
+    assert kept_groups(path.with_name(path.name.removesuffix("_groups.json"))) == GROUPS
+    path.write_text("{")
+    assert prepare.main([*SET_UP, "--groups", table]) == 0
+    path.write_text("{")
+    assert pseudolabel.main(asked) == 0
+    assert kept_groups(path.with_name(path.name.removesuffix("_groups.json"))) == GROUPS
 
 
 def test_run_leaves_each_folds_group_out(fresh_project: Project, trainings: list[str], table: str, capsys: Any) -> None:

@@ -108,7 +108,13 @@ def test_a_setting_that_would_act_on_nothing_is_refused(fresh_project: Project, 
         wanted = (
             f'student.unlearning = "off" would change nothing: every stage .* nnssl_run -d 137 -c 3d_fullres -f 0 -p {PLANS} .*--control'
         )
-        assert re.search(wanted, capsys.readouterr().err)
+        err = capsys.readouterr().err
+        assert re.search(wanted, err)
+        assert "nnssl_pseudolabel with --stage T" in err
+        assert command([*flags, "--set", "agreement.weight=0"]) == 2  # which no stage that is there can be written with
+        err = capsys.readouterr().err
+        assert "agreement.weight = 0 would change nothing" in err
+        assert "--stage" not in err
         assert command([*flags, "--targets", "hard"]) == 0
         capsys.readouterr()
     assert trainings == trained

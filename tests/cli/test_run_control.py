@@ -229,9 +229,20 @@ def test_control_of_a_run_that_was_started_over(fresh_project: Project, capsys: 
 # ---- settings
 
 
-def finished(method: MethodConfig, stages: list[tuple[float, int]], *, student: str = OUR_STUDENT, held_out: bool = True) -> Any:
+def finished(
+    method: MethodConfig,
+    stages: list[tuple[float, int]],
+    *,
+    student: str = OUR_STUDENT,
+    held_out: bool = True,
+    order: str = "ranked",
+    weight: float = 0.5,
+) -> Any:
     """What `control_method` looks at of a run of all folds; stages are fractions and epochs."""
-    records = [SimpleNamespace(fraction=fraction, num_epochs=epochs) for fraction, epochs in stages]
+    records = [
+        SimpleNamespace(fraction=fraction, num_epochs=epochs, order=order, agreement_weight=weight if number else 0.0)
+        for number, (fraction, epochs) in enumerate(stages)
+    ]
     of_run = SimpleNamespace(method=method.to_dict(), stages=records, student_trainer=student)
     return SimpleNamespace(manifest=of_run, fold="all", held_out_cases={0: ["lab_0"]} if held_out else {})
 
@@ -266,6 +277,11 @@ def test_epochs_that_changed_on_the_way() -> None:
         control_method(finished(method, [(0.2, 50), (0.6, 250), (1.0, 500)]), "supervised")
 
 
+def test_one_stage_has_the_epochs_of_all() -> None:
+    changed = control_method(finished(MethodConfig(), [(0.2, 50), (0.6, 250), (1.0, 500)]), "all-at-once")
+    assert (changed.curriculum.stage_fractions, changed.student.length.num_epochs) == ((1.0,), 800)
+
+
 @pytest.mark.parametrize("name", CONTROLS)
 def test_every_control_changes_what_it_says(name: str) -> None:
     method = MethodConfig()
@@ -280,7 +296,10 @@ def test_every_control_changes_what_it_says(name: str) -> None:
     [
         ("no-calibration", {}, {"held_out": False}, "no held-out cases calibrate"),
         ("no-calibration", {"evidence.confidence": "paper"}, {}, "the run has these settings itself"),
-        ("no-agreement", {}, {"stages": [(1.0, 1000)]}, "one stage, whose labels are the teacher's alone"),
+        ("no-agreement", {}, {"stages": [(1.0, 1000)]}, "labels of every stage of the run are the teacher's alone"),
+        # whose refined labels were all refused
+        ("no-agreement", {}, {"weight": 0.0}, "labels of every stage of the run are the teacher's alone"),
+        ("random-order", {}, {"order": "random"}, "held-out cases refute its ranking"),
         ("random-order", {}, {"stages": [(1.0, 1000)]}, "one stage with the whole pool"),
         ("all-at-once", {}, {"stages": [(0.5, 1000)]}, "the run has one stage itself"),
         ("no-unlearning", {}, {"student": "NaiveSelfTrainingTrainer"}, "NaiveSelfTrainingTrainer does not use"),

@@ -17,6 +17,7 @@ from nnunet_ssl.data.files import (
     TEMPORARY_PREFIX,
     cell_text,
     link,
+    remove_folder,
     remove_leftovers,
     replacing,
     temporary_folder,
@@ -86,6 +87,24 @@ def test_temporary_folder_is_removed_whatever_happens(tmp_path: Path) -> None:
 def test_temporary_names_are_no_datasets() -> None:
     assert not TEMPORARY_PREFIX.startswith("Dataset")
     assert TEMPORARY_PREFIX.startswith(".")
+
+
+def test_folder_is_never_removed_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "Dataset601_X"
+    (folder / "labelsTr").mkdir(parents=True)
+    monkeypatch.setattr("shutil.rmtree", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        remove_folder(folder)
+    (leftover,) = tmp_path.iterdir()
+    assert leftover.name.startswith(TEMPORARY_PREFIX)
+    monkeypatch.undo()
+    leftover.rename(tmp_path / f"{TEMPORARY_PREFIX}{this_host()}_99999999_x")  # of a process that has ended
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == []
+
+
+def interrupt(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_leftovers_of_a_killed_process(tmp_path: Path) -> None:

@@ -119,6 +119,8 @@ def test_damaged_file_of_groups(project: Project, content: str) -> None:
     groups_file(pool.folder).write_text(content)
     with pytest.raises(StateError, match=r"_groups\.json .*; give --groups to nnssl_prepare again"):
         kept_groups(pool.folder)
+    keep_groups(pool, OF_POOL)  # what the message says works
+    assert kept_groups(pool.folder) == OF_POOL
 
 
 def test_groups_of_a_newer_version(project: Project) -> None:
@@ -126,6 +128,8 @@ def test_groups_of_a_newer_version(project: Project) -> None:
     groups_file(pool.folder).write_text('{"schema": 9, "groups": {}}')
     with pytest.raises(StateError, match=r"_groups\.json has schema 9, this version reads up to 1; update nnunet-ssl"):
         kept_groups(pool.folder)
+    with pytest.raises(StateError, match=r"_groups\.json has schema 9"):
+        keep_groups(pool, OF_POOL)
 
 
 def test_groups_that_a_fold_holds_out() -> None:

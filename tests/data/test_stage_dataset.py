@@ -331,7 +331,7 @@ def test_id_in_use_is_refused(taught_project: Project, root: str) -> None:
 def test_stage_of_another_run_is_not_overwritten(staged_project: Project) -> None:
     check_stage_place(STAGE, f"{DATASET}/TransASPPTeacherTrainer__{PLANS}__{CONFIGURATION}/fold_0/nnssl")
     with pytest.raises(StateError, match="id 601 is already in use"):
-        check_stage_place(STAGE, f"{DATASET}/nnUNetTrainer__{PLANS}__{CONFIGURATION}/fold_0/nnssl")
+        check_stage_place(STAGE, f"{DATASET}/nnUNetTrainer__{PLANS}__{CONFIGURATION}/fold_0/nnssl", is_written=True)
 
 
 @pytest.mark.parametrize("damage", [None, "[]", "{"])

@@ -12,7 +12,8 @@ import pytest
 import torch
 from batchgenerators.utilities.file_and_folder_operations import write_pickle
 from cross_fitted import begin, rising
-from tiny_setup import POOL, Project, grow_stage, mtimes, open_tiny_run, teacher_store, write_evidence
+from given_labels import IGNORE, declare_ignore
+from tiny_setup import LABELLED, POOL, Project, grow_stage, mtimes, open_tiny_run, phantom, teacher_store, write_evidence
 
 from nnunet_ssl.data.groups import keep_groups
 from nnunet_ssl.data.pool_index import load_pool
@@ -22,6 +23,7 @@ from nnunet_ssl.pseudolabel.held_out_study import study_held_out
 from nnunet_ssl.run.audit_text import audit_lines
 
 CPU = torch.device("cpu")
+VOLUME = "foreground, voxels"
 
 
 def shift(p: float) -> Shift:
@@ -118,6 +120,29 @@ def test_compare_finds_the_shifted_feature() -> None:
     found = compare(labelled, pool)
     assert [(s.feature, s.is_shifted) for s in found] == [("moved", True), ("same", False)]
     assert found[0].pool_median - found[0].labelled_median == pytest.approx(2, abs=0.5)
+
+
+def annotate_one_plane(project: Project, cases: list[str]) -> None:
+    """All planes but one of the foreground get the ignore label."""
+    folder = project.setup().data_folder
+    for case in cases:
+        label = phantom(case)[1].astype(np.int16)
+        plane = label.shape[0] // 2
+        label[:plane], label[plane + 1 :] = IGNORE, IGNORE
+        blosc2.asarray(label[None], urlpath=str(folder / f"{case}_seg.b2nd"), mode="w")
+
+
+def test_cases_annotated_in_part_have_no_volume(cross_fitted: Project) -> None:
+    """The volume of a part of the foreground against predicted foreground would find every pool to differ."""
+    declare_ignore(cross_fitted)
+    annotate_one_plane(cross_fitted, LABELLED[:3])
+    run = begin(cross_fitted, doubt=rising)
+    (shift,) = [s for s in audit(run, device=CPU).shifts if s.feature == VOLUME]
+    assert shift.labelled_median == np.median([(phantom(case)[1] > 0).sum() for case in LABELLED[3:]])
+    annotate_one_plane(cross_fitted, LABELLED[3:])
+    found = audit(run, device=CPU)
+    assert VOLUME not in {s.feature for s in found.shifts}
+    assert VOLUME not in found.reason
 
 
 def test_groups_are_judged_apart(cross_fitted: Project) -> None:

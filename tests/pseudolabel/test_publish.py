@@ -63,6 +63,27 @@ def test_published_model_is_one_of_the_labelled_dataset(finished: Any) -> None:
     assert marker["teacher_fingerprint"] == finished.manifest.teacher_fingerprint
 
 
+def test_validation_of_a_new_training_does_not_reach_what_is_published(finished: Any) -> None:
+    """nnU-Net writes label maps over those that are there, which goes through a link."""
+    label = finished.student(2).fold_folder(0) / "validation" / "lab_0.nii.gz"
+    label.write_bytes(b"old")
+    published = publish(finished).fold_folder(0) / "validation" / "lab_0.nii.gz"
+    label.write_bytes(b"new")
+    assert published.read_bytes() == b"old"
+    publish(finished)
+    assert published.read_bytes() == b"new"
+
+
+def test_room_for_what_is_copied(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr("nnunet_ssl.pseudolabel.publish.require_free", lambda folder, size, what: asked.append(size))
+    label = finished.student(2).fold_folder(0) / "validation" / "lab_0.nii.gz"
+    for size in (0, 100_000):
+        label.write_bytes(bytes(size))
+        publish(finished)
+    assert asked[1] - asked[0] == 100_000
+
+
 def open_tiny_run_again(run: Any) -> Any:
     from nnunet_ssl.pseudolabel.start_run import open_run
 

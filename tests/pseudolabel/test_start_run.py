@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -269,6 +270,20 @@ def test_stages_that_are_not_written_can_get_other_ids(taught_project: Project) 
     assert grow_stage(run).dataset == "Dataset714_Tiny_f0s2"
     assert open_tiny_run(taught_project, first_id=801).manifest.dataset_ids == [704, 714]  # all are written
     assert [stage.dataset for stage in run.manifest.stages] == ["Dataset704_Tiny_f0s1", "Dataset714_Tiny_f0s2"]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_no_two_stages_get_one_id(taught_project: Project, lost: bool) -> None:
+    run = open_tiny_run(taught_project)
+    write_evidence(teacher_store(run))
+    grow_stage(run)
+    if lost:
+        for root in (taught_project.raw, taught_project.preprocessed):
+            shutil.rmtree(root / "Dataset601_Tiny_f0s1")
+    with pytest.raises(StateError, match=r"dataset id 601 is already in use by \S+; choose another --first-id"):
+        open_tiny_run(taught_project, first_id=600)  # stage 2 would have 601
+    assert open_tiny_run(taught_project, first_id=601).manifest.dataset_ids == [601, 602]
+    assert open_tiny_run(taught_project, first_id=602).manifest.dataset_ids == [601, 603]
 
 
 def test_other_ids_are_not_allotted_while_a_stage_is_written(taught_project: Project) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,16 @@ from nnunet_ssl.data.files import write_json
 from nnunet_ssl.data.manifest import Manifest, StageRecord
 from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.data.stage_dataset import PseudoCase, StageSidecar, write_stage
-from nnunet_ssl.locations import ModelLocation, pool_folder, pool_index, preprocessed_root, raw_root, stage_dataset_name
+from nnunet_ssl.locations import (
+    PUBLISHED_MARKER,
+    ModelLocation,
+    pool_folder,
+    pool_index,
+    preprocessed_root,
+    raw_root,
+    results_root,
+    stage_dataset_name,
+)
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint
 from nnunet_ssl.nnunet_api.load_setup import load_setup
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
@@ -192,6 +202,23 @@ class ToyRun:
         path = model.fold_folder(self.fold) / "validation" / "summary.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         save_summary_json({"metric_per_case": cases, "mean": classes, "foreground_mean": mean}, str(path))
+
+    def change(self, **entries: Any) -> None:
+        """Entries of the manifest; those that a stage has, of every stage."""
+        path = self.workspace / "manifest.json"
+        content = json.loads(path.read_text())
+        for name, value in entries.items():
+            for part in [content] if name in content else content["stages"]:
+                part[name] = value
+        path.write_text(json.dumps(content))
+
+    def publish(self) -> Path:
+        """The second student as a model of the labelled dataset; returns its fold."""
+        fold = replace(self.student(2), dataset=DATASET).fold_folder(self.fold)
+        shutil.copytree(self.student(2).fold_folder(self.fold), fold)
+        write_json(fold / PUBLISHED_MARKER, {"workspace": self.workspace.relative_to(results_root()).as_posix()})
+        self.change(published=True)
+        return fold
 
     def complete(self) -> None:
         """Teacher and both stages, everything trained and, in report mode, validated."""

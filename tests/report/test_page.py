@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -14,7 +15,10 @@ from matplotlib.figure import Figure
 
 from nnunet_ssl.cli.report import main
 from nnunet_ssl.data.manifest import Manifest
+from nnunet_ssl.locations import PUBLISHED_MARKER
+from nnunet_ssl.report.collect import collect
 from nnunet_ssl.report.figure_style import inline_svg, plain
+from nnunet_ssl.report.figures import case_scores
 from nnunet_ssl.report.write_report import write_report
 
 TEACHER = "TransASPPTeacherTrainer"
@@ -200,11 +204,40 @@ def test_command_with_a_folder_of_its_own(toy_run: Any, tmp_path: Path, capsys: 
 
 
 def test_command_after_publication_names_prediction(complete_run: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    path = complete_run.workspace / "manifest.json"
-    path.write_text(path.read_text().replace('"published": false', '"published": true'))
+    complete_run.publish()
     assert main(["-d", "137", "-c", "3d_fullres", "-f", "0"]) == 0
     expected = "next: nnUNetv2_predict -d 137 -c 3d_fullres -f 0 -tr TransASPPStudentTrainer -i INPUT_FOLDER -o OUTPUT_FOLDER"
     assert capsys.readouterr().out.splitlines()[-1] == expected
+
+
+def test_another_students_place_is_not_publication(complete_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The fold was moved away, and another run has published its student there."""
+    marker = complete_run.publish() / PUBLISHED_MARKER
+    assert "Published for nnUNetv2_predict yes" in visible(written(complete_run, tmp_path)[1])
+    marker.write_text(json.dumps({"workspace": "Dataset137_Toy/other/fold_0/nnssl"}))
+    assert "Published for nnUNetv2_predict no" in visible(written(complete_run, tmp_path)[1])
+    assert main(["-d", "137", "-c", "3d_fullres", "-f", "0"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "next: nnssl_run -d 137 -c 3d_fullres -f 0"
+
+
+def test_a_student_that_is_trained_anew_is_not_published_yet(complete_run: Any, tmp_path: Path) -> None:
+    complete_run.publish()
+    complete_run.train(complete_run.student(2), dice=(0.1, 0.2), student=True)
+    assert "Published for nnUNetv2_predict no" in visible(written(complete_run, tmp_path)[1])
+
+
+def test_a_random_order_is_ranked_by_no_score(complete_run: Any, tmp_path: Path) -> None:
+    assert [title for title in score_titles(complete_run) if "ranks" in title] == ["pairwise_dice (ranks the pool)"]
+    complete_run.change(order="random", tau=[0.5, 0.75])
+    text = visible(written(complete_run, tmp_path)[1])
+    assert "The newest order is random: no score ranks, all are for comparison." in text
+    assert "pairwise_dice ranks" not in text
+    assert [title for title in score_titles(complete_run) if "ranks" in title] == []
+    assert "In force at stage 2: evidence.case_score = pairwise_dice; curriculum.order = random; student.tau = 0.5 0.75." in text
+
+
+def score_titles(run: Any) -> list[str]:
+    return [axes.get_title() for axes in case_scores(collect(run.setup, run.fold, TEACHER)).axes]
 
 
 def test_command_without_anything_to_report(toy_run: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from nnunet_ssl.training.cpu_layout import lay_channels_last
+from nnunet_ssl.training.peers.cross_pseudo_supervision import CrossPseudoSupervisionTrainer
 from nnunet_ssl.training.student import TransASPPStudentTrainer
 from nnunet_ssl.training.teacher import TransASPPTeacherTrainer
 
@@ -36,14 +37,15 @@ def test_networks_on_slices_are_left_alone() -> None:
     assert network.weight.is_contiguous()
 
 
-@pytest.mark.parametrize("part", ["teacher", "student"])
+@pytest.mark.parametrize("part", ["teacher", "student", "second"])
 def test_trainers_lay_their_networks_so(tiny: Any, short: Callable[..., dict[str, Any]], part: str) -> None:
     if part == "teacher":
         trainer = tiny.trainer(TransASPPTeacherTrainer, "Dataset137_Tiny", settings=short())
     else:
-        trainer = tiny.trainer(TransASPPStudentTrainer, settings=short())
+        trainer = tiny.trainer(CrossPseudoSupervisionTrainer if part == "second" else TransASPPStudentTrainer, settings=short())
     trainer.initialize()
-    convolutions = [m.weight for m in trainer.network.modules() if isinstance(m, nn.Conv3d) and m.kernel_size != (1, 1, 1)]
+    network = trainer.second.network if part == "second" else trainer.network
+    convolutions = [m.weight for m in network.modules() if isinstance(m, nn.Conv3d) and m.kernel_size != (1, 1, 1)]
     wide = [weight for weight in convolutions if weight.shape[1] > 1]  # with one channel both orders are the same
     assert wide
     assert all(is_channels_last(weight) for weight in wide)

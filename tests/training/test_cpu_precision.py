@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nnunet_ssl.training import cpu_precision, phased_trainer
 from nnunet_ssl.training.cpu_precision import computes_in_bfloat16, use_bfloat16
+from nnunet_ssl.training.peers.cross_pseudo_supervision import CrossPseudoSupervisionTrainer
 from nnunet_ssl.training.student import TransASPPStudentTrainer
 from nnunet_ssl.training.teacher import TransASPPTeacherTrainer
 
@@ -108,6 +109,17 @@ def test_trainers_use_what_the_plans_ask_for(
     trainer.initialize()
     assert asked_of == ([trainer.network] if expected else [])
     assert any("no instructions for bfloat16" in line for line in said) is (asked == "bfloat16" and not capable)
+
+
+def test_both_networks_of_cross_pseudo_supervision_get_it(
+    tiny: Any, short: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_of: list[nn.Module] = []
+    monkeypatch.setattr(phased_trainer, "computes_in_bfloat16", lambda: True)
+    monkeypatch.setattr(phased_trainer, "use_bfloat16", lambda network: asked_of.append(network))
+    trainer = tiny.trainer(CrossPseudoSupervisionTrainer, settings=short(student={"cpu_precision": "bfloat16"}))
+    trainer.initialize()
+    assert asked_of == [trainer.network, trainer.second.network]
 
 
 def test_module_names_what_the_check_reads() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from nnunetv2.utilities.helpers import softmax_helper_dim1
 from torch import Tensor
 
 from nnunet_ssl.config import UNLEARNING_MODES, StudentConfig
@@ -169,3 +170,13 @@ def test_the_cap_holds_whatever_the_weight(kind: str, mode: str) -> None:
     check(loss_of(kind, **settings, unlearning_gradient_ratio=0.1), output, target, extra)
     of_pool, of_labelled = output.grad[1].norm(), output.grad[0].norm()
     assert float(of_pool) <= 0.1 * float(of_labelled) * (1 + 1e-4)
+
+
+def test_a_loss_of_one_part_is_taken_as_it_is() -> None:
+    """As that of nnU-Net's trainers of Dice alone, which have no part named `dc`."""
+    alone = MemoryEfficientSoftDiceLoss(apply_nonlin=softmax_helper_dim1, batch_dice=False, do_bg=False, smooth=1e-5, ddp=False)
+    loss = DualLoss(
+        supervised=alone, config=StudentConfig(tau=0.7), has_regions=False, num_outputs=3, batch_dice=False, is_distributed=False
+    )
+    output, target, extra = batch("classes", confidence=0.3)
+    check(loss, output, target, extra)

@@ -101,7 +101,7 @@ def _gradient_cap(rank: int) -> None:
         assert bool(torch.isfinite(ratio)) is mixed
         if mixed:
             assert float(ratio) > 0.01
-            torch.testing.assert_close(loss._last_scale, 0.01 / ratio)
+            torch.testing.assert_close(loss.last_scale, 0.01 / ratio)
 
 
 def test_all_processes_measure_the_gradient_cap_in_every_step(tmp_path: Path) -> None:

@@ -137,6 +137,21 @@ def test_continues_from_an_interruption(tiny: Any, short: Settings, ema: bool) -
     assert not list(Path(after.output_folder).glob("checkpoint_latest*"))
 
 
+@pytest.mark.parametrize("ema", [True, False])
+def test_the_last_factor_of_the_unlearning_cap_is_carried_on(tiny: Any, short: Settings, ema: bool) -> None:
+    """A batch of pool samples alone has nothing to measure it by."""
+    tiny.write_sidecar(num_epochs=3)
+    before = tiny.trainer(TransASPPStudentTrainer, settings=short(student={"ema": ema}))
+    before.initialize()
+    before.on_train_start()
+    before.loss.last_scale = torch.tensor(0.3)
+    before.current_epoch = 1
+    before.save_checkpoint(str(Path(before.output_folder) / "checkpoint_latest.pth"))
+    after = tiny.trainer(TransASPPStudentTrainer, settings=short(student={"ema": ema}))
+    maybe_load_checkpoint(after, True, False)
+    assert torch.equal(after.loss.last_scale, torch.tensor(0.3))
+
+
 def test_checkpoints_hold_the_average_for_inference(tiny: Any, short: Settings) -> None:
     trainer = run(tiny.trainer(TransASPPStudentTrainer, settings=short(student={"ema_decay": 0.5})))
     file = Path(trainer.output_folder) / "checkpoint_final.pth"

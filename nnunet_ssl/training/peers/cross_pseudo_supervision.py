@@ -6,15 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 from torch.nn import functional
 
 from nnunet_ssl.errors import StateError
+from nnunet_ssl.networks import unwrap
 from nnunet_ssl.training.epoch_terms import to_host
 from nnunet_ssl.training.peers.peer_loss import ReferenceLoss, pool_samples
 from nnunet_ssl.training.peers.peer_student import PeerStudent
-from nnunet_ssl.training.peers.second_network import Learner, second_learner
+from nnunet_ssl.training.peers.second_network import Learner, second_learner, share_start
 from nnunet_ssl.training.phases import DISTILLATION, SEMI_SUPERVISED
 from nnunet_ssl.training.reference_prediction import reference_logits
 from nnunet_ssl.training.student_loss import ramp_weight
@@ -29,6 +31,11 @@ SECOND = "_second"
 def decisions(logits: Tensor, *, has_regions: bool) -> Tensor:
     """Hard pseudo-labels: the class (P, *spatial) int64, or for regions inside or outside (P, R, *spatial) float32 in {0, 1}."""
     return (logits > 0).float() if has_regions else logits.argmax(1)
+
+
+def _first_weights(network: Any) -> Tensor:
+    """One tensor by which another start is told from this one: the weights of the first layer."""
+    return next(unwrap(network).parameters()).detach()
 
 
 class CrossLoss(ReferenceLoss):
@@ -72,11 +79,26 @@ class CrossPseudoSupervisionTrainer(TransASPPNetwork, PeerStudent):
     def initialize(self) -> None:
         super().initialize()
         self.second = second_learner(self, shares_start=self.stage.start_checkpoint is not None)
+        self._start = _first_weights(self.network).clone()
         with self._second_in_turn():
             self.optimizer, self.lr_scheduler = self.configure_optimizers()
             if self.is_ddp:
                 synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)  # type: ignore[no-untyped-call]
                 self.network = nn.parallel.DistributedDataParallel(synchronised, device_ids=[self.local_rank])
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        # weights given with -pretrained_weights came in after the second network was made
+        if self.current_epoch == 0 and not torch.equal(_first_weights(self.network), self._start):
+            share_start(self.network, self.second.network)
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        super().on_train_epoch_end(train_outputs)
+        steps = self.second.finite_steps
+        steps.check_scale(self.second.grad_scaler, epoch=self.current_epoch)
+        if steps.skipped:
+            self.print_to_log_file(f"{steps.skipped} of {len(train_outputs)} steps of the second network changed nothing")
+        steps.skipped = 0
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -92,8 +114,10 @@ class CrossPseudoSupervisionTrainer(TransASPPNetwork, PeerStudent):
         # what the first decided before this step changed it
         second.reference, second.ramp = first.decided, first.ramp
         with self._second_in_turn():
-            nnUNetTrainer.train_step(self, batch)
+            loss = nnUNetTrainer.train_step(self, batch)["loss"]
         measured = to_host({f"{name}{SECOND}": value for name, value in second.last_terms.items()})
+        cases = [str(key) for key in batch.get("keys", ())]
+        self.second.finite_steps.after_step(loss, measured, epoch=self.current_epoch, cases=cases)
         return self.terms.complete({**outputs, **measured})
 
     # ---- ours

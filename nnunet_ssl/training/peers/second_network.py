@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
 from nnunet_ssl.networks import unwrap
+from nnunet_ssl.training.finite_steps import FiniteSteps
 
 DRAWN_ANEW = ("decoder.", "uncertainty_head.")
 """Parts that do not start from trained weights."""
@@ -17,23 +18,24 @@ DRAWN_ANEW = ("decoder.", "uncertainty_head.")
 
 @dataclass(eq=False, repr=False)
 class Learner:
-    """What nnU-Net's `train_step` reads from a trainer, for one network."""
+    """What nnU-Net's `train_step` reads from a trainer, for one network, and the count of its steps that were not finite."""
 
     network: Any
     loss: Any
     grad_scaler: Any
     optimizer: Any = None
     lr_scheduler: Any = None
+    finite_steps: FiniteSteps = field(default_factory=FiniteSteps)
 
     @classmethod
     def of(cls, trainer: Any) -> Learner:
         """What the trainer has at the moment."""
-        return cls(trainer.network, trainer.loss, trainer.grad_scaler, trainer.optimizer, trainer.lr_scheduler)
+        return cls(trainer.network, trainer.loss, trainer.grad_scaler, trainer.optimizer, trainer.lr_scheduler, trainer.finite_steps)
 
     def lend_to(self, trainer: Any) -> None:
         """Put everything into the trainer's places."""
         trainer.network, trainer.loss, trainer.grad_scaler = self.network, self.loss, self.grad_scaler
-        trainer.optimizer, trainer.lr_scheduler = self.optimizer, self.lr_scheduler
+        trainer.optimizer, trainer.lr_scheduler, trainer.finite_steps = self.optimizer, self.lr_scheduler, self.finite_steps
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs to continue, under nnU-Net's own names."""
@@ -68,7 +70,13 @@ def second_learner(trainer: Any, *, shares_start: bool) -> Learner:
         trainer.enable_deep_supervision,
     ).to(trainer.device)
     if shares_start:
-        weights = unwrap(trainer.network).state_dict()
-        network.load_state_dict({name: value for name, value in weights.items() if not name.startswith(DRAWN_ANEW)}, strict=False)
+        share_start(trainer.network, network)
+    trainer._fit_to_cpu(network)
     compiled: Any = torch.compile(network) if trainer._do_i_compile() else network
     return Learner(network=compiled, loss=trainer._build_loss(), grad_scaler=copy.deepcopy(trainer.grad_scaler))
+
+
+def share_start(first: Any, second: Any) -> None:
+    """Give the second network the first one's weights in all but the decoder."""
+    weights = unwrap(first).state_dict()
+    unwrap(second).load_state_dict({name: value for name, value in weights.items() if not name.startswith(DRAWN_ANEW)}, strict=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from short_training import log, run, same
 
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
+from nnunet_ssl.training.finite_steps import MOST_IN_A_ROW
 from nnunet_ssl.training.peers.cross_pseudo_supervision import CrossPseudoSupervisionTrainer
 from nnunet_ssl.training.peers.peer_loss import pool_samples
 from nnunet_ssl.training.student import TransASPPStudentTrainer
@@ -55,6 +57,32 @@ def test_a_warm_start_is_shared_but_for_the_decoder(tiny: Any, short: Settings) 
     weights = [name for name in first if parts[name] == "decoder" and first[name].ndim == 5]
     assert weights
     assert not equal & set(weights)
+
+
+def test_weights_that_come_in_after_the_start_are_shared_too(tiny: Any, short: Settings) -> None:
+    """As with `-pretrained_weights`, which nnU-Net loads into the network that it knows."""
+    trainer = initialised(tiny, short())
+    drawn = {name: value.clone() for name, value in trainer.second.network.state_dict().items()}
+    trainer.network.load_state_dict({name: value + 1 for name, value in trainer.network.state_dict().items()})
+    trainer.on_train_start()
+    first, second = trainer.network.state_dict(), trainer.second.network.state_dict()
+    for name in first:
+        expected = drawn if name.startswith(("decoder.", "uncertainty_head.")) else first
+        assert torch.equal(second[name], expected[name])
+
+
+def test_a_second_network_that_never_has_a_finite_loss_stops_the_training(tiny: Any, short: Settings) -> None:
+    tiny.write_sidecar(num_epochs=1)
+    trainer = tiny.trainer(CrossPseudoSupervisionTrainer, settings=short(epochs=1))
+    trainer.initialize()
+    batch = next(trainer.get_dataloaders()[0])
+    trainer.second.loss.weight = math.nan
+    trainer.second.loss.ramp = 1.0
+    trainer._step = 10**6
+    for _ in range(MOST_IN_A_ROW - 1):
+        trainer.train_step(batch)
+    with pytest.raises(StateError, match="steps in a row had a loss or gradient that is NaN or infinite"):
+        trainer.train_step(batch)
 
 
 def test_each_learns_what_the_other_decided_before_the_step(tiny: Any, short: Settings) -> None:

@@ -82,6 +82,20 @@ def test_naive_self_training(regions: bool) -> None:
     assert total == stock(regions)(logits, target[0])
 
 
+@pytest.mark.parametrize("regions", [False, True])
+def test_naive_self_training_outside_its_phase_learns_manual_labels_alone(regions: bool) -> None:
+    """Batches that were loaded before fine-tuning began hold pool samples still."""
+    logits, target = batch(regions)
+    loss = peer(WholeBatchLoss, regions)
+    loss.ramp = 0.0
+    total = loss(logits, target)
+    assert total.item() == pytest.approx(SUPERVISED[regions], abs=1e-6)
+    assert math.isnan(measured(loss)["loss_pool"])
+    total.backward()
+    assert not logits.grad[1].any()
+    assert logits.grad[0].any()
+
+
 @pytest.mark.parametrize(("regions", "difference"), [(False, 1 / 16), (True, 1 / 4)])
 def test_mean_teacher(regions: bool, difference: float) -> None:
     logits, target = batch(regions)

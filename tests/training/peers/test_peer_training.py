@@ -68,6 +68,15 @@ def test_weight_of_the_pool_in_a_step(tiny: Any, short: Settings, kind: Any, ris
         )
 
 
+def test_naive_self_training_has_no_rise_and_none_of_the_pool_while_it_fine_tunes(tiny: Any, short: Settings) -> None:
+    tiny.write_sidecar(stage=1, num_stages=1, num_epochs=2)
+    trainer = tiny.trainer(NaiveSelfTrainingTrainer, settings=short(student={"ramp_up": 1.0, "fine_tune_epochs": 1}))
+    weights = []
+    for trainer.current_epoch in range(3):
+        weights.append(trainer._ramp())
+    assert weights == [1.0, 1.0, 0.0]
+
+
 @pytest.mark.parametrize("kind", PEERS)
 def test_a_share_that_gives_batches_of_one_kind(tiny: Any, short: Settings, kind: Any) -> None:
     tiny.write_sidecar(num_epochs=1)

@@ -1,0 +1,46 @@
+"""Where the last student of a run stands as a model of the labelled dataset, and whether it does."""
+
+from __future__ import annotations
+
+import filecmp
+from pathlib import Path
+
+from nnunet_ssl.data.manifest import Manifest
+from nnunet_ssl.locations import PUBLISHED_MARKER, ModelLocation, results_root
+from nnunet_ssl.nnunet_api.json_file import read_json
+
+
+def place_of_student(manifest: Manifest) -> ModelLocation:
+    """Where the last student of a run is published."""
+    return ModelLocation(
+        dataset=manifest.dataset, trainer=manifest.student_trainer, plans=manifest.plans, configuration=manifest.configuration
+    )
+
+
+def relative_workspace(workspace: Path) -> str:
+    """The workspace of a run as the marker of its published student names it."""
+    return workspace.relative_to(results_root()).as_posix()
+
+
+def is_student_published(manifest: Manifest, workspace: Path) -> bool:
+    """Whether the published fold is the run's last student as it is now; one from before it was trained anew, or validated, is not."""
+    model, fold = place_of_student(manifest), manifest.fold
+    marker = model.fold_folder(fold) / PUBLISHED_MARKER
+    if not (manifest.published and manifest.stages and marker.is_file()):
+        return False
+    if read_json(marker).get("workspace") != relative_workspace(workspace):
+        return False
+    student = ModelLocation(
+        dataset=manifest.stages[-1].dataset, trainer=model.trainer, plans=model.plans, configuration=model.configuration
+    )
+    if not _are_same(student.checkpoint(fold), model.checkpoint(fold)):
+        return False
+    summary = student.validation_summary(fold)
+    return not summary.is_file() or _are_same(summary, model.validation_summary(fold))
+
+
+def _are_same(student: Path, published: Path) -> bool:
+    """Whether both files are there with the same content."""
+    if not (student.is_file() and published.is_file()):
+        return False
+    return student.samefile(published) or filecmp.cmp(student, published, shallow=False)
