@@ -81,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_control(arguments, assignments)
     engine_at(arguments.dask)  # an address that is none is said before anything is trained
     requests = _requests(arguments, assignments)
+    from nnunet_ssl.pseudolabel.publish import refuse_taken_place
     from nnunet_ssl.run.pipeline import execute, pipeline
 
     if arguments.control is not None:
@@ -100,6 +101,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         _execute_only(arguments, requests[0])
         return
     use_device(arguments.device)
+    if not arguments.audit:
+        for request in requests:  # none is trained for days before another one stops
+            refuse_taken_place(request.published, request.fold, request.teacher.workspace(request.fold))
     for request in requests:
         print_fold(request, requests)
         print_settings(request)

@@ -38,7 +38,7 @@ def is_published(run: Run) -> bool:
 
 def warn_of_other_run(run: Run) -> None:
     """Say, where a run begins, that another one's student stands where its own is to be published in the end."""
-    if (other := _other_run(run)) is not None:
+    if (other := _other_run(published_model(run), run.fold, run.workspace)) is not None:
         logger.warning(
             "%s holds the published student of the run in %s; that of this run is not published until the fold is removed or moved",
             published_model(run).fold_folder(run.fold),
@@ -46,20 +46,39 @@ def warn_of_other_run(run: Run) -> None:
         )
 
 
-def _other_run(run: Run) -> Path | None:
-    """The workspace of another run, one with another teacher, whose last student stands where this run's would be published.
+def refuse_taken_place(model: ModelLocation, fold: int | str, workspace: Path) -> None:
+    """See that no other run's student stands where that of a run is to be published.
 
-    None where nothing stands there, or that run is gone. A fold's copy in the place of another fold is nobody's.
+    Args:
+        model: where it is to be published.
+        fold: of the run.
+        workspace: of the run, which may not have begun yet.
+
+    Raises:
+        StateError: if one does.
     """
-    model = published_model(run)
-    marker = model.fold_folder(run.fold) / PUBLISHED_MARKER
+    if (other := _other_run(model, fold, workspace)) is not None:
+        raise StateError(
+            f"{model.fold_folder(fold)} holds the published student of the run in {other}; to publish that of the run in {workspace} in "
+            "its place, remove or move that fold and give the same command again."
+        )
+
+
+def _other_run(model: ModelLocation, fold: int | str, workspace: Path) -> Path | None:
+    """The workspace of another run, one with another teacher, whose last student stands in a place.
+
+    None where nothing stands there, or that run is gone, or is a control, which the next one may replace: what is wanted of it is the
+    comparison. A fold's copy in the place of another fold is nobody's.
+    """
+    marker = model.fold_folder(fold) / PUBLISHED_MARKER
     named = read_json(marker).get("workspace") if marker.is_file() else None
-    if named in (None, relative_workspace(run.workspace)):  # a marker of the first version may name none
+    if named in (None, relative_workspace(workspace)):  # a marker of the first version may name none
         return None
     check_relative_path(named, "workspace", marker)
-    workspace = results_root() / named
-    other = Manifest.load(workspace)
-    return workspace if other is not None and (place_of_student(other), other.fold) == (model, run.fold) else None
+    place = results_root() / named
+    other = Manifest.load(place)
+    is_there = other is not None and other.control is None and (place_of_student(other), other.fold) == (model, fold)
+    return place if is_there else None
 
 
 def publish(run: Run) -> ModelLocation:
@@ -89,11 +108,7 @@ def _publish(run: Run) -> ModelLocation:
     source, fold = student.fold_folder(run.fold), target.fold_folder(run.fold)
     if fold.exists() and not (fold / PUBLISHED_MARKER).is_file():
         raise StateError(f"{fold} holds a model that nnunet-ssl did not publish; move it away first.")
-    if (other := _other_run(run)) is not None:
-        raise StateError(
-            f"{fold} holds the published student of the run in {other}; to publish that of the run in {run.workspace} in its place, remove "
-            "or move that fold and give the same command again."
-        )
+    refuse_taken_place(target, run.fold, run.workspace)
     for folder in (fold, target.folder, run.workspace):
         remove_leftovers(folder)
     plans = {**read_json(student.folder / "plans.json"), "dataset_name": run.setup.dataset}

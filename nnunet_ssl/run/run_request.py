@@ -54,6 +54,12 @@ class RunRequest:
         return self.student_trainer or (begun.student_trainer if begun else default_student(self.teacher_trainer))
 
     @property
+    def published(self) -> ModelLocation:
+        """Where the last student is published in the end."""
+        setup = self.setup
+        return ModelLocation(dataset=setup.dataset, trainer=self.student, plans=setup.plans_name, configuration=setup.configuration)
+
+    @property
     def is_from_predictions(self) -> bool:
         """Whether the teacher is predictions, given now or when the run began."""
         return self.teacher.trainer == PREDICTIONS

@@ -169,6 +169,16 @@ def test_ids_in_use_are_refused_before_anything_is_trained(fresh_project: Projec
 AUDITED = ["-d", "137", "-c", "3d_fullres", "-f", "all", "-p", PLANS, "-device", "cpu", "--num-samples", "2", "-np", "1"]
 
 
+def test_place_of_another_student_is_said_before_anything_is_trained(fresh_project: Project, capsys: Any, trainings: list[str]) -> None:
+    call(capsys, fresh_project)
+    run, trained = open_tiny_run(fresh_project), list(trainings)
+    err = call(capsys, fresh_project, "-f", "1", "0", "-tr", "nnUNetTrainer", "--student-tr", OUR_STUDENT, code=2)
+    assert f"holds the published student of the run in {run.workspace}; to publish that of the run in " in err
+    assert trainings == trained
+    # one that stands nowhere yet is free, and the audit publishes nothing
+    call(capsys, fresh_project, "-f", "1", "-tr", "nnUNetTrainer", "--student-tr", OUR_STUDENT, "--dry-run")
+
+
 def test_audit_stops_before_the_first_stage(fresh_project: Project, capsys: Any, trainings: list[str]) -> None:
     pool = ["-u", str(fresh_project.unlabelled)]
     assert main([*AUDITED, *pool, "--audit"]) == 0

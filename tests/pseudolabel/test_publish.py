@@ -190,6 +190,22 @@ def test_student_of_another_run_is_not_replaced(finished: Any, rival: Any) -> No
         publish(finished)
 
 
+def test_controls_replace_each_other(finished: Any, rival: Any) -> None:
+    """Two teachers' controls have plans of one name; what is wanted of each is its comparison."""
+    finished.manifest.control = "supervised"
+    finished.manifest.save(finished.workspace)
+    publish(finished)
+    assert publish(rival).checkpoint(0).samefile(rival.student(1).checkpoint(0))
+
+
+def test_what_is_published_stays_so_without_the_stage(finished: Any) -> None:
+    model = publish(finished)
+    shutil.rmtree(finished.student(2).folder.parent)
+    assert is_published(finished)
+    shutil.rmtree(model.fold_folder(0))
+    assert not is_published(finished)
+
+
 def test_student_of_a_run_that_is_gone_is_replaced(finished: Any, rival: Any) -> None:
     publish(finished)
     (finished.workspace / "manifest.json").unlink()
