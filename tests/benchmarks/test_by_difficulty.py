@@ -74,7 +74,7 @@ def test_an_interval_needs_two_draws() -> None:
 def finished(rows: Path, arm: str, draw: int, *, network: str = "TransASPPUNet", labels: int = 4, split: str = "test") -> None:
     stem = f"{split}_l{labels}_d{draw}_{network}.{arm}"
     row = {"split": split, "labels": labels, "draw": draw, "arm": arm, "network": network}
-    row |= {"teacher": "", "teachers": "single", "frozen": "", "steps": 3000}
+    row |= {"teacher": "", "teachers": "single", "frozen": "", "steps": 3000, "cases": 1}
     rows.joinpath(f"{stem}.json").write_text(json.dumps(row))
     write_cases(rows / f"{stem}{CASES}", cases([draw]))
 

@@ -64,8 +64,8 @@ def test_ignored_voxels_are_not_counted_for_calibration(opened: Opened, monkeypa
     counted: list[Any] = []
     count = held_out_study.count_held_out
 
-    def watched(*arguments: Any) -> Any:
-        counted.append(count(*arguments))
+    def watched(*arguments: Any, **options: Any) -> Any:
+        counted.append(count(*arguments, **options))
         return counted[-1]
 
     monkeypatch.setattr(held_out_study, "count_held_out", watched)

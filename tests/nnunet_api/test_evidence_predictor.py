@@ -250,6 +250,7 @@ def test_log_variance_where_one_pass_is_all_there_is(taught_project: Project) ->
     folder = taught_project.results / DATASET / f"TransASPPTeacherTrainer__{PLANS}__3d_fullres"
     made = EvidencePredictor(num_samples=1, device=CPU, use_mirroring=False)
     made.load_model(folder, [0])
+    made.head_is_trained = True
     swept = made.sweep(IMAGE)
     assert swept.shape == (10, 20, 24, 18)
     assert float(swept[9].min()) >= np.log(1e-4) - 1e-4
@@ -261,6 +262,8 @@ def test_a_head_that_never_learnt_says_nothing(taught_project: Project) -> None:
     folder = taught_project.results / DATASET / f"TransASPPTeacherTrainer__{PLANS}__3d_fullres"
     made = EvidencePredictor(num_samples=1, device=CPU, use_mirroring=False)
     made.load_model(folder, [0])
+    assert not made.head_is_trained
+    made.head_is_trained = True
     taught = made.sweep(IMAGE)
     made.head_is_trained = False
     swept = made.sweep(IMAGE)

@@ -399,12 +399,6 @@ FINDINGS = [
         says="is no study of held-out cases",
     ),
     BadInput(
-        what="findings that are no study, in the report",
-        command="nnssl_report",
-        make=text(in_workspace("held_out.json"), '{"cases": 3}'),
-        says="is no study of held-out cases",
-    ),
-    BadInput(
         what="a ranking that is no table",
         command="nnssl_report",
         make=text(in_workspace("ranking_0.csv"), "rank,case\nfirst,pool_0\n"),
