@@ -19,3 +19,8 @@ CONTROLS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 """By name, what a control changes. `supervised` is the one that says whether the pool helps: manual labels alone, with the same start,
 stages, steps and moving average."""
+
+
+def control_overlay(name: str) -> str:
+    """The name under which a control's settings are laid over the plans, as those of a preset are."""
+    return f"control_{name.replace('-', '_')}"

@@ -16,19 +16,16 @@ def evidence_under(calibration: CalibrationMap | None, evidence: Evidence) -> Ev
     return evidence if calibration is None else replace(evidence, mean=calibrated(evidence, calibration))
 
 
-def score_under(
-    calibration: CalibrationMap | None, evidence: Evidence, nonzero_mask: BoolArray, written: BoolArray | None = None
-) -> dict[str, Score]:
+def scores_of(under: Evidence, nonzero_mask: BoolArray, *, is_calibrated: bool, written: BoolArray | None = None) -> dict[str, Score]:
     """All case scores; without a map by the paper's confidence, and without `expected_dice`.
 
     Args:
-        calibration: of the network that the evidence is of.
-        evidence: of the case, as predicted.
+        under: evidence of the case, as `evidence_under` gives it.
         nonzero_mask: (*spatial) bool, where the image is not empty.
+        is_calibrated: whether there is a map.
         written: regions as a label map of that evidence has them, (R, *spatial), where it contradicts single regions; else as predicted.
     """
-    under = evidence_under(calibration, evidence)
-    confidence = paper_confidence(under) if calibration is None else calibrated_confidence(under.mean, has_regions=under.has_regions)
+    confidence = calibrated_confidence(under.mean, has_regions=under.has_regions) if is_calibrated else paper_confidence(under)
     if written is not None:
         confidence = confidence_of_written(confidence, under.mean > 0.5, written)
-    return score_case(under, confidence, nonzero_mask, None if calibration is None else under.mean)
+    return score_case(under, confidence, nonzero_mask, under.mean if is_calibrated else None)

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nnunet_ssl.confidence.calibration_map import CalibrationMap
 from nnunet_ssl.confidence.case_scores import Score
-from nnunet_ssl.confidence.case_under_map import evidence_under, score_under
+from nnunet_ssl.confidence.case_under_map import evidence_under, scores_of
 from nnunet_ssl.confidence.evidence import MAX_VARIANCE, BoolArray, Evidence, FloatArray, LabelArray, merge
 from nnunet_ssl.confidence.predicted_dice import PredictedMean
 from nnunet_ssl.confidence.review import Review, review
@@ -62,14 +61,15 @@ def predict_case(new: NewCase, prepared: PreparedModel, *, with_probabilities: b
     of_one = predictor.num_samples // predictor.num_folds
     members = [to_evidence(part, heads=setup.heads, num_samples=of_one, has_regions=setup.has_regions) for part in swept]
     maps = findings.maps or (None,) * len(members)
-    merged, q = merge(members), np.mean([evidence_under(used, member).mean for used, member in zip(maps, members, strict=True)], axis=0)
+    under = [evidence_under(used, member) for used, member in zip(maps, members, strict=True)]
+    merged, q = merge(members), np.mean([member.mean for member in under], axis=0)
     on_grid = labels_on_grid(logits, setup)
     if findings.maps is None:
         confidence = paper_confidence(merged, on_grid)
     else:
         confidence = calibrated_confidence(q, has_regions=setup.has_regions, labels=on_grid)
     images = _on_image_grid(confidence, variance_of_labels(merged, on_grid), q if with_probabilities else None, setup, new.properties)
-    score = mean_score_of([_score(member, used, new, prepared) for used, member in zip(maps, members, strict=True)])
+    score = mean_score_of([_score(member, new, prepared) for member in under])
     predicted = findings.predicted_dice(score)
     labels = stock_labels(logits, setup, new.properties)
     return CasePrediction(
@@ -84,10 +84,10 @@ def predict_case(new: NewCase, prepared: PreparedModel, *, with_probabilities: b
     )
 
 
-def _score(member: Evidence, used: CalibrationMap | None, new: NewCase, prepared: PreparedModel) -> Score:
-    """The case score of one fold's evidence, as held-out cases have it."""
-    written = written_regions(evidence_under(used, member).mean, prepared.setup)
-    return score_under(used, member, new.nonzero, written)[prepared.findings.score]
+def _score(under: Evidence, new: NewCase, prepared: PreparedModel) -> Score:
+    """The case score of one fold's evidence under its map, as held-out cases have it."""
+    findings, written = prepared.findings, written_regions(under.mean, prepared.setup)
+    return scores_of(under, new.nonzero, is_calibrated=findings.maps is not None, written=written)[findings.score]
 
 
 def labels_on_grid(logits: Tensor, setup: NnunetSetup) -> LabelArray | BoolArray:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ssl.config import MethodConfig
-from nnunet_ssl.controls import CONTROLS
+from nnunet_ssl.controls import CONTROLS, control_overlay
 from nnunet_ssl.data.accepted_labels import FOLDER as ACCEPTED
 from nnunet_ssl.data.files import link, remove_leftovers, write_json
 from nnunet_ssl.data.held_out_use import uses_held_out
@@ -115,7 +115,7 @@ def _warn_of_changed_settings(run: Run) -> None:
 
 def control_plans_name(plans: str, name: str) -> str:
     """Plans name of a control, for instance `nnUNetPlans_nnssl_control_random_order`."""
-    return preset_plans_name(plans, f"control_{name.replace('-', '_')}")
+    return preset_plans_name(plans, control_overlay(name))
 
 
 def begin_control(run: Run, name: str) -> NnunetSetup:

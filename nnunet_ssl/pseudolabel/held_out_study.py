@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_ssl.confidence.calibration import Calibration, calibrated, fit_calibration
+from nnunet_ssl.confidence.calibration import Calibration, fit_calibration
 from nnunet_ssl.confidence.calibration_map import CalibrationMap
-from nnunet_ssl.confidence.case_scores import STAND_INS, softmax_maximum
-from nnunet_ssl.confidence.case_under_map import evidence_under, score_under
-from nnunet_ssl.confidence.evidence import Evidence
+from nnunet_ssl.confidence.case_scores import STAND_INS, Score, softmax_maximum
+from nnunet_ssl.confidence.case_under_map import evidence_under, scores_of
+from nnunet_ssl.confidence.evidence import BoolArray, Evidence
 from nnunet_ssl.confidence.foreground_band import foreground_band
 from nnunet_ssl.confidence.held_out import HeldOutCounts, count_held_out
 from nnunet_ssl.confidence.prediction_counts import PredictionCounts, count_predictions
@@ -114,17 +114,19 @@ def study_held_out(run: Run) -> HeldOutStudy | None:
     """
     if not run.held_out_cases:
         return None
-    counts = {o.case: _count(run, o, o.evidence) for o in _observed(run)}
+    counts = {o.case: _count(o, o.evidence, written_regions(o.evidence.mean, run.setup)) for o in _observed(run)}
     common = fit_calibration(counts, has_regions=run.setup.has_regions)
     own = _own_maps(run, counts)
     maps = None if common.map is None else {fold: own.get(fold, common.map) for fold in run.manifest.teacher_folds}
     cases, predictions, of_labels = [], {}, {}
     for o in _observed(run):
-        used = None if maps is None else maps[o.fold]
-        of_labels[o.case] = counts[o.case] if used is None else _count(run, o, evidence_under(used, o.evidence))
-        cases.append(_held_out_case(run, o, of_labels[o.case], counts[o.case], used))
-        if used is not None:
-            predictions[o.case] = _count_predictions(run, o, used)
+        under = evidence_under(None if maps is None else maps[o.fold], o.evidence)
+        written = written_regions(under.mean, run.setup)
+        of_labels[o.case] = counts[o.case] if maps is None else _count(o, under, written)
+        scores = scores_of(under, o.label.nonzero, is_calibrated=maps is not None, written=written)
+        cases.append(_held_out_case(run, o, of_labels[o.case], counts[o.case], scores))
+        if maps is not None:
+            predictions[o.case] = _count_predictions(o, under, written)
     return HeldOutStudy(
         cases=tuple(cases),
         calibration=common,
@@ -146,10 +148,9 @@ def _observed(run: Run) -> Any:
             yield _Observed(case, fold, store.read(case, (run.setup.heads, *label.nonzero.shape)), label)
 
 
-def _count(run: Run, observed: _Observed, evidence: Evidence) -> HeldOutCounts:
+def _count(observed: _Observed, evidence: Evidence, written: BoolArray | None) -> HeldOutCounts:
     """Histograms of the evidence, and the sizes and overlap of the labels that the pool would get by it."""
-    label = observed.label
-    return count_held_out(evidence, label.truth, label.valid, written=written_regions(evidence.mean, run.setup))
+    return count_held_out(evidence, observed.label.truth, observed.label.valid, written=written)
 
 
 def _own_maps(run: Run, counts: Mapping[str, HeldOutCounts]) -> dict[int | str, CalibrationMap]:
@@ -174,17 +175,13 @@ def _untaught(run: Run, counts: Mapping[str, HeldOutCounts]) -> dict[int | str, 
     return found
 
 
-def _held_out_case(run: Run, observed: _Observed, counts: HeldOutCounts, plain: HeldOutCounts, used: CalibrationMap | None) -> HeldOutCase:
-    evidence, nonzero = observed.evidence, observed.label.nonzero
-    dice, plain_dice = _dice_by_name(run, counts), _dice_by_name(run, plain)
-    written = written_regions(evidence_under(used, evidence).mean, run.setup)
-    scores = {name: score.value for name, score in score_under(used, evidence, nonzero, written).items()}
+def _held_out_case(run: Run, observed: _Observed, counts: HeldOutCounts, plain: HeldOutCounts, scores: Mapping[str, Score]) -> HeldOutCase:
     return HeldOutCase(
         case=observed.case,
         fold=observed.fold,
-        dice=dice,
-        plain_dice=plain_dice,
-        scores={**scores, "softmax": softmax_maximum(observed.evidence).value},
+        dice=_dice_by_name(run, counts),
+        plain_dice=_dice_by_name(run, plain),
+        scores={**{name: score.value for name, score in scores.items()}, "softmax": softmax_maximum(observed.evidence).value},
     )
 
 
@@ -193,10 +190,9 @@ def _dice_by_name(run: Run, counts: HeldOutCounts) -> dict[str, float | None]:
     return {name: None if np.isnan(value) else float(value) for name, value in zip(names, counts.dice[-len(names) :], strict=True)}
 
 
-def _count_predictions(run: Run, observed: _Observed, used: CalibrationMap) -> PredictionCounts:
-    q, label = calibrated(observed.evidence, used), observed.label
-    band, written = foreground_band(observed.evidence.foreground()), written_regions(q, run.setup)
-    return count_predictions(q, label.truth, label.valid, band, has_regions=run.setup.has_regions, written=written)
+def _count_predictions(observed: _Observed, under: Evidence, written: BoolArray | None) -> PredictionCounts:
+    label, band = observed.label, foreground_band(observed.evidence.foreground())
+    return count_predictions(under.mean, label.truth, label.valid, band, has_regions=under.has_regions, written=written)
 
 
 def _prove(run: Run, cases: list[HeldOutCase]) -> RankingChoice:

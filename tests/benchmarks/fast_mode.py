@@ -129,7 +129,7 @@ def all_case_scores(prepared: Any, images: Mapping[str, list[str]]) -> dict[str,
     import zlib
 
     from nnunet_ssl.confidence.case_scores import softmax_maximum
-    from nnunet_ssl.confidence.case_under_map import score_under
+    from nnunet_ssl.confidence.case_under_map import scores_of
     from nnunet_ssl.nnunet_api.new_case import preprocess_new_case
     from nnunet_ssl.nnunet_api.swept_evidence import to_evidence
 
@@ -139,7 +139,7 @@ def all_case_scores(prepared: Any, images: Mapping[str, list[str]]) -> dict[str,
         new = preprocess_new_case(case, files, setup)
         swept = predictor.sweep(new.image, seed=zlib.crc32(case.encode()))
         evidence = to_evidence(swept, heads=setup.heads, num_samples=predictor.num_samples, has_regions=setup.has_regions)
-        found = {**score_under(None, evidence, new.nonzero), "softmax": softmax_maximum(evidence)}
+        found = {**scores_of(evidence, new.nonzero, is_calibrated=False), "softmax": softmax_maximum(evidence)}
         for name, score in found.items():
             scores.setdefault(name, {})[case] = score.value
     return {name: values for name, values in scores.items() if any(value is not None for value in values.values())}
