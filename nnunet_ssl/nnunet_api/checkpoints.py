@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import operator
 import os
 import pickle
 import re
@@ -29,6 +30,9 @@ POOL_IMAGES = "pool_images"
 """In that entry of a teacher: cases of the pool whose images its uncertainty head has learned from."""
 UNCERTAINTY_TERM = "loss_uncertainty"
 """Under this name our trainers log the loss of the uncertainty head; NaN in every epoch in which it does not learn."""
+
+_MIRRORING = "inference_allowed_mirroring_axes"
+"""nnU-Net's entry; it predicts without mirroring where that is None or missing."""
 
 # nnU-Net stores NumPy scalars (losses, timestamps) and the device beside the weights; nothing else is needed to read its checkpoints.
 # The functions have one name in what NumPy 1 has pickled and another in what NumPy 2 has.
@@ -97,6 +101,31 @@ def pool_images_seen(checkpoint: dict[str, Any]) -> list[str] | None:
         return sorted(entry[POOL_IMAGES])
     is_ours = bool(entry) or UNCERTAINTY_TERM in checkpoint.get("logging", {})
     return None if is_ours else []
+
+
+def mirroring_axes(checkpoint: dict[str, Any], path: Path) -> tuple[int, ...] | None:
+    """Spatial axes, counted from 0, along which a model was mirrored in training and may be in prediction.
+
+    Args:
+        checkpoint: content of a checkpoint.
+        path: where it is from, for messages.
+
+    Returns:
+        The axes as they stand there; none where it was trained without mirroring; None where the checkpoint does not say.
+
+    Raises:
+        StateError: if the entry is anything but axes.
+    """
+    if _MIRRORING not in checkpoint:
+        return None
+    found = checkpoint[_MIRRORING]
+    try:
+        axes = tuple(operator.index(axis) for axis in (() if found is None else found))
+    except TypeError:
+        axes = (-1,)
+    if any(axis not in range(3) for axis in axes):
+        raise StateError(f"{path} has the mirroring axes {found!r}, which are none of an image's; restore it, or train again.")
+    return axes
 
 
 def fingerprint(path: Path) -> str:

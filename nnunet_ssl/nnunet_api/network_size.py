@@ -10,6 +10,7 @@ from torch import nn
 
 from nnunet_ssl.nnunet_api.external_trainers import find_trainer
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
+from nnunet_ssl.nnunet_api.trainer_network import build_network
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,10 @@ def shapes_of_network(setup: NnunetSetup, trainer: str) -> nn.Module:
     Raises:
         SetupError: if there is no such trainer.
     """
-    build = find_trainer(trainer).build_network_architecture
     plans, configuration = setup.plans_manager, setup.configuration_manager
     channels = determine_num_input_channels(plans, configuration, setup.dataset_json)
     with torch.device("meta"):
-        network: nn.Module = build(plans, configuration, channels, setup.heads, enable_deep_supervision=True)
-    return network
+        return build_network(find_trainer(trainer), plans, configuration, channels, setup.heads, deep_supervision=True)
 
 
 def network_size(setup: NnunetSetup, trainer: str) -> NetworkSize:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from nnunet_ssl.nnunet_api.external_trainers import trains_uncertainty_head
 from nnunet_ssl.training.cpu_layout import lay_channels_last
 from nnunet_ssl.training.cpu_precision import computes_in_bfloat16, use_bfloat16
 from nnunet_ssl.training.distributed import broadcast_parameters, leave_head_out
+from nnunet_ssl.training.earlier_training import remove_set_aside, set_aside
 from nnunet_ssl.training.epoch_terms import EpochTerms
 from nnunet_ssl.training.finite_steps import FiniteSteps, require_finite
 from nnunet_ssl.training.next_stage import leave_out_missing_next_stages
@@ -29,6 +32,7 @@ from nnunet_ssl.training.phases import DISTILLATION, Phase, PhasedPolyLRSchedule
 from nnunet_ssl.training.plain_patches import plain_patch_loader
 from nnunet_ssl.training.supervised_loss import weigh_lone_scale
 from nnunet_ssl.training.uncertainty_phase import UncertaintyDistillation
+from nnunet_ssl.training.users_trainer import refuse_changed_schedule, refuse_optimizer_in_stages
 from nnunet_ssl.training.whole_checkpoint import written_whole
 
 
@@ -49,10 +53,15 @@ class PhasedTrainer(nnUNetTrainer):
     """`nnunet`: whatever the trainer that this is mixed into configures."""
     cpu_precision: CpuPrecision = "float32"
     """`bfloat16`: mixed precision on a CPU that has it."""
+    schedule_settings: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"num_epochs": "teacher.length.num_epochs", "initial_lr": "teacher.initial_lr"}
+    )
+    """What sets the length and the first learning rate, by nnU-Net's names of these."""
 
     # set by nnU-Net
     num_epochs: int
     initial_lr: float
+    inference_allowed_mirroring_axes: tuple[int, ...] | None
     dataloader_train: Any
     _best_ema: float | None
 
@@ -64,12 +73,15 @@ class PhasedTrainer(nnUNetTrainer):
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's own default)
     ) -> None:
+        refuse_optimizer_in_stages(type(self).__name__, super().configure_optimizers)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.method = MethodConfig.from_dict(self.configuration_manager.configuration.get("nnssl"))
         self.schedule = PhaseSchedule([Phase("", self.num_epochs, self.initial_lr)])
         self.terms = EpochTerms({})
         self.finite_steps = FiniteSteps()
         self._started_phase: int | None = None
+        self._unchanged: Path | None = None
+        """The checkpoint that was loaded, until a step changes the network."""
         self._distillation: UncertaintyDistillation | None = None
 
     def _use_phases(self, phases: list[Phase], terms: dict[str, int]) -> None:
@@ -94,6 +106,7 @@ class PhasedTrainer(nnUNetTrainer):
     # ---- nnU-Net's hooks
 
     def initialize(self) -> None:
+        refuse_changed_schedule(self, self.schedule, self.schedule_settings)
         super().initialize()
         self._fit_to_cpu(unwrap(self.network))
         if self.device.type == "cpu" and self.cpu_precision == "bfloat16" and not computes_in_bfloat16():
@@ -133,6 +146,7 @@ class PhasedTrainer(nnUNetTrainer):
             self.network.eval()
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        self._unchanged = None
         if self._distillation is not None:
             outputs = self._distil(batch)
             loss, measured = outputs[UNCERTAINTY_TERM], {}
@@ -157,19 +171,28 @@ class PhasedTrainer(nnUNetTrainer):
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
-        with replacing(Path(filename)) as temporary, written_whole(temporary):
+        path = Path(filename)
+        if path == self._unchanged and path.is_file():
+            # of a finished training that is continued to validate it; runs know their teacher by the bytes of this file
+            self.print_to_log_file(f"{path.name} is as it was: no step was taken")
+            return
+        with replacing(path) as temporary, written_whole(temporary):
             require_finite(unwrap(self.network).state_dict(), filename, epoch=self.current_epoch)
             with self._evaluated_weights():
                 require_finite(unwrap(self.network).state_dict(), filename, epoch=self.current_epoch)
                 super().save_checkpoint(str(temporary))
             if entry := self._checkpoint_entry():
                 torch.save({**load_checkpoint(temporary), CHECKPOINT_ENTRY: entry}, temporary)
+            if earlier := set_aside(path):
+                self.print_to_log_file(f"Of an earlier training, until this one is finished: {', '.join(map(str, earlier))}")
+        remove_set_aside(path)
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         # nnU-Net would run code that the file might carry: ours is read first, and says what is wrong with the file
         entry = load_checkpoint(Path(str(filename_or_checkpoint))).get(CHECKPOINT_ENTRY)
         with weights_only():
             super().load_checkpoint(filename_or_checkpoint)
+        self._unchanged = Path(str(filename_or_checkpoint))
         # nnU-Net writes `checkpoint_latest` before it looks whether the epoch was the best: a worse one would take the best one's place
         for value in self.logger.local_logger.my_fantastic_logging["ema_fg_dice"]:
             if self._best_ema is None or value > self._best_ema:

@@ -36,6 +36,8 @@ class Stage:
     num_probability_channels: int
     blind_heads: tuple[int, ...]
     """Network outputs of which pool samples teach nothing."""
+    mirroring_axes: tuple[int, ...] | None
+    """Spatial axes along which the teacher was mirrored in training; None: unknown, so that nothing follows from it."""
     init: StageInit
     init_checkpoint: str | None
     """Checkpoint to start from, relative to nnUNet_results."""
@@ -115,4 +117,6 @@ def _from_content(dataset: str, content: dict[str, Any]) -> Stage:
     read |= {name: int(content[name]) for name in numbers}
     read |= {name: tuple(map(str, content[name])) for name in cases}
     read["blind_heads"] = tuple(map(int, content["blind_heads"]))
+    axes = content.get("mirroring_axes")  # stages of the first version have none
+    read["mirroring_axes"] = None if axes is None else tuple(map(int, axes))
     return Stage(dataset=dataset, **read)

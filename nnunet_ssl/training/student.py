@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -48,6 +48,9 @@ class SemiSupervisedStudent(PhasedTrainer):
 
     fixed_settings: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """Settings, by dotted name, that this trainer has whatever the plans say."""
+    schedule_settings: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"num_epochs": "student.length.num_epochs", "initial_lr": "student.initial_lr (student.warm_lr after trained weights)"}
+    )
 
     def __init__(
         self,
@@ -120,6 +123,14 @@ class SemiSupervisedStudent(PhasedTrainer):
         )
         return self._stage_dataset, validation
 
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, Any, Any, Any]:  # noqa: N802 (nnU-Net's own name)
+        rotation, is_dummy_2d, patch_size, axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        if self.stage.mirroring_axes is not None:
+            axes = self._axes_of_the_teacher(axes)
+            self.inference_allowed_mirroring_axes = self._axes_of_the_teacher(self.inference_allowed_mirroring_axes)
+            self.print_to_log_file(f"Axes that are mirrored, none but the teacher's: {axes}")
+        return rotation, is_dummy_2d, patch_size, axes
+
     def get_dataloaders(self) -> tuple[Any, Any]:
         with loaders_built_by(self._build_loader):
             loaders: tuple[Any, Any] = super().get_dataloaders()
@@ -172,6 +183,13 @@ class SemiSupervisedStudent(PhasedTrainer):
             super().perform_actual_validation(save_probabilities)
 
     # ---- ours
+
+    def _axes_of_the_teacher(self, axes: Sequence[int] | None) -> tuple[int, ...] | None:
+        """Those of some spatial axes along which the teacher was mirrored, too; None where there are none, as nnU-Net has it.
+
+        Labels that tell left from right are wrong in a mirrored image.
+        """
+        return tuple(axis for axis in axes or () if axis in (self.stage.mirroring_axes or ())) or None
 
     @property
     def _semi_supervised_steps(self) -> int:

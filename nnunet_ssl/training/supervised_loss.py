@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nnunet_ssl.errors import ConfigError
+
 
 def inner_loss(loss: nn.Module) -> Any:
     """nnU-Net's compound loss inside its deep-supervision wrapper, or the loss itself where there is no wrapper."""
@@ -35,42 +37,75 @@ def weigh_lone_scale(loss: nn.Module) -> nn.Module:
 
 
 def weigh_cross_entropy(loss: nn.Module, lambda_ce: float) -> nn.Module:
-    """Set the weight of the cross-entropy beside the Dice loss, lambda_CE of Eq. 6.
+    """Multiply the weight of the cross-entropy beside the Dice loss by lambda_CE of Eq. 6.
 
     Args:
-        loss: what nnU-Net's `_build_loss` returned; changed in place.
-        lambda_ce: the weight; 1 is nnU-Net's own.
+        loss: what `_build_loss` of a trainer returned; changed in place. One without such a weight stays as it is.
+        lambda_ce: the factor; 1 leaves the weight that the trainer has chosen, which is 1 in nnU-Net's own.
 
     Returns:
         The same loss.
     """
-    inner_loss(loss).weight_ce = lambda_ce
+    inner = inner_loss(loss)
+    if hasattr(inner, "weight_ce"):
+        inner.weight_ce *= lambda_ce
     return loss
+
+
+def _has_dice(loss: nn.Module) -> bool:
+    """Whether a loss has one of nnU-Net's Dice losses in it, or is one."""
+    return any(hasattr(part, "batch_dice") for part in loss.modules())
+
+
+class MaskedDice(nn.Module):
+    """A Dice loss alone, of the voxels that the last channel of the target does not mark.
+
+    Args:
+        dice: one of nnU-Net's.
+    """
+
+    def __init__(self, dice: nn.Module) -> None:
+        super().__init__()
+        self.dice = dice
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        """Loss of a scale.
+
+        Args:
+            output: logits (B, H, *spatial).
+            target: nnU-Net's target with a channel behind it, (B, 1 + 1, *spatial) or for regions (B, R + 1, *spatial).
+        """
+        loss: Tensor = self.dice(output, target[:, :-1], loss_mask=target[:, -1:] == 0)
+        return loss
 
 
 class LabelledLoss(nn.Module):
     """The supervised loss of the labelled samples of a batch, whichever they are.
 
     On one device the loss sees those samples alone. When Dice is summed over the batches of several processes, every process must take part
-    in every step with the same shapes: the loss then sees the whole batch and pool samples carry the ignore label.
+    in every step with the same shapes: the loss then sees the whole batch and pool samples carry the ignore label. A loss without a Dice
+    part has nothing to sum.
 
     Args:
         loss: nnU-Net's loss.
         num_outputs: channels of the network's output.
-        gathers: whether the loss gathers sums from other processes.
+        gathers: whether Dice is summed over several processes.
+
+    Raises:
+        ConfigError: if the loss has a Dice part to gather, but is none of nnU-Net's.
     """
 
     def __init__(self, loss: nn.Module, *, num_outputs: int, gathers: bool) -> None:
         super().__init__()
         self.loss = loss
-        self.gathers = gathers
+        self.gathers = gathers and _has_dice(loss)
         self._adds_ignore_channel = False
         self._ignore_label: int | None = None
-        if gathers:
+        if self.gathers:
             self._enable_ignoring(num_outputs)
 
     def _enable_ignoring(self, num_outputs: int) -> None:
-        """Give a loss without ignore label one: the value behind the last class, as in nnU-Net's own datasets."""
+        """Give a loss without ignore label one: the value behind the last class, as in nnU-Net's own datasets; Dice alone gets a mask."""
         inner = inner_loss(self.loss)
         if hasattr(inner, "use_ignore_label"):
             if not inner.use_ignore_label:
@@ -79,9 +114,25 @@ class LabelledLoss(nn.Module):
                 # with an ignore label nnU-Net divides the sum over all regions by the number of voxels, without one by that of both
                 inner.weight_ce /= num_outputs
             return
+        if hasattr(inner, "batch_dice"):
+            self._adds_ignore_channel = True
+            self._replace_inner(MaskedDice(inner))
+            return
+        if not (hasattr(inner, "ignore_label") and hasattr(inner, "ce")):
+            raise ConfigError(
+                f"the loss {type(inner).__name__} sums Dice over several GPUs and cannot leave out samples of the pool; train on one GPU, "
+                "or with plans that have batch_dice false."
+            )
         if inner.ignore_label is None:
             inner.ignore_label = inner.ce.ignore_index = num_outputs
         self._ignore_label = int(inner.ignore_label)
+
+    def _replace_inner(self, inner: nn.Module) -> None:
+        wrapper: Any = self.loss
+        if hasattr(wrapper, "weight_factors"):
+            wrapper.loss = inner
+        else:
+            self.loss = inner
 
     def forward(self, outputs: Sequence[Tensor], targets: Sequence[Tensor], labelled: Tensor | None = None) -> Tensor:
         """Loss of the labelled samples.

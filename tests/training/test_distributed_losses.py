@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -10,11 +11,15 @@ from typing import Any
 import pytest
 import torch
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
-from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss, SoftDiceLoss
+from nnunetv2.training.loss.robust_ce_loss import RobustCrossEntropyLoss, TopKLoss
+from nnunetv2.utilities.helpers import softmax_helper_dim1
 from torch import Tensor, distributed, nn
 
 from nnunet_ssl.confidence.quantise import SHARE_STEPS
 from nnunet_ssl.config import StudentConfig
+from nnunet_ssl.errors import ConfigError
 from nnunet_ssl.training.extra_channels import CODE_LABELLED, CODE_POOL
 from nnunet_ssl.training.moving_average import MovingAverage
 from nnunet_ssl.training.student_loss import DualLoss
@@ -72,6 +77,62 @@ def _batch_dice(rank: int, labelled: list[bool]) -> None:
     torch.testing.assert_close(found.detach(), dice + entropy)
     assert own.grad is not None
     assert torch.equal(own.grad.flatten(1).abs().sum(1) > 0, some)  # pool samples teach nothing here
+
+
+def lone_dice(kind: type[nn.Module], *, regions: bool, ddp: bool) -> Any:
+    """The loss of nnU-Net's trainers of Dice alone."""
+    return kind(apply_nonlin=torch.sigmoid if regions else softmax_helper_dim1, batch_dice=True, do_bg=regions, smooth=1e-5, ddp=ddp)
+
+
+def _lone_dice(rank: int, labelled: list[bool]) -> None:
+    logits, labels = global_batch()
+    is_labelled = torch.tensor(labelled)
+    for kind, regions in itertools.product((MemoryEfficientSoftDiceLoss, SoftDiceLoss), (False, True)):
+        targets = torch.cat([labels > 0, labels > 1, labels > 2], dim=1) if regions else labels
+        own = mine(rank, logits).requires_grad_()
+        loss = LabelledLoss(lone_dice(kind, regions=regions, ddp=True), num_outputs=CLASSES, gathers=True)
+        found = loss([own], [mine(rank, targets)], mine(rank, is_labelled))
+        found.backward()
+        alone = lone_dice(kind, regions=regions, ddp=False)
+        torch.testing.assert_close(found.detach(), alone(logits[is_labelled], targets[is_labelled]))
+        torch.testing.assert_close(loss([logits], [targets]).detach(), alone(logits, targets))  # of a validation, the same in both
+        assert own.grad is not None
+        assert torch.equal(own.grad.flatten(1).abs().sum(1) > 0, mine(rank, is_labelled))
+
+
+@pytest.mark.parametrize("labelled", [[True, False, False, True], [False, False, True, False]])
+def test_dice_alone_is_that_of_all_labelled_samples(tmp_path: Path, labelled: list[bool]) -> None:
+    two_processes(tmp_path, lambda rank: _lone_dice(rank, labelled))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_losses_of_one_part_are_built_for_several_processes(wrapped: bool) -> None:
+    """Those of nnU-Net's own trainers, none of which has an ignore label."""
+    options = {"config": StudentConfig(), "has_regions": False, "num_outputs": CLASSES, "batch_dice": True, "is_distributed": True}
+    dice = lone_dice(MemoryEfficientSoftDiceLoss, regions=False, ddp=True)
+    for part, gathers in ((dice, True), (RobustCrossEntropyLoss(), False), (TopKLoss(k=10), False)):
+        supervised = DeepSupervisionWrapper(part, (1.0,)) if wrapped else part
+        assert DualLoss(supervised=supervised, **options).supervised.gathers == gathers
+
+
+@pytest.mark.parametrize("kind", [RobustCrossEntropyLoss, TopKLoss])
+def test_a_loss_without_dice_is_that_of_a_process_own_labelled_samples(kind: type[nn.Module]) -> None:
+    logits, labels = global_batch()
+    is_labelled = torch.tensor([True, False, True, False])
+    loss = LabelledLoss(kind(), num_outputs=CLASSES, gathers=True)
+    torch.testing.assert_close(loss([logits], [labels], is_labelled), kind()(logits[is_labelled], labels[is_labelled]))
+    assert loss([logits], [labels], torch.zeros(4, dtype=torch.bool)) == 0
+
+
+def test_a_users_loss_that_cannot_leave_out_samples_is_refused() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dice = lone_dice(SoftDiceLoss, regions=False, ddp=True)
+
+    with pytest.raises(ConfigError, match="the loss Mixed sums Dice over several GPUs and cannot leave out samples of the pool"):
+        LabelledLoss(Mixed(), num_outputs=CLASSES, gathers=True)
+    LabelledLoss(Mixed(), num_outputs=CLASSES, gathers=False)
 
 
 @pytest.mark.parametrize("labelled", [[True, False, False, True], [True, True, False, False], [False, False, True, False]])

@@ -177,7 +177,8 @@ def test_nan_weights_are_neither_used_nor_started_from(saved: tuple[Any, Path]) 
     message = rf"fold_0/checkpoint_final\.pth holds NaN or infinite weights \(the first in '{name}'\): its training has diverged"
     with pytest.raises(StateError, match=message):
         load_all_weights(trainer.network, final, 0)
-    trainer.save_checkpoint(str(path))
+    trainer.save_checkpoint(str(path))  # its network has taken none of them; the final checkpoint is set aside
+    torch.save(checkpoint, final)
     (final.parent.parent / "plans.json").write_text((Path(trainer.preprocessed_dataset_folder_base) / "nnUNetPlans.json").read_text())
     (final.parent.parent / "dataset.json").write_text((Path(trainer.preprocessed_dataset_folder_base) / "dataset.json").read_text())
     with pytest.raises(StateError, match=message):

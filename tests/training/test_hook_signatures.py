@@ -56,7 +56,7 @@ def test_what_is_overridden() -> None:
     }  # fmt: skip
     student = common | {
         "do_split", "get_tr_and_val_datasets", "get_dataloaders", "on_train_start", "on_validation_epoch_start",
-        "on_validation_epoch_end", "load_checkpoint",
+        "on_validation_epoch_end", "load_checkpoint", "configure_rotation_dummyDA_mirroring_and_inital_patch_size",
     }  # fmt: skip
     assert overridden(SemiSupervisedStudentTrainer, nnUNetTrainer) == student
     assert overridden(TransASPPStudentTrainer, nnUNetTrainer) == student | {"build_network_architecture"}

@@ -207,6 +207,10 @@ def test_weight_of_the_cross_entropy() -> None:
     full, half, none = (weigh_cross_entropy(stock(), w)(outputs, targets) for w in (1.0, 0.5, 0.0))
     torch.testing.assert_close(half, (full + none) / 2)
     assert weigh_cross_entropy(stock(regions=True), 0.5).loss.weight_ce == 0.5
+    users = stock()
+    users.loss.weight_ce = 0.3
+    assert [weigh_cross_entropy(users, factor).loss.weight_ce for factor in (1.0, 0.5)] == [0.3, 0.15]
+    assert not hasattr(weigh_cross_entropy(users.loss.dc, 0.5), "weight_ce")
 
 
 def test_only_output_of_a_network_with_two_resolutions() -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
 
 from nnunet_ssl.networks import unwrap
+from nnunet_ssl.nnunet_api.trainer_network import build_network
 from nnunet_ssl.training.finite_steps import FiniteSteps
 
 DRAWN_ANEW = ("decoder.", "uncertainty_head.")
@@ -62,12 +62,13 @@ def second_learner(trainer: Any, *, shares_start: bool) -> Learner:
             pre-trained backbone and differ in their segmentation heads. With all weights in common they would have nothing to teach each
             other; with none, the one that starts untrained would teach the trained one noise.
     """
-    network: nn.Module = trainer.build_network_architecture(
+    network = build_network(
+        trainer,
         trainer.plans_manager,
         trainer.configuration_manager,
         trainer.num_input_channels,
         trainer.label_manager.num_segmentation_heads,
-        trainer.enable_deep_supervision,
+        deep_supervision=trainer.enable_deep_supervision,
     ).to(trainer.device)
     if shares_start:
         share_start(trainer.network, network)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.run.run_training import maybe_load_checkpoint
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from short_training import log, run, same
 
 from nnunet_ssl.errors import StateError
@@ -42,6 +43,33 @@ def test_the_networks_differ_from_the_start(tiny: Any, short: Settings) -> None:
     convolutions = [name for name in first if first[name].ndim == 5]
     assert convolutions
     assert all(not torch.equal(first[name], second[name]) for name in convolutions)
+
+
+def test_second_network_of_a_trainer_with_nnunets_older_signature(tiny: Any, short: Settings) -> None:
+    class OlderTrainer(CrossPseudoSupervisionTrainer):
+        @staticmethod
+        def build_network_architecture(
+            architecture_class_name: str,
+            arch_init_kwargs: dict[str, Any],
+            arch_init_kwargs_req_import: list[str],
+            num_input_channels: int,
+            num_output_channels: int,
+            enable_deep_supervision: bool = True,
+        ) -> Any:
+            return get_network_from_plans(
+                architecture_class_name,
+                arch_init_kwargs,
+                arch_init_kwargs_req_import,
+                num_input_channels,
+                num_output_channels,
+                deep_supervision=enable_deep_supervision,
+            )
+
+    trainer = tiny.trainer(OlderTrainer, settings=short())
+    with pytest.warns(DeprecationWarning, match="OlderTrainer uses the old build_network_architecture signature"):
+        trainer.initialize()
+    assert type(trainer.second.network).__name__ == "PlainConvUNet"
+    assert trainer.second.network.state_dict().keys() == trainer.network.state_dict().keys()
 
 
 def test_a_warm_start_is_shared_but_for_the_decoder(tiny: Any, short: Settings) -> None:

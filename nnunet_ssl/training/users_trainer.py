@@ -1,0 +1,49 @@
+"""What a user's trainer, derived from ours or underneath them, cannot have: the phases would heed it in part or not at all."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nnunet_ssl.errors import ConfigError
+from nnunet_ssl.training.phases import PhaseSchedule
+
+
+def refuse_optimizer_in_stages(trainer: str, configure_optimizers: Callable[..., Any]) -> None:
+    """See that one optimiser serves the whole training, as it does in all trainers of nnU-Net's but those with a warm-up.
+
+    Args:
+        trainer: name of the class that is made.
+        configure_optimizers: of the trainer underneath, bound to it.
+
+    Raises:
+        ConfigError: if it takes an argument, the stage that an optimiser is for.
+    """
+    unnamed = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    stages = [p.name for p in inspect.signature(configure_optimizers).parameters.values() if p.kind not in unnamed]
+    if stages:
+        raise ConfigError(
+            f"{trainer} is built on {configure_optimizers.__qualname__.partition('.')[0]}, which has another optimiser for each of its own "
+            f"phases (argument '{stages[0]}'), and those of nnunet-ssl would undo that; build it on a trainer without warm-up."
+        )
+
+
+def refuse_changed_schedule(trainer: Any, schedule: PhaseSchedule, settings: Mapping[str, str]) -> None:
+    """See that length and first learning rate are still those that the phases were made with.
+
+    Args:
+        trainer: one of ours, about to be initialised.
+        schedule: its phases.
+        settings: what sets either of them, by nnU-Net's name.
+
+    Raises:
+        ConfigError: if a constructor has changed one of them since, as is usual with nnU-Net's own trainers.
+    """
+    planned = {"num_epochs": schedule.num_epochs, "initial_lr": schedule.phases[0].initial_lr}
+    for name, value in planned.items():
+        if (found := getattr(trainer, name)) != value:
+            raise ConfigError(
+                f"{type(trainer).__name__} sets {name} to {found}, and its phases were made with {value}; leave that line out and use the "
+                f"setting {settings[name]}."
+            )

@@ -1,0 +1,118 @@
+"""Trainers that a user derives from ours, and nnU-Net's own variants with ours mixed in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.variants.loss.nnUNetTrainerCELoss import nnUNetTrainerCELoss
+from nnunetv2.training.nnUNetTrainer.variants.loss.nnUNetTrainerDiceLoss import nnUNetTrainerDiceLoss
+from nnunetv2.training.nnUNetTrainer.variants.loss.nnUNetTrainerTopkLoss import nnUNetTrainerTopk10Loss
+from nnunetv2.training.nnUNetTrainer.variants.lr_schedule.nnUNetTrainer_warmup import nnUNetTrainer_warmup
+from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepochs import nnUNetTrainer_250epochs
+from short_training import log, run
+
+from nnunet_ssl.errors import ConfigError
+from nnunet_ssl.training.student import SemiSupervisedStudent, SemiSupervisedStudentTrainer
+from nnunet_ssl.training.teacher import TransASPPTeacherTrainer
+
+DATASET, STAGE = "Dataset137_Tiny", "Dataset901_Tiny_f0s1"
+Settings = Callable[..., dict[str, Any]]
+
+
+def that_sets(base: Any, name: str, value: float) -> Any:
+    """A trainer derived from another one, as nnU-Net's users do it: one value changed in the constructor."""
+
+    class Changed(base):
+        def __init__(self, plans: Any, configuration: Any, fold: Any, dataset_json: Any, device: Any) -> None:
+            super().__init__(plans, configuration, fold, dataset_json, device)
+            setattr(self, name, value)
+
+    return Changed
+
+
+class WeightedLoss(nnUNetTrainer):
+    """A trainer with a weight of its own on the cross-entropy."""
+
+    def _build_loss(self) -> Any:
+        dice = {"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False}
+        self.enable_deep_supervision = False
+        return DC_and_CE_loss(dice, {}, weight_ce=0.3, weight_dice=0.7, dice_class=MemoryEfficientSoftDiceLoss)
+
+
+class OverWeightedLoss(SemiSupervisedStudent, WeightedLoss):
+    pass
+
+
+class OverDice(SemiSupervisedStudent, nnUNetTrainerDiceLoss):
+    pass
+
+
+class OverCrossEntropy(SemiSupervisedStudent, nnUNetTrainerCELoss):
+    pass
+
+
+class OverTopK(SemiSupervisedStudent, nnUNetTrainerTopk10Loss):
+    pass
+
+
+class Over250Epochs(SemiSupervisedStudent, nnUNetTrainer_250epochs):
+    pass
+
+
+class OverWarmup(SemiSupervisedStudent, nnUNetTrainer_warmup):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("base", "dataset", "section"), [(TransASPPTeacherTrainer, DATASET, "teacher"), (SemiSupervisedStudentTrainer, STAGE, "student")]
+)
+@pytest.mark.parametrize(
+    ("name", "value", "planned", "setting"), [("num_epochs", 250, "2", "length.num_epochs"), ("initial_lr", 0.25, "0.01", "initial_lr")]
+)
+def test_length_and_rate_set_by_hand_are_refused(
+    tiny: Any, short: Settings, base: Any, dataset: str, section: str, name: str, value: float, planned: str, setting: str
+) -> None:
+    trainer = tiny.trainer(that_sets(base, name, value), dataset, settings=short())
+    with pytest.raises(ConfigError) as error:
+        trainer.initialize()
+    assert str(error.value).startswith(f"Changed sets {name} to {value}, and its phases were made with {planned};")
+    assert f"{section}.{setting}" in str(error.value)
+
+
+def test_other_values_may_be_set_by_hand(tiny: Any, short: Settings) -> None:
+    trainer = tiny.trainer(that_sets(TransASPPTeacherTrainer, "weight_decay", 0.125), DATASET, settings=short())
+    trainer.initialize()
+    assert trainer.optimizer.param_groups[0]["weight_decay"] == 0.125
+
+
+def test_length_of_the_trainer_underneath_gives_way_to_the_settings(tiny: Any, short: Settings) -> None:
+    trainer = tiny.trainer(Over250Epochs, settings=short())
+    trainer.initialize()
+    assert trainer.num_epochs == trainer.schedule.num_epochs == 2
+
+
+def test_a_warm_up_is_refused_by_name(tiny: Any, short: Settings) -> None:
+    with pytest.raises(ConfigError, match=r"OverWarmup is built on nnUNetTrainer_warmup, which has another optimiser .*'stage'"):
+        tiny.trainer(OverWarmup, settings=short())
+    assert list(tiny.results.rglob("*Warmup*")) == []
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(1.0, 0.3), (0.5, 0.15)])
+def test_the_weight_of_a_users_cross_entropy_is_kept(tiny: Any, short: Settings, factor: float, expected: float) -> None:
+    trainer = tiny.trainer(OverWeightedLoss, settings=short(student={"lambda_ce": factor}))
+    loss = trainer._build_loss().supervised.loss
+    assert (loss.weight_ce, loss.weight_dice) == (pytest.approx(expected), 0.7)
+
+
+@pytest.mark.parametrize("kind", [OverDice, OverCrossEntropy, OverTopK])
+def test_losses_of_one_part(tiny: Any, short: Settings, kind: Any) -> None:
+    tiny.write_sidecar(num_epochs=1)
+    values = log(run(tiny.trainer(kind, settings=short(iterations=1, student={"lambda_ce": 0.5}))))
+    assert np.isfinite(values["train_losses"]).all()
+    assert np.isfinite(values["loss_high"]).all()
