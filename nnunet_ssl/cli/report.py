@@ -39,9 +39,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from nnunet_ssl.report.write_report import write_report
 
     setup = load_setup(arguments.d, arguments.c, arguments.p)
-    facts, page = write_report(setup, arguments.f, arguments.tr, arguments.o)
+    facts, page, tables = write_report(setup, arguments.f, arguments.tr, arguments.o)
     print(f"report: {page}")
-    print(f"tables: {', '.join(sorted(path.name for path in page.parent.glob('*.csv')))} in {page.parent}")
+    print(f"tables: {', '.join(tables)} in {page.parent}")
     print(f"next: {_next_line(facts)}")
 
 

@@ -1,9 +1,10 @@
-"""One slice of a few cases, best to worst: image, pseudo-label, confidence, uncertainty."""
+"""One slice of a few cases, best to worst by score: image, pseudo-label, confidence, uncertainty."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from nnunet_ssl.data.manifest import Manifest, StageRecord
 from nnunet_ssl.data.pool_index import load_pool
 from nnunet_ssl.data.stage_dataset import CODE_IGNORED, read_sidecar
 from nnunet_ssl.errors import NnsslError, StateError
-from nnunet_ssl.locations import preprocessed_root, targets_folder
+from nnunet_ssl.locations import STAGE_SIDECAR, preprocessed_root, targets_folder
 from nnunet_ssl.nnunet_api.array_file import open_array
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.report.collect import RunFacts, student_of
+from nnunet_ssl.report.learned_cases import learned_pool_cases
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ class CasePanel:
 
     case: str
     place: str
-    """`best`, `median` or `worst` of the stage."""
+    """`best`, `median` or `worst` of the stage by score; `first`, `middle` or `last` where no case has one; `only` case."""
     rank: int
     """Position within the stage, from 1."""
     score: float | None
@@ -54,30 +56,55 @@ class CasePanel:
 
 
 def case_panels(setup: NnunetSetup, facts: RunFacts) -> tuple[CasePanel, ...]:
-    """First, middle and last case of the newest stage, best, median and worst where it is ranked.
+    """Best, median and worst case of the newest stage by score.
 
-    Empty before the first stage, or where its files are gone (which is warned of).
+    Empty before the first stage, where its student learns from manual labels alone, or where its files are gone or damaged (which is
+    warned of).
     """
     workspace = facts.teacher.workspace(facts.fold)
     manifest = Manifest.load(workspace)
-    if manifest is None or not manifest.stages:
+    if manifest is None or not manifest.stages or not learned_pool_cases(manifest, manifest.stages[-1]):
         return ()
     record = manifest.stages[-1]
     scores = {case.case: case.score for case in facts.ranking}
     try:
         reader = _StageReader(setup, manifest, record, workspace)
-        return tuple(reader.panel(record.cases[i], place, i, scores.get(record.cases[i])) for i, place in _places(record))
+        return tuple(reader.panel(case, place, scores.get(case)) for case, place in _places(record.cases, scores))
     except NnsslError as error:
         logger.warning("the report shows no images: %s", error)
         return ()
 
 
-def _places(record: StageRecord) -> list[tuple[int, str]]:
-    """Indices of three cases of a stage, each once, and what they are: in a random or reverse order the first is not the best."""
-    count = len(record.cases)
-    first, middle, last = ("best", "median", "worst") if record.order not in ("random", "reverse") else ("first", "middle", "last")
-    wanted = {0: first, count - 1: last, (count - 1) // 2: middle} if count > 2 else {0: first, count - 1: last}
-    return sorted(wanted.items())[:count] if count > 1 else [(0, "only")][:count]
+def _places(cases: Sequence[str], scores: Mapping[str, float | None]) -> list[tuple[str, str]]:
+    """Three cases of a stage, each once, and what they are by score; those without one come last.
+
+    Args:
+        cases: of the stage, first in the curriculum first. Strata and groups are interleaved in it, so that the first need not be the best.
+        scores: by case; one that is missing has none.
+    """
+    known = {case: score for case in cases if (score := scores.get(case)) is not None}
+    by_score = sorted(cases, key=lambda case: known.get(case, -math.inf), reverse=True)
+    first, middle, last = ("best", "median", "worst") if known else ("first", "middle", "last")
+    if len(cases) < 2:
+        return [(case, "only") for case in cases]
+    between = [(by_score[(len(cases) - 1) // 2], middle)] if len(cases) > 2 else []
+    return [(by_score[0], first), *between, (by_score[-1], last)]
+
+
+def _num_confidence_channels(record: StageRecord) -> int:
+    """Confidence channels in a stage's target files: one, or one per region.
+
+    Raises:
+        StateError: if the stage's sidecar is gone or does not say.
+    """
+    folder = preprocessed_root() / record.dataset
+    sidecar = read_sidecar(folder)
+    if sidecar is None:
+        raise StateError(f"the dataset of stage {record.stage}, {record.dataset}, is no longer there.")
+    count = sidecar.get("num_confidence_channels")
+    if type(count) is not int or count < 1:
+        raise StateError(f"{folder / STAGE_SIDECAR} is damaged: num_confidence_channels is {count!r}, not a whole number of channels.")
+    return count
 
 
 class _StageReader:
@@ -88,14 +115,11 @@ class _StageReader:
         self.data = preprocessed_root() / record.dataset / identifier
         self.targets = targets_folder(record.dataset, identifier)
         self.pool = load_pool(setup).folder
-        sidecar = read_sidecar(preprocessed_root() / record.dataset)
-        if sidecar is None:
-            raise StateError(f"the dataset of stage {record.stage}, {record.dataset}, is no longer there.")
-        self.confidence_channels = int(sidecar["num_confidence_channels"])
+        self.confidence_channels = _num_confidence_channels(record)
         self.spacing_mm = [float(s) for s in setup.configuration_manager.spacing][-2:]
         self.manifest, self.record, self.workspace = manifest, record, workspace
 
-    def panel(self, case: str, place: str, index: int, score: float | None) -> CasePanel:
+    def panel(self, case: str, place: str, score: float | None) -> CasePanel:
         labels = _load(self.data / f"{case}_seg.b2nd")[0].astype(np.int16)
         at = central_slice(labels)
         targets = _load(self.targets / f"{case}.b2nd", (slice(0, 1 + self.confidence_channels), at))
@@ -103,7 +127,7 @@ class _StageReader:
         return CasePanel(
             case=case,
             place=place,
-            rank=index + 1,
+            rank=self.record.cases.index(case) + 1,
             score=score,
             image=_load(self.pool / f"{case}.b2nd", (0, at)).astype(np.float32),
             labels=labels[at],
@@ -124,7 +148,7 @@ class _StageReader:
         """The evidence that the stage's labels were made from."""
         record = self.record
         stores = teacher_stores(self.workspace, self.manifest.teacher_fingerprint, self.manifest.teacher_folds)
-        teacher = merge([store.read(case) for store in stores.values()])
+        teacher = merge(store.read(case) for store in stores.values())
         if record.label_stage is None or record.agreement_weight == 0:
             return teacher
         dataset = self.manifest.stages[record.label_stage - 1].dataset

@@ -15,6 +15,7 @@ from nnunet_ssl.locations import PREDICTIONS, ModelLocation
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.nnunet_api.training_state import training_command
 from nnunet_ssl.report.held_out import HeldOutFacts, read_held_out
+from nnunet_ssl.report.learned_cases import learned_pool_cases
 from nnunet_ssl.report.scored_cases import ScoredCase, read_ranking
 from nnunet_ssl.report.training_log import TrainingLog, read_training_log
 from nnunet_ssl.report.validation import Validation, foreground_keys, read_validation
@@ -33,9 +34,9 @@ class ModelFacts:
     labelled_cases: int | None
     """Manual labels it trains on, accepted ones among them; None where nobody knows."""
     pool_cases: int
-    """Pseudo-labelled cases it trains on."""
+    """Pseudo-labelled cases it learns from."""
     log: TrainingLog | None
-    """None before its first checkpoint."""
+    """Of several teachers that of the first. None before its first checkpoint."""
     is_comparable: bool
     """Whether its pseudo Dice was measured on the same cases as the other models'; not so for a teacher of another fold."""
     validation: Validation | None
@@ -47,18 +48,31 @@ class ModelFacts:
     """Whether the labels of the stage before were kept: the refined ones changed too much, or their student is worse by a test."""
     minutes: float | None
     """Labelling and training together, so far."""
+    folds: tuple[int | str, ...]
+    """Folds that it was trained on; several are as many teachers."""
+    trained_folds: int
+    """How many of these trainings have ended."""
     is_model: bool = True
     """Not so where predictions from elsewhere are the teacher."""
 
     @property
     def name(self) -> str:
-        return "teacher" if self.stage == 0 else f"student {self.stage}"
+        if self.stage > 0:
+            return f"student {self.stage}"
+        return "teacher" if len(self.folds) == 1 else f"{len(self.folds)} teachers"
+
+    @property
+    def log_name(self) -> str:
+        """Whose epochs the log has."""
+        return self.name if len(self.folds) == 1 else f"teacher, fold {self.folds[0]} of {len(self.folds)}"
 
     @property
     def state(self) -> str:
         """How far its training is."""
         if not self.is_model:
             return "predictions"
+        if len(self.folds) > 1:
+            return "trained" if self.trained_folds == len(self.folds) else f"{self.trained_folds} of {len(self.folds)} trained"
         if self.log is None:
             return "not trained"
         return "trained" if self.log.is_finished else f"in training, epoch {self.log.num_epochs}"
@@ -74,6 +88,8 @@ class RunFacts:
     fold: int | str
     teacher: ModelLocation
     teacher_folds: tuple[int | str, ...]
+    control: str | None
+    """Name of what is changed, where the run is the control of another one."""
     predictions: tuple[str, ...]
     """Folders of the predictions that are the teacher; empty where it is a model."""
     student_trainer: str | None
@@ -121,6 +137,11 @@ class RunFacts:
     def students(self) -> tuple[ModelFacts, ...]:
         return self.models[1:]
 
+    @property
+    def is_on_labels_alone(self) -> bool:
+        """Whether there are students, and none of them learns from the pool."""
+        return bool(self.students) and not any(student.pool_cases for student in self.students)
+
 
 def teacher_of(setup: NnunetSetup, teacher_trainer: str) -> ModelLocation:
     """Where the teacher of a set-up stands."""
@@ -159,7 +180,7 @@ def collect(setup: NnunetSetup, fold: int | str, teacher_trainer: str) -> RunFac
         raise SetupError(f"there is nothing to report yet: {folder} holds no checkpoint that can be read; run: {command}")
     records, accepted = (manifest.stages, manifest.accepted) if manifest else ([], {})
     if manifest is not None:
-        models += [_student_facts(student_of(manifest, r.dataset), r, fold, len(train), foreground_keys(setup)) for r in records]
+        models += [_student_facts(manifest, record, len(train), foreground_keys(setup)) for record in records]
     settings = manifest.method if manifest else setup.method.to_dict()
     method = MethodConfig.from_dict(settings)
     return RunFacts(
@@ -169,6 +190,7 @@ def collect(setup: NnunetSetup, fold: int | str, teacher_trainer: str) -> RunFac
         fold=fold,
         teacher=teacher,
         teacher_folds=teacher_folds,
+        control=manifest.control if manifest else None,
         predictions=tuple(manifest.predictions.folders) if manifest and manifest.predictions else (),
         student_trainer=manifest.student_trainer if manifest else None,
         pool_cases=len(manifest.pool) if manifest else None,
@@ -202,7 +224,7 @@ def _teacher_facts(
     teacher: ModelLocation, fold: int | str, teacher_folds: tuple[int | str, ...], labelled_cases: int, keys: Mapping[str, str]
 ) -> ModelFacts:
     logs = [read_training_log(teacher, member) for member in teacher_folds]
-    known = [log.minutes for log in logs if log is not None]
+    known = [log for log in logs if log is not None]
     same_fold = teacher_folds == (fold,)
     is_model = teacher.trainer != PREDICTIONS
     return ModelFacts(
@@ -217,7 +239,9 @@ def _teacher_facts(
         share_confident=None,
         changed=None,
         kept_previous=False,
-        minutes=sum(known) if known else None,
+        minutes=sum(log.minutes for log in known) if known else None,
+        folds=teacher_folds,
+        trained_folds=sum(log.is_finished for log in known),
         is_model=is_model,
     )
 
@@ -230,16 +254,15 @@ def _without_figures_of_a_fold(log: TrainingLog | None) -> TrainingLog | None:
     return replace(log, values={name: v for name, v in log.values.items() if name not in measured}, class_dice=())
 
 
-def _student_facts(
-    student: ModelLocation, record: StageRecord, fold: int | str, labelled_cases: int, keys: Mapping[str, str]
-) -> ModelFacts:
+def _student_facts(manifest: Manifest, record: StageRecord, labelled_cases: int, keys: Mapping[str, str]) -> ModelFacts:
+    student, fold = student_of(manifest, record.dataset), manifest.fold
     log = read_training_log(student, fold)
     return ModelFacts(
         stage=record.stage,
         dataset=record.dataset,
         fraction=record.fraction,
         labelled_cases=labelled_cases + len(record.accepted),
-        pool_cases=len(record.cases),
+        pool_cases=learned_pool_cases(manifest, record),
         log=log,
         is_comparable=True,
         validation=read_validation(student, fold, keys),
@@ -247,4 +270,6 @@ def _student_facts(
         changed=max(record.change.values(), default=None) if record.change is not None else None,
         kept_previous=record.kept_previous,
         minutes=record.seconds / 60 + (log.minutes if log is not None else 0.0),
+        folds=(fold,),
+        trained_folds=int(log is not None and log.is_finished),
     )

@@ -12,12 +12,14 @@ import matplotlib
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREEN, RED, VIOLET, GREY = "#3b82c4", "#d97f0e", "#22966b", "#d0504c", "#9268cc", "#8a8f98"
+BLUE, ORANGE, GREEN, RED, VIOLET, CYAN = "#3b82c4", "#d97f0e", "#22966b", "#d0504c", "#9268cc", "#1fa3b5"
 """Of middle brightness, so that each can be told from white and from black; told apart without red and green, too."""
-SERIES = (BLUE, ORANGE, GREEN, VIOLET, RED, GREY)
+SERIES = (BLUE, ORANGE, GREEN, VIOLET, RED, CYAN)
+GREY = "#8a8f98"
+"""Of what is no series: borders, cases that wait, classes without a colour of their own."""
 
-_INK = "#0b0c0d"
-"""Stands for the page's text colour until the figure is SVG; no other part may use it."""
+_INK, _GROUND = "#0b0c0d", "#fefdfe"
+"""Stand for the page's colours of text and ground until the figure is SVG; no other part may use them."""
 _STAGES = LinearSegmentedColormap.from_list("stages", [BLUE, GREEN, "#c99a12", RED])
 
 
@@ -37,6 +39,7 @@ def figure_style() -> Iterator[None]:
                 "axes.axisbelow": True,
                 "grid.alpha": 0.15,
                 "lines.linewidth": 1.6,
+                "legend.facecolor": _GROUND,
                 "legend.fontsize": 8,
                 "legend.handlelength": 1.4,
                 "svg.hashsalt": "nnunet-ssl",
@@ -73,5 +76,5 @@ def inline_svg(draw: Callable[[], Figure], *, name: str, description: str) -> st
     # an HTML page knows both namespaces without their addresses
     svg = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", svg)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    svg = svg.replace(_INK, "currentColor")
+    svg = svg.replace(_INK, "currentColor").replace(_GROUND, "var(--ground)")
     return svg.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1)

@@ -28,6 +28,10 @@ _PANELS: tuple[tuple[str, dict[str, str]], ...] = (
 """Title, and the logged values shown by their names in the legend; what no model has logged is left out."""
 _FEW_EPOCHS = 40
 _BINS = 20
+_NAMED = len(SERIES) - 1
+"""Classes that have a colour of their own; the first colour is the mean's."""
+_LETTER = 0.016
+"""Share of an axis' width that a letter of a model's name takes."""
 _TITLE_PAD = 17
 """Points above the axes, for the names of the models below it."""
 
@@ -35,7 +39,7 @@ _TITLE_PAD = 17
 def training_curves(facts: RunFacts) -> Figure:
     """Losses and pseudo Dice over the epochs of teacher and students, one after another, with the borders between them."""
     logs = [model.log for model in facts.models if model.log is not None]
-    names = ["teacher" if model.stage == 0 else f"stage {model.stage}" for model in facts.models if model.log is not None]
+    names = [model.log_name if model.stage == 0 else f"stage {model.stage}" for model in facts.models if model.log is not None]
     panels = [panel for panel in _PANELS if any(_has(log, key) for log in logs for key in panel[1])]
     figure, axes = _grid(len(panels) + 1, columns=2)
     where = "on training labels" if facts.is_final_mode else "on validation patches"
@@ -58,10 +62,18 @@ def _pseudo_dice(ax: Axes, logs: Sequence[TrainingLog], class_names: Sequence[st
     if len(class_names) > 1:
         for index, name in enumerate(class_names):
             series = [log.class_dice[index] if index < len(log.class_dice) else () for log in logs]
-            _curve(ax, series, logs, name if index < len(SERIES) - 1 else "", color=SERIES[1 + index % (len(SERIES) - 1)], linewidth=1)
+            if index < _NAMED:
+                _curve(ax, series, logs, name, color=SERIES[1 + index], linewidth=1)
+            else:
+                label = _unnamed(len(class_names) - _NAMED) if index == _NAMED else ""
+                _curve(ax, series, logs, label, color=GREY, linewidth=0.5, zorder=1.5)
     _curve(ax, [log.values.get("mean_fg_dice", ()) for log in logs], logs, "mean", color=SERIES[0], linewidth=2.2)
     if len(class_names) > 1:
         _legend(ax, ncols=2)
+
+
+def _unnamed(count: int) -> str:
+    return f"{count} more class{'es' if count > 1 else ''}: epochs.csv"
 
 
 def _legend(ax: Axes, ncols: int = 1) -> None:
@@ -95,7 +107,8 @@ def _borders(ax: Axes, lengths: Sequence[int], names: Sequence[str]) -> None:
     for length, name in zip(lengths, names, strict=True):
         if start:
             ax.axvline(start + 0.5, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
-        short = name if length / total > 0.11 else name.removeprefix("stage ").replace("teacher", "T")
+        has_room = length / total > _LETTER * len(name)
+        short = name if has_room else "T" if name.startswith("teacher") else name.removeprefix("stage ")
         position = (start + 0.5 + length / 2, 1.01)
         ax.annotate(short, position, xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=7.5, color=GREY)
         start += length

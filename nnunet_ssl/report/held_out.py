@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nnunet_ssl.confidence.ranking_table import RankingRow, ranking_rows
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import STUDY_FILE
 from nnunet_ssl.nnunet_api.json_file import read_json
@@ -30,15 +31,24 @@ class HeldOutFacts:
     tau: tuple[float, ...] | None
     ranking: str
     """The verdict on the ranking, in a sentence."""
+    ranking_rows: tuple[RankingRow, ...]
+    """How well each score orders the held-out cases, beside the baseline and a random order."""
 
-    def entries(self) -> dict[str, str]:
-        """Names and texts for a list of definitions."""
+    def entries(self, class_names: Sequence[str]) -> dict[str, str]:
+        """Names and texts for a list of definitions.
+
+        Args:
+            class_names: of the foreground classes, or regions; a threshold of background comes before theirs.
+        """
         dice = "unknown" if self.mean_dice is None else f"{self.mean_dice:.4f}, by teachers trained without the case"
         if self.kind is None or self.error_before is None or self.error_after is None:
             confidence = "not calibrated: too few cases"
         else:
             confidence = f"{self.kind} map, calibration error {self.error_before:.3f} before and {self.error_after:.3f} after"
-        tau = "as given" if self.tau is None else ", ".join(f"{value:.2f}" for value in self.tau)
+        tau = "as given"
+        if self.tau is not None:
+            names = [*["background"] * (len(self.tau) - len(class_names)), *class_names]
+            tau = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, self.tau, strict=True))
         return {
             "Held-out cases": str(self.num_cases),
             "Held-out Dice": dice,
@@ -76,4 +86,5 @@ def _facts(content: Mapping[str, Any]) -> HeldOutFacts:
         error_after=calibration["ece_after"],
         tau=None if content["tau"] is None else tuple(map(float, content["tau"])),
         ranking=str(ranking["proofs"][ranking["chosen"]]["reason"]),
+        ranking_rows=ranking_rows(ranking),
     )

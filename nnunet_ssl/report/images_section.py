@@ -22,17 +22,17 @@ from nnunet_ssl.report.slice_images import (
 )
 
 
-def images_section(panels: Sequence[CasePanel], labels: dict[int, str], *, has_stages: bool) -> Iterator[str]:
+def images_section(panels: Sequence[CasePanel], labels: dict[int, str], *, if_none: str) -> Iterator[str]:
     """Heading, colour keys and one row of slices for every case.
 
     Args:
         panels: the cases; none where there are none.
         labels: names of the label values that occur in pseudo-labels.
-        has_stages: whether a stage is written, so that there should have been images.
+        if_none: sentence that stands where there are no cases.
     """
     yield heading("Pseudo-labels of the newest stage")
     if not panels:
-        yield paragraph("The images are no longer there." if has_stages else "No stage is written yet.")
+        yield paragraph(if_none)
         return
     present = sorted({int(value) for panel in panels for value in np.unique(panel.labels) if value > 0})
     keys = [f'<span><span class="dot" style="background:{label_colour(v)}"></span>{escape(labels.get(v, str(v)))}</span>' for v in present]
@@ -42,7 +42,8 @@ def images_section(panels: Sequence[CasePanel], labels: dict[int, str], *, has_s
     yield from map(_panel, panels)
     yield paragraph(
         "Central slice through the predicted foreground, on the network's grid. Grey in the confidence map: nothing is learned there, "
-        "since teacher and student disagree or a doubtful label must not be unlearned.",
+        "since teacher and student disagree or a doubtful label must not be unlearned. Best, median and worst are by score; the number is "
+        "the place in the order in which cases enter.",
         "soft",
     )
 

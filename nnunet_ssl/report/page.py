@@ -20,6 +20,11 @@ _FINAL_MODE = (
     "Fold “all”: every manual label trains, so no validation figure is claimed. Losses and pseudo Dice below are measured on labels that "
     "the networks have learned from; they show that training went well, not how good the model is."
 )
+_RANKING = (
+    "How well each score orders these cases. Spearman: rank correlation with the true Dice, of the cases that have the score. AURC and "
+    "AUGRC: areas under the risk-coverage curve and the generalised one with the loss 1 - Dice, less is better; both are of all held-out "
+    "cases with a Dice, those without the score in last place. Of a random order the expectation."
+)
 
 
 def page(facts: RunFacts, panels: Sequence[CasePanel], labels: dict[int, str]) -> str:
@@ -40,16 +45,22 @@ def page(facts: RunFacts, panels: Sequence[CasePanel], labels: dict[int, str]) -
         *_curves(facts),
         *_scores(facts),
         *_held_out(facts),
-        *images_section(panels, labels, has_stages=bool(facts.students)),
+        *images_section(panels, labels, if_none=_why_no_images(facts)),
         *_review(facts),
         *_settings(facts),
         f"<footer>nnunet-ssl {escape(__version__)}. The tables are also in CSV files beside this page.</footer>",
     ]
-    return document(f"{facts.dataset}, fold {facts.fold}: semi-supervised run", STYLE, body)
+    return document(f"{facts.dataset}, fold {facts.fold}: {_kind(facts)}", STYLE, body)
+
+
+def _kind(facts: RunFacts) -> str:
+    if facts.control is not None:
+        return f"Control: {facts.control}"
+    return "nnU-Net run on manual labels alone" if facts.is_on_labels_alone else "Semi-supervised nnU-Net run"
 
 
 def _header(facts: RunFacts) -> Iterator[str]:
-    yield '<p class="kind">Semi-supervised nnU-Net run</p>'
+    yield paragraph(_kind(facts), "kind")
     yield f"<h1>{escape(facts.dataset)}, {escape(facts.configuration)}, fold {escape(str(facts.fold))}</h1>"
     yield f'<p class="notice">{escape(_summary(facts))}</p>'
     mode = "final (every label trains)" if facts.is_final_mode else f"report ({facts.validation_use.mode})"
@@ -61,7 +72,7 @@ def _header(facts: RunFacts) -> Iterator[str]:
             "Student": facts.student_trainer or "not chosen yet",
             "Plans": facts.plans,
             "Manual labels in training": str(facts.labelled_cases),
-            "Unlabelled pool": f"{facts.pool_cases} cases" if facts.pool_cases is not None else "not used yet",
+            "Unlabelled pool": _pool(facts),
             **_accepted(facts),
             "Published for nnUNetv2_predict": "yes" if facts.is_published else "no",
         }
@@ -73,6 +84,12 @@ def _teacher(facts: RunFacts) -> str:
         return f"predictions in {', '.join(facts.predictions)}"
     folds = "" if facts.teacher_folds == (facts.fold,) else f", folds {' '.join(map(str, facts.teacher_folds))}"
     return f"{facts.teacher.trainer}{folds}"
+
+
+def _pool(facts: RunFacts) -> str:
+    if facts.pool_cases is None:
+        return "not used yet"
+    return f"{facts.pool_cases} cases{', of which no student learns' if facts.is_on_labels_alone else ''}"
 
 
 def _accepted(facts: RunFacts) -> dict[str, str]:
@@ -119,8 +136,8 @@ def _stages(facts: RunFacts) -> Iterator[str]:
     yield paragraph(
         "Losses and pseudo Dice come from nnU-Net's training log (patches, best epoch); gains are against the row above. Confident voxels "
         "are the share of predicted foreground whose confidence reaches tau. Changed labels compare with the stage before; the class that "
-        "changed most is shown; where more changed than allowed, or the student was worse than the model before it, the labels of the "
-        "stage before were kept. Minutes are labelling and training together.",
+        "changed most is shown; where more changed than allowed, or the student was worse than the model whose labels were in force, the "
+        "labels of the stage before were kept. Minutes are labelling and training together.",
         "soft",
     )
 
@@ -129,7 +146,9 @@ def _held_out(facts: RunFacts) -> Iterator[str]:
     """Left out where held-out cases decide nothing."""
     if facts.held_out is not None:
         yield heading("Held-out cases")
-        yield definitions(facts.held_out.entries())
+        yield definitions(facts.held_out.entries(facts.class_names))
+        yield table_element(tables.ranking_table(facts.held_out))
+        yield paragraph(_RANKING, "soft")
         text = "Labelled cases that one of the teachers has not seen. They decided what is listed here, so they are no proof of it."
         if not facts.is_final_mode:
             text += " They are the validation cases of this fold, on which the figures of this page stand."
@@ -159,9 +178,11 @@ def _curves(facts: RunFacts) -> Iterator[str]:
         return
     svg = inline_svg(lambda: training_curves(facts), name="curves", description="Losses and pseudo Dice over the epochs of all models")
     caption = "Teacher and students one after another, dashed lines between them."
-    yield figure_element(
-        svg, f"{caption} The student's training loss holds the pool's terms too, so it cannot be compared with the teacher's."
-    )
+    if len(facts.teacher_folds) > 1:
+        caption += f" Of the {len(facts.teacher_folds)} teachers the one of fold {facts.teacher_folds[0]} is shown."
+    if not facts.is_on_labels_alone:
+        caption += " The student's training loss holds the pool's terms too, so it cannot be compared with the teacher's."
+    yield figure_element(svg, caption)
 
 
 def _scores(facts: RunFacts) -> Iterator[str]:
@@ -178,6 +199,15 @@ def _scores(facts: RunFacts) -> Iterator[str]:
             caption = "The newest order is random: no score ranks, all are for comparison."
         yield figure_element(svg, f"{caption} Above: number of cases per score.")
     yield folded(f"All {len(facts.ranking)} cases", table_element(tables.case_table(facts)))
+
+
+def _why_no_images(facts: RunFacts) -> str:
+    """A sentence in place of the images."""
+    if not facts.students:
+        return "No stage is written yet."
+    if not facts.students[-1].pool_cases:
+        return "Left out: the student of this stage learns from manual labels alone."
+    return "The images are no longer there."
 
 
 def _review(facts: RunFacts) -> Iterator[str]:

@@ -35,7 +35,7 @@ class ScoredCase:
 
 
 def read_ranking(path: Path) -> tuple[ScoredCase, ...]:
-    """Read a ranking table, best case first; empty where the file is missing.
+    """Read a ranking table, first case of the curriculum first; empty where the file is missing.
 
     Raises:
         StateError: if it is not a ranking table.

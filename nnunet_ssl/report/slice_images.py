@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import colorsys
 import io
+from itertools import pairwise
 from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.image import imsave
 from numpy.typing import NDArray
 
@@ -21,7 +23,9 @@ CONFIDENCE_MAP, DEVIATION_MAP = "viridis", "magma"
 DEVIATION_MAX = 0.5
 """Largest standard deviation that a probability can have."""
 LABEL_COLOURS = ("#ff5a52", "#ffd23f", "#3ea6ff", "#5ee08a", "#d58bff", "#ff9a3d", "#7fe3e0", "#ff8fc0")
-"""Of label 1, 2, ...; bright, since they lie over dark images."""
+"""Of the first labels; bright, since they lie over dark images."""
+_SATURATION = 0.7
+"""Of the labels after these."""
 _IGNORED = (0.55, 0.55, 0.55)
 _OVERLAY = 0.45
 
@@ -45,8 +49,20 @@ def overlay(grey: Rgb, labels: NDArray[np.int16]) -> Rgb:
 
 
 def label_colour(value: int) -> str:
-    """Colour of a label value from 1; they repeat after the last."""
-    return LABEL_COLOURS[(value - 1) % len(LABEL_COLOURS)]
+    """Colour of a label value from 1; each has a hue of its own, however many there are."""
+    if value <= len(LABEL_COLOURS):
+        return LABEL_COLOURS[value - 1]
+    hues = [colorsys.rgb_to_hsv(*to_rgb(colour))[0] for colour in LABEL_COLOURS]
+    while len(hues) < value:
+        hues.append(_middle_of_largest_gap(hues))
+    return to_hex(colorsys.hsv_to_rgb(hues[-1], _SATURATION, 1))
+
+
+def _middle_of_largest_gap(hues: list[float]) -> float:
+    """The hue that is farthest from all others; hues are places on a circle, in [0, 1)."""
+    around = sorted(hues)
+    gap, start = max((after - before, before) for before, after in pairwise([*around, around[0] + 1]))
+    return (start + gap / 2) % 1
 
 
 def colour_map(values: FloatImage, name: str, highest: float, *, ignored: NDArray[np.bool_] | None = None) -> Rgb:

@@ -49,6 +49,11 @@ class Table:
         """Write the table as CSV, real numbers with six decimals."""
         write_csv(path, [c.key for c in self.columns], [{k: _exact(v) for k, v in row.items()} for row in self.rows])
 
+    def is_written_in(self, path: Path) -> bool:
+        """Whether a file is a CSV of such a table, by its heading."""
+        heading = f"{','.join(c.key for c in self.columns)}\n".encode()
+        return path.is_file() and path.read_bytes().startswith(heading)
+
 
 def table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> Table:
     """A table from any sequences."""

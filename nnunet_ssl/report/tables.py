@@ -1,4 +1,4 @@
-"""The tables of a run: stages, classes, cases, cases for review, epochs."""
+"""The tables of a run: stages, classes, cases, scores on held-out cases, cases for review, epochs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from nnunet_ssl.report.collect import ModelFacts, RunFacts
+from nnunet_ssl.report.held_out import HeldOutFacts
 from nnunet_ssl.report.table import Column, Table, table
 from nnunet_ssl.report.training_log import TrainingLog
 
@@ -104,7 +105,7 @@ def class_comparison(facts: RunFacts) -> Table:
 
 
 def case_table(facts: RunFacts) -> Table:
-    """Every pool case with all its scores, best first."""
+    """Every pool case with all its scores, first in the curriculum first."""
     names = list(facts.ranking[0].scores) if facts.ranking else []
     columns = [
         Column("rank", "rank"),
@@ -120,6 +121,17 @@ def case_table(facts: RunFacts) -> Table:
     return table(columns, rows)
 
 
+def ranking_table(held_out: HeldOutFacts) -> Table:
+    """How well each score orders the held-out cases, beside the baseline and a random order; for the page."""
+    columns = [
+        Column("name", "score", is_text=True),
+        Column("spearman", "Spearman", "{:.2f}"),
+        Column("aurc", "AURC", "{:.4f}"),
+        Column("augrc", "AUGRC", "{:.4f}"),
+    ]
+    return table(columns, [row._asdict() for row in held_out.ranking_rows])
+
+
 def review_table(facts: RunFacts) -> Table:
     """Cases without a score: somebody should look at them."""
     columns = [Column("case", "case", is_text=True), Column("stratum", "predicted classes", is_text=True)]
@@ -133,7 +145,7 @@ def epoch_table(facts: RunFacts) -> Table:
     keys = list(dict.fromkeys(key for _, log in logs for key in log.values))
     dice = [f"pseudo_dice_{name}" for name in facts.class_names]
     columns = [Column("model", "model", is_text=True), Column("epoch", "epoch"), *(Column(key, key) for key in (*keys, *dice))]
-    return table(columns, [{"model": model.name, **row} for model, log in logs for row in _epoch_rows(log, dice)])
+    return table(columns, [{"model": model.log_name, **row} for model, log in logs for row in _epoch_rows(log, dice)])
 
 
 def _epoch_rows(log: TrainingLog, dice: list[str]) -> Iterator[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from nnunet_ssl.data.files import remove_leftovers, replacing
 from nnunet_ssl.disk import require_free
@@ -12,7 +13,17 @@ from nnunet_ssl.report.case_panels import case_panels, label_names
 from nnunet_ssl.report.collect import RunFacts, collect
 from nnunet_ssl.report.page import page
 
-PAGE = "report.html"
+PAGE, CLASSES = "report.html", "classes.csv"
+
+
+class WrittenReport(NamedTuple):
+    """What `write_report` has written."""
+
+    facts: RunFacts
+    """What it says."""
+    page: Path
+    tables: tuple[str, ...]
+    """Names of the CSV files beside the page."""
 
 
 def default_folder(facts: RunFacts) -> Path:
@@ -20,17 +31,16 @@ def default_folder(facts: RunFacts) -> Path:
     return facts.teacher.workspace(facts.fold) / "report"
 
 
-def write_report(setup: NnunetSetup, fold: int | str, teacher_trainer: str, folder: Path | None = None) -> tuple[RunFacts, Path]:
+def write_report(setup: NnunetSetup, fold: int | str, teacher_trainer: str, folder: Path | None = None) -> WrittenReport:
     """Write `report.html` and the tables of a run, finished or not.
+
+    In final mode there is no table of the classes; one that a report in fold mode left in the folder is removed.
 
     Args:
         setup: the labelled dataset and its plans.
         fold: fold of the run.
         teacher_trainer: class name of the teacher's trainer.
         folder: where to write; None takes `report` in the run's workspace.
-
-    Returns:
-        What the report says, and the page.
 
     Raises:
         SetupError: if there is nothing to report.
@@ -47,12 +57,15 @@ def write_report(setup: NnunetSetup, fold: int | str, teacher_trainer: str, fold
         "review.csv": tables.review_table(facts),
         "epochs.csv": tables.epoch_table(facts),
     }
+    classes = tables.class_table(facts)
     if not facts.is_final_mode:
-        made["classes.csv"] = tables.class_table(facts)
+        made[CLASSES] = classes
     content = page(facts, panels, labels).encode()
     require_free(folder, len(content), "the report")
+    if facts.is_final_mode and classes.is_written_in(folder / CLASSES):
+        (folder / CLASSES).unlink()
     for name, table in made.items():
         table.write(folder / name)
     with replacing(folder / PAGE) as temporary:
         temporary.write_bytes(content)
-    return facts, folder / PAGE
+    return WrittenReport(facts, folder / PAGE, tuple(sorted(made)))

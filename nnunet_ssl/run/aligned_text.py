@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 
@@ -12,5 +13,5 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float | None, form: str) -> str:
-    """A value in that format; a dash where there is none."""
-    return "-" if value is None else form.format(value)
+    """A value in that format; a dash where there is none or it is NaN."""
+    return "-" if value is None or math.isnan(value) else form.format(value)

@@ -9,6 +9,7 @@ from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
 from nnunet_ssl.nnunet_api.validation_summary import mean_dice
 from nnunet_ssl.pseudolabel.run import Run
+from nnunet_ssl.report.learned_cases import learned_pool_cases
 from nnunet_ssl.run.aligned_text import aligned, number
 
 HEADER = ("stage", "fraction", "cases", "score range", "confident", "changed", "val. Dice", "minutes")
@@ -21,6 +22,7 @@ class StageRow:
     stage: int
     fraction: float | None
     cases: int | None
+    """Pseudo-labelled cases that the student learns from."""
     score_range: tuple[float, float] | None
     share_confident: float | None
     change: float | None
@@ -58,7 +60,7 @@ def stage_rows(run: Run) -> list[StageRow]:
             StageRow(
                 stage=record.stage,
                 fraction=record.fraction,
-                cases=len(record.cases),
+                cases=learned_pool_cases(run.manifest, record),
                 score_range=record.score_range,
                 share_confident=record.share_confident,
                 change=max(record.change.values(), default=None) if record.change is not None else None,

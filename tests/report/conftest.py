@@ -212,6 +212,14 @@ class ToyRun:
                 part[name] = value
         path.write_text(json.dumps(content))
 
+    def learn_labels_alone(self, *stages: int) -> None:
+        """Only labelled samples in the plans of these stages, by which their students train."""
+        for stage in stages:
+            path = preprocessed_root() / self.student(stage).dataset / f"{PLANS}.json"
+            content = json.loads(path.read_text())
+            content["configurations"][CONFIGURATION]["nnssl"]["student"]["labelled_share"] = 1.0
+            path.write_text(json.dumps(content))
+
     def publish(self) -> Path:
         """The second student as a model of the labelled dataset; returns its fold."""
         fold = replace(self.student(2), dataset=DATASET).fold_folder(self.fold)

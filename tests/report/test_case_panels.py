@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.colors import rgb_to_hsv, to_rgb
 
+from nnunet_ssl.confidence.curriculum import rank_cases
 from nnunet_ssl.confidence.evidence import Evidence
-from nnunet_ssl.locations import preprocessed_root
-from nnunet_ssl.report.case_panels import case_panels, central_slice, deviation_of_prediction, label_names
+from nnunet_ssl.locations import STAGE_SIDECAR, preprocessed_root
+from nnunet_ssl.report.case_panels import _places, case_panels, central_slice, deviation_of_prediction, label_names
 from nnunet_ssl.report.collect import collect
-from nnunet_ssl.report.slice_images import colour_map, data_uri, grey_image, overlay
+from nnunet_ssl.report.slice_images import colour_map, data_uri, grey_image, label_colour, overlay
 
 TEACHER = "TransASPPTeacherTrainer"
 
@@ -25,13 +27,28 @@ def test_best_median_and_worst_case(complete_run: Any) -> None:
     assert [p.score for p in panels] == [pytest.approx(0.9), pytest.approx(0.7), None]
 
 
-@pytest.mark.parametrize(("order", "names"), [("random", ["first", "middle", "last"]), ("reverse", ["first", "middle", "last"])])
-def test_what_is_not_ranked_has_no_best(complete_run: Any, order: str, names: list[str]) -> None:
-    path = complete_run.workspace / "manifest.json"
-    content = json.loads(path.read_text())
-    content["stages"][-1]["order"] = order
-    path.write_text(json.dumps(content))
-    assert [p.place for p in case_panels(complete_run.setup, collect(complete_run.setup, 0, TEACHER))] == names
+def test_best_and_worst_are_by_score_in_any_order(complete_run: Any) -> None:
+    """In a random or reverse order, and with interleaved strata, the first case of a stage is not its best."""
+    hostile = complete_run.hostile
+    complete_run.change(order="random", cases=["p_3", "p_1", hostile, "p_2", "p_0"])
+    panels = case_panels(complete_run.setup, collect(complete_run.setup, 0, TEACHER))
+    assert [(p.place, p.case, p.rank) for p in panels] == [("best", "p_2", 4), ("median", hostile, 3), ("worst", "p_3", 1)]
+
+
+def test_the_best_case_of_interleaved_strata() -> None:
+    scores = {f"x{i}": 0.5 + 0.01 * i for i in range(8)} | {f"y{i}": 0.9 + [0, 0.01, 0.02, 0.07][i] for i in range(4)}
+    ranking = rank_cases(scores, {case: case[0] for case in scores})
+    cases = [ranked.case for ranked in ranking]
+    assert cases[0] == "x7"
+    # from the best: y3 y2 y1 y0 x7 x6 x5 ... x0
+    assert _places(cases, scores) == [("y3", "best"), ("x6", "median"), ("x0", "worst")]
+
+
+def test_without_a_score_no_case_is_best(complete_run: Any) -> None:
+    assert _places(["a", "b", "c"], {"a": None}) == [("a", "first"), ("b", "middle"), ("c", "last")]
+    assert _places(["a", "b"], {"b": 0.1}) == [("b", "best"), ("a", "worst")]
+    assert _places(["a"], {"a": 0.1}) == [("a", "only")]
+    assert _places([], {}) == []
 
 
 def test_what_a_panel_shows(complete_run: Any) -> None:
@@ -57,6 +74,14 @@ def test_missing_stage_data_leave_no_images(complete_run: Any, caplog: pytest.Lo
     shutil.rmtree(preprocessed_root() / complete_run.student(2).dataset)
     assert case_panels(complete_run.setup, collect(complete_run.setup, 0, TEACHER)) == ()
     assert "no longer there" in caplog.text
+
+
+@pytest.mark.parametrize("sidecar", ["{}", '{"num_confidence_channels": "one"}', '{"num_confidence_channels": 0}'])
+def test_a_damaged_sidecar_leaves_no_images(complete_run: Any, caplog: pytest.LogCaptureFixture, sidecar: str) -> None:
+    path = preprocessed_root() / complete_run.student(2).dataset / STAGE_SIDECAR
+    path.write_text(sidecar)
+    assert case_panels(complete_run.setup, collect(complete_run.setup, 0, TEACHER)) == ()
+    assert f"{path} is damaged" in caplog.text
 
 
 @pytest.mark.parametrize(("per_slice", "expected"), [([0, 1, 0, 0], 1), ([2, 2, 2, 0], 1), ([1, 0, 0, 5], 3), ([0, 0, 0, 0], 2)])
@@ -99,6 +124,14 @@ def test_images() -> None:
     assert colours[0, 0].tolist() == [0.55, 0.55, 0.55]
     assert data_uri(grey) == data_uri(grey.copy())
     assert data_uri(grey).startswith("data:image/png;base64,iVBOR")
+
+
+def test_every_label_has_a_hue_of_its_own() -> None:
+    colours = [rgb_to_hsv(to_rgb(label_colour(value))) for value in range(1, 14)]
+    hues = sorted(float(colour[0]) for colour in colours)
+    gaps = np.diff([*hues, hues[0] + 1])
+    assert gaps.min() > 12 / 360
+    assert len({label_colour(value) for value in range(1, 200)}) == 199
 
 
 def test_a_constant_image_is_black() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ from matplotlib.figure import Figure
 
 from nnunet_ssl.cli.report import main
 from nnunet_ssl.data.manifest import Manifest
-from nnunet_ssl.locations import PUBLISHED_MARKER
+from nnunet_ssl.locations import PUBLISHED_MARKER, STAGE_SIDECAR, preprocessed_root
 from nnunet_ssl.report.collect import collect
-from nnunet_ssl.report.figure_style import inline_svg, plain
-from nnunet_ssl.report.figures import case_scores
+from nnunet_ssl.report.figure_style import figure_style, inline_svg, plain
+from nnunet_ssl.report.figures import case_scores, training_curves
 from nnunet_ssl.report.write_report import write_report
 
 TEACHER = "TransASPPTeacherTrainer"
@@ -121,6 +122,57 @@ def test_final_mode_says_so(final_run: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "classes.csv").exists()
 
 
+def test_a_control_on_labels_alone(complete_run: Any, tmp_path: Path) -> None:
+    complete_run.change(control="supervised")
+    complete_run.learn_labels_alone(1, 2)
+    _, reader = written(complete_run, tmp_path)
+    text = visible(reader)
+    assert "Control: supervised" in text
+    assert "emi-supervised" not in text
+    assert "Unlabelled pool 5 cases, of which no student learns" in text
+    assert "Left out: the student of this stage learns from manual labels alone." in text
+    assert "holds the pool's terms" not in text
+    assert reader.tags.count("img") == 0
+
+
+def test_another_control_learns_from_the_pool(complete_run: Any, tmp_path: Path) -> None:
+    complete_run.change(control="no-unlearning")
+    text, reader = written(complete_run, tmp_path)
+    assert "<title>Dataset137_Toy, fold 0: Control: no-unlearning</title>" in text
+    assert "Unlabelled pool 5 cases Published" in visible(reader)
+    assert reader.tags.count("img") == 3 * 4
+
+
+def test_a_run_on_labels_alone_is_not_semi_supervised(complete_run: Any, tmp_path: Path) -> None:
+    assert "Semi-supervised nnU-Net run" in visible(written(complete_run, tmp_path)[1])
+    complete_run.learn_labels_alone(1, 2)
+    text = visible(written(complete_run, tmp_path)[1])
+    assert "nnU-Net run on manual labels alone" in text
+    assert "emi-supervised" not in text
+
+
+def test_slices_are_named_by_score_and_place(complete_run: Any, tmp_path: Path) -> None:
+    complete_run.change(cases=["p_3", "p_1", complete_run.hostile, "p_2", "p_0"])
+    text = visible(written(complete_run, tmp_path)[1])
+    assert "p_2 best, number 4 of the stage, score 0.9000" in text
+    assert "p_3 worst, number 1 of the stage, no score" in text
+
+
+def test_a_damaged_sidecar_is_said(complete_run: Any, tmp_path: Path) -> None:
+    (preprocessed_root() / complete_run.student(2).dataset / STAGE_SIDECAR).write_text("{}")
+    assert "The images are no longer there." in visible(written(complete_run, tmp_path)[1])
+
+
+def test_curves_of_several_teachers_say_whose_they_are(final_run: Any, tmp_path: Path) -> None:
+    for fold in (0, 1):
+        replace(final_run, fold=fold).train(final_run.teacher, dice=(0.1 + fold / 2,) * 10)
+    final_run.change(teacher_folds=[0, 1])
+    _, reader = written(final_run, tmp_path)
+    assert "Of the 2 teachers the one of fold 0 is shown." in visible(reader)
+    axes = training_curves(collect(final_run.setup, "all", TEACHER)).axes[0]
+    assert [note.get_text() for note in axes.texts] == ["teacher, fold 0 of 2", "stage 1", "stage 2"]
+
+
 def test_a_teacher_alone(toy_run: Any, tmp_path: Path) -> None:
     toy_run.train(toy_run.teacher, dice=(0.2, 0.5, 0.4))
     _, reader = written(toy_run, tmp_path)
@@ -174,6 +226,33 @@ def test_figures_leave_matplotlib_as_it_was(complete_run: Any, tmp_path: Path) -
     assert dict(matplotlib.rcParams) == before
 
 
+def test_of_many_classes_five_have_a_colour(complete_run: Any) -> None:
+    facts = collect(complete_run.setup, 0, TEACHER)
+    teacher = facts.models[0]
+    assert teacher.log is not None
+    log = replace(teacher.log, class_dice=tuple((0.01 * i, 0.02 * i, 0.03 * i) for i in range(13)))
+    names = tuple(f"class_{i}" for i in range(13))
+    with figure_style():
+        axes = training_curves(replace(facts, class_names=names, models=(replace(teacher, log=log),))).axes[0]
+    legend = axes.get_legend()
+    assert legend is not None
+    shown = {text.get_text(): line.get_color() for text, line in zip(legend.get_texts(), legend.get_lines(), strict=True)}
+    assert list(shown) == [*names[:5], "8 more classes: epochs.csv", "mean"]
+    assert len(set(shown.values())) == 7
+    curves = [line for line in axes.lines if len(line.get_xdata()) > 2]
+    assert len(curves) == 13 + 1
+    unnamed = [line for line in curves if line.get_color() == shown["8 more classes: epochs.csv"]]
+    assert len(unnamed) == 8
+    assert max(line.get_linewidth() for line in unnamed) < min(line.get_linewidth() for line in curves if line not in unnamed)
+
+
+def test_the_legend_has_the_pages_ground(complete_run: Any) -> None:
+    facts = collect(complete_run.setup, 0, TEACHER)
+    svg = inline_svg(lambda: training_curves(facts), name="x", description="curves")
+    assert "fill: var(--ground)" in svg
+    assert not re.search(r"#fff(fff)?\b|\bwhite\b|#fefdfe", svg, flags=re.IGNORECASE)
+
+
 def test_svg_takes_the_pages_text_colour() -> None:
     def draw() -> Figure:
         figure = Figure(figsize=(2, 2))
@@ -194,6 +273,23 @@ def test_command_writes_into_the_workspace(complete_run: Any, capsys: pytest.Cap
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"report: {page}"
     assert lines[-1] == "next: nnssl_run -d 137 -c 3d_fullres -f 0"
+
+
+def test_reports_of_both_modes_in_one_folder(final_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    replace(final_run, fold=0).train(final_run.teacher, dice=(0.5,))
+    (tmp_path / "mine.csv").write_text("a,b\n")
+    tables = {"0": "cases.csv, classes.csv, epochs.csv, review.csv, stages.csv", "all": "cases.csv, epochs.csv, review.csv, stages.csv"}
+    for fold, expected in tables.items():
+        assert main(["-d", "137", "-c", "3d_fullres", "-f", fold, "-o", str(tmp_path)]) == 0
+        assert capsys.readouterr().out.splitlines()[1] == f"tables: {expected} in {tmp_path}"
+        assert (tmp_path / "classes.csv").exists() == (fold == "0")
+    assert (tmp_path / "mine.csv").read_text() == "a,b\n"
+
+
+def test_a_table_of_somebody_else_stays(final_run: Any, tmp_path: Path) -> None:
+    (tmp_path / "classes.csv").write_text("id,name\n1,rim\n")
+    written(final_run, tmp_path)
+    assert (tmp_path / "classes.csv").read_text() == "id,name\n1,rim\n"
 
 
 def test_command_with_a_folder_of_its_own(toy_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.errors import SetupError, StateError
+from nnunet_ssl.locations import preprocessed_root
 from nnunet_ssl.report import tables
 from nnunet_ssl.report.collect import collect
 from nnunet_ssl.report.scored_cases import read_ranking
@@ -55,6 +57,24 @@ def test_stage_table_of_a_complete_run(complete_run: Any, tmp_path: Path) -> Non
     assert (first["changed"], second["changed"], second["share_confident"]) == ("", "0.050000", "0.625000")
     assert second["minutes"] == "3.500000"  # two epochs of a minute and 90 s of labelling
     assert made.cells()[2][1] == "100%"
+
+
+def test_a_student_of_labelled_samples_alone_has_no_pseudo_labels(complete_run: Any) -> None:
+    complete_run.learn_labels_alone(2)
+    facts = collect(complete_run.setup, 0, TEACHER)
+    _, first, second = tables.stage_table(facts).rows
+    assert (first["pool_cases"], first["total_cases"]) == (2, 6)
+    assert (second["pool_cases"], second["total_cases"], second["fraction"]) == (0, 4, 1.0)
+    assert not facts.is_on_labels_alone
+
+
+def test_a_stage_whose_plans_are_gone_has_the_settings_of_the_run(complete_run: Any) -> None:
+    complete_run.change(method=MethodConfig().with_settings({"student.labelled_share": 1.0}).to_dict())
+    (preprocessed_root() / complete_run.student(1).dataset / "nnUNetPlans.json").unlink()
+    (preprocessed_root() / complete_run.student(2).dataset / "nnUNetPlans.json").write_text('{"configurations": []}')
+    facts = collect(complete_run.setup, 0, TEACHER)
+    assert [model.pool_cases for model in facts.models] == [0, 0, 0]
+    assert facts.is_on_labels_alone
 
 
 def test_final_mode_claims_no_validation(final_run: Any, tmp_path: Path) -> None:
@@ -160,6 +180,18 @@ def test_a_teacher_of_other_folds_is_not_compared(final_run: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "teacher_folds": [0, 1]}))
     teacher, first, _ = tables.stage_table(collect(final_run.setup, "all", TEACHER)).rows
     assert (teacher["best_pseudo_dice_seen_labels"], first["gain"]) == (None, None)
+
+
+def test_curves_of_several_teachers_are_named_by_their_fold(final_run: Any, tmp_path: Path) -> None:
+    for fold, dice, finished in ((0, (0.1, 0.2), True), (1, (0.7, 0.8, 0.9), False)):
+        replace(final_run, fold=fold).train(final_run.teacher, dice=dice, finished=finished)
+    final_run.change(teacher_folds=[0, 1])
+    facts = collect(final_run.setup, "all", TEACHER)
+    rows = rows_of(tables.epoch_table(facts), tmp_path / "epochs.csv")
+    assert [row["model"] for row in rows] == ["teacher, fold 0 of 2"] * 2 + ["student 1"] * 2 + ["student 2"] * 2
+    assert rows[0]["train_losses"] == "0.400000"
+    teacher = tables.stage_table(facts).rows[0]
+    assert (teacher["model"], teacher["minutes"], teacher["state"]) == ("2 teachers", 2.0 + 3.0, "1 of 2 trained")
 
 
 def test_a_damaged_ranking_is_an_error(tmp_path: Path) -> None:
