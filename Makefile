@@ -4,6 +4,7 @@
 # make thorough     the tests that take minutes each
 # make kill-check   60 kills of nnssl_run at seeded moments; each run has to end as an undisturbed one does
 # Other targets: venv, lint, types, format, clean. PYTHON, VENV and JOBS can be set: make test PYTHON=python3.12 JOBS=8
+# VENV is made for these targets alone, and emptied first.
 
 PYTHON ?= python3
 # processes that run tests
@@ -24,7 +25,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 venv: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml
-	$(PYTHON) -m venv $(VENV)
+	@test ! -e $(VENV) || test -f $(VENV)/pyvenv.cfg || { echo "$(VENV) is no virtual environment, and would be emptied: name another VENV" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 

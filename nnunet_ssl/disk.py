@@ -31,6 +31,9 @@ _MEANINGS = {
     errno.EMFILE: "too many files are open at once; raise the limit (ulimit -n)",
     errno.EIO: "the disk reports an input/output error; look at the system's log",
     errno.ESTALE: "the network drive has lost the file; mount it again",
+    errno.ENOLCK: "the file system gives no locks; start the lock service of the network drive, or choose a folder on another one",
+    errno.ENOSYS: "the file system does not support this (locks, for instance); choose a folder on another one",
+    errno.EOPNOTSUPP: "the file system does not support this (locks, for instance); choose a folder on another one",
 }
 _AGAIN = "make space there and give the same command again: it continues"
 

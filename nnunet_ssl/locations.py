@@ -31,7 +31,7 @@ def _environment_folder(variable: str) -> Path:
     value = os.environ.get(variable)
     if not value:
         raise SetupError(f"the environment variable {variable} is not set; point it at your nnU-Net folder (export {variable}=...).")
-    return Path(value)
+    return Path(value).absolute()  # nnU-Net takes a path in a dataset.json that is not absolute as one from that dataset's folder
 
 
 def raw_root() -> Path:

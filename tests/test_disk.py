@@ -30,6 +30,8 @@ from nnunet_ssl.nnunet_api.whole_image import written_whole
         (errno.EFBIG, "the limit of this process"),
         (errno.ELOOP, "circle"),
         (errno.EIO, "input/output error"),
+        (errno.ENOLCK, "the file system gives no locks"),
+        (errno.ENOSYS, "does not support this (locks, for instance)"),
     ],
 )
 def test_errors_of_the_file_system_are_one_line(number: int, words: str, tmp_path: Path, capsys: Any) -> None:

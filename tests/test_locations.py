@@ -28,6 +28,12 @@ def test_roots_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, name: 
         monkeypatch.setenv(f"nnUNet_{name}", "/data")
 
 
+def test_relative_roots_are_those_from_the_present_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("nnUNet_raw", "demo/nnUNet_raw")
+    assert locations.raw_root() == tmp_path / "demo" / "nnUNet_raw"
+
+
 def test_model_lies_where_nnunet_puts_it() -> None:
     model = ModelLocation(dataset="Dataset137_X", trainer="T", plans="P", configuration="3d_fullres")
     folder = Path("/data/results/Dataset137_X/T__P__3d_fullres")

@@ -27,7 +27,7 @@ _ACTIVE = ("=", "+", "-", "@", "\t", "\r", "'")
 """What begins a formula in a spreadsheet, and the apostrophe that says that nothing does."""
 
 _LONGEST_USE_SECONDS = 24 * 3600
-"""Nothing temporary is worked on for longer; the rest of a process that was killed on another host goes after this time."""
+"""No process leaves what it works on alone for longer; the rest of one that was killed on another host goes after this time."""
 
 
 @contextmanager
@@ -59,6 +59,12 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def mark_in_use(*folders: Path) -> None:
+    """Give temporary folders the present time, by which another host sees that they are worked on; files deeper in them leave it alone."""
+    for folder in folders:
+        os.utime(folder)
 
 
 def remove_folder(folder: Path) -> None:
@@ -166,5 +172,10 @@ def link(source: Path, destination: Path, *, lasting: Path | None = None) -> Non
         except OSError:
             continue
         return
+    copy_file(source, destination)
+
+
+def copy_file(source: Path, destination: Path) -> None:
+    """Copy a file whole or not at all; a file or link that stands in its place gives way."""
     with replacing(destination) as temporary:
         shutil.copyfile(source, temporary)

@@ -46,7 +46,8 @@ def collect_images(setup: NnunetSetup, folders: Sequence[Path], skip_bad: bool) 
         The image files of every complete case, sorted by case, and the reason for every case left out.
 
     Raises:
-        InputError: for a folder without images, a case in two folders or labelled as well, and, unless `skip_bad`, an incomplete one.
+        InputError: for a folder without images, a case in two folders or labelled as well, two cases that would share a preprocessed file,
+            and, unless `skip_bad`, an incomplete one.
     """
     images: dict[str, tuple[str, ...]] = {}
     skipped: dict[str, str] = {}
@@ -60,6 +61,7 @@ def collect_images(setup: NnunetSetup, folders: Sequence[Path], skip_bad: bool) 
         images.update(found)
         skipped.update(bad)
     refuse_labelled(images, setup)
+    _refuse_shared_files(images, setup)
     return dict(sorted(images.items())), skipped
 
 
@@ -79,6 +81,27 @@ def refuse_labelled(images: Mapping[str, Sequence[str]], setup: NnunetSetup) -> 
             f"case '{case}' is in the pool ({images[case][0]}) and a labelled case of {setup.dataset} ('{labelled}'); remove or rename the "
             "image in the pool's folder and prepare the pool again. (The label of a pool case can come by --accept instead.)"
         )
+
+
+def _refuse_shared_files(images: Mapping[str, Sequence[str]], setup: NnunetSetup) -> None:
+    """See that no preprocessed image, `<case>.b2nd`, has the name of another case's mask, `<other case>_seg.b2nd`.
+
+    Raises:
+        InputError: if a case of the pool is another one of the pool with `_seg` behind it, or a labelled one, or the other way round.
+    """
+    for cases, others in ((images, images), (images, setup.labelled_cases), (setup.labelled_cases, images)):
+        masks = {f"{same_name(other)}_seg": other for other in sorted(others)}
+        if clash := next((case for case in sorted(cases) if same_name(case) in masks), None):
+            other = masks[same_name(clash)]
+            named = [f"'{case}' ({_origin(case, images, setup)})" for case in (clash, other)]
+            raise InputError(
+                f"the image of case {named[0]} is preprocessed under the name of the mask of case {named[1]}; rename an image in the "
+                "pool's folder."
+            )
+
+
+def _origin(case: str, images: Mapping[str, Sequence[str]], setup: NnunetSetup) -> str:
+    return images[case][0] if case in images else f"a labelled case of {setup.dataset}"
 
 
 def _common(cases: Collection[str], others: Collection[str]) -> tuple[str, str] | None:

@@ -9,16 +9,26 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from nnunet_ssl.data.files import OWN_PREFIX
+from nnunet_ssl.disk import naming
 from nnunet_ssl.errors import StateError
 
 LOCK_FILE = f"{OWN_PREFIX}run.lock"
-"""In the workspace. It is never replaced, as the manifest is, so that whoever locks it locks the same file."""
+"""In the workspace. It is never replaced, as the manifest is, so that whoever locks it locks the same file.
+
+On a file system that cannot lock, it is there only while somebody holds it, and says by being there that somebody does.
+"""
 
 
 def make_lock(workspace: Path) -> None:
-    """Make the file that is locked, where a run begins."""
+    """Make the file that is locked, where a run begins, so that a command that is refused later leaves the workspace as it was.
+
+    Raises:
+        StateError: as `changing_run`.
+        OSError: as `changing_run`.
+    """
     workspace.mkdir(parents=True, exist_ok=True)
-    (workspace / LOCK_FILE).touch()
+    with changing_run(workspace):  # a file that is made otherwise would be a held lock where the file system cannot lock
+        pass
 
 
 @contextmanager
@@ -30,10 +40,13 @@ def changing_run(workspace: Path) -> Iterator[None]:
 
     Raises:
         StateError: if another process has it.
+        OSError: with the name of the lock, if the file system refuses it.
     """
-    lock = FileLock(workspace / LOCK_FILE, timeout=0)
+    path = workspace / LOCK_FILE
+    lock = FileLock(path, timeout=0)
     try:
-        lock.acquire()
+        with naming(path):
+            lock.acquire()
     except Timeout as error:
         raise StateError(f"another process is writing a stage of {workspace}, or changes the run; wait for it, or end it first.") from error
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from nnunet_ssl.disk import naming
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
 from nnunet_ssl.locations import dataset_number, preprocessed_root, raw_root, results_root
 from nnunet_ssl.nnunet_api.json_file import read_json
@@ -16,14 +17,26 @@ FIRST_ID = 601
 LAST_ID = 999
 LOCK_FILE = ".nnssl_ids.lock"
 """In nnUNet_results: whoever holds it may allot ids. The operating system frees it when its holder dies."""
+_FOR_EVERYBODY = 0o666
+"""Permissions of the lock, whatever the umask: several people may share nnUNet_results, and who locks a file has to open it for writing."""
 
 
 @contextmanager
 def allotting() -> Iterator[None]:
-    """Let one process at a time, on any machine, find free ids and write the manifest that takes them."""
+    """Let one process at a time, on any machine, find free ids and write the manifest that takes them.
+
+    Raises:
+        OSError: with the name of the lock, if the file system refuses it.
+    """
     results_root().mkdir(parents=True, exist_ok=True)
-    with FileLock(results_root() / LOCK_FILE):
+    path = results_root() / LOCK_FILE
+    lock = FileLock(path, mode=_FOR_EVERYBODY)
+    with naming(path):
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def allot_ids(count: int, first_id: int | None, *, own: Collection[str] = (), written: int = 0) -> list[int]:

@@ -7,7 +7,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from nnunet_ssl.data.files import OWN_PREFIX, link, remove_leftovers, replacing, write_json
+from nnunet_ssl.data.files import OWN_PREFIX, copy_file, link, remove_leftovers, replacing, write_json
 from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.data.published_student import is_student_published, place_of_student, relative_workspace
 from nnunet_ssl.disk import require_free
@@ -106,7 +106,7 @@ def _publish(run: Run) -> ModelLocation:
         raise SetupError(f"the student of the last stage ({last}) is not trained; run: {training_command(student, run.fold)}")
     load_checkpoint(student.checkpoint(run.fold))  # nnU-Net's commands, which use it from now on, would run code that it might carry
     source, fold = student.fold_folder(run.fold), target.fold_folder(run.fold)
-    if fold.exists() and not (fold / PUBLISHED_MARKER).is_file():
+    if _holds_another_model(fold):
         raise StateError(f"{fold} holds a model that nnunet-ssl did not publish; move it away first.")
     refuse_taken_place(target, run.fold, run.workspace)
     for folder in (fold, target.folder, run.workspace):
@@ -128,10 +128,17 @@ def _publish(run: Run) -> ModelLocation:
     write_json(target.folder / "dataset.json", run.setup.dataset_json)
     fingerprint = run.setup.preprocessed_folder / "dataset_fingerprint.json"
     if fingerprint.is_file():  # moved plans come without
-        link(fingerprint, target.folder / fingerprint.name)
+        copy_file(fingerprint, target.folder / fingerprint.name)  # nnU-Net writes the labelled dataset's in place
     run.manifest.published = True
     run.manifest.save(run.workspace)
     return target
+
+
+def _holds_another_model(fold: Path) -> bool:
+    """Whether a fold holds anything, and no marker of ours; a publication that was cut off before it leaves nothing but our own files."""
+    if not fold.exists() or (fold / PUBLISHED_MARKER).is_file():
+        return False
+    return any(not path.name.startswith(OWN_PREFIX) for path in fold.iterdir())
 
 
 def _link_tree(source: Path, target: Path) -> None:

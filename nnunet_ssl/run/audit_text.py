@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 
+from nnunet_ssl.confidence.ranking_proof import RankingChoice
+from nnunet_ssl.confidence.ranking_table import ranking_rows
 from nnunet_ssl.data.held_out_use import uses_held_out
 from nnunet_ssl.locations import AUDIT_FILE
 from nnunet_ssl.pseudolabel.audit import Audit
 from nnunet_ssl.pseudolabel.group_audit import GroupAudit
 from nnunet_ssl.pseudolabel.held_out_study import HeldOutStudy
 from nnunet_ssl.pseudolabel.run import Run
+from nnunet_ssl.run.aligned_text import aligned, number
 
 MOST_SHIFTS = 3
 """Shifts that are named; all are in the file."""
@@ -43,6 +47,8 @@ def _held_out_lines(audit: Audit, study: HeldOutStudy, run: Run) -> Iterator[str
     yield f"held-out cases: {len(study.cases)}{used}"
     for name, (dice, count) in audit.dice.items():
         yield f"  {name}: Dice {dice:.3f} ({count} cases){', at risk' if name in audit.at_risk else ''}"
+    for fold, names in study.untaught.items():
+        yield f"  no training case of fold {fold} has {', '.join(names)}: its teacher cannot find it in the cases that it judges"
     calibration = study.calibration
     if calibration.ece_before is None or calibration.ece_after is None:
         yield f"calibration: {calibration.reason}"
@@ -50,11 +56,24 @@ def _held_out_lines(audit: Audit, study: HeldOutStudy, run: Run) -> Iterator[str
         before, after = calibration.ece_before, calibration.ece_after
         yield f"calibration error: {before:.3f}; {after:.3f} after calibration, each case by a map fitted to the others"
     yield f"ranking: {study.ranking.proofs[study.ranking.chosen].reason}"
+    yield from _ranking_lines(study.ranking)
     if audit.predicted is None:
         yield "predicted Dice of the pool's labels: unknown"
     else:
         predicted = audit.predicted
         yield f"predicted mean Dice of the pool's labels: {predicted.mean:.3f} (95 % interval {predicted.low:.3f} to {predicted.high:.3f})"
+        if predicted.num_unscored:
+            yield f"  of {predicted.num_cases} cases: in {predicted.num_unscored} nothing was found, about these it says nothing"
+        if predicted.num_outside:
+            yield f"  {predicted.num_outside} scores lie beyond those of all held-out cases, where the line is extended"
+
+
+def _ranking_lines(ranking: RankingChoice) -> Iterator[str]:
+    """How well each score orders the held-out cases, as a table."""
+    lines = [["score", "Spearman", "AURC", "AUGRC"]]
+    for row in ranking_rows(asdict(ranking)):
+        lines.append([row.name, number(row.spearman, "{:.2f}"), number(row.aurc, "{:.4f}"), number(row.augrc, "{:.4f}")])
+    yield from (f"  {line}" for line in aligned(lines).splitlines())
 
 
 def _group_line(group: GroupAudit) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nnunet_ssl.errors import SetupError
-from nnunet_ssl.nnunet_api.training_state import is_trained, training_command
+from nnunet_ssl.nnunet_api.training_state import is_trained_and_validated, training_command
 from nnunet_ssl.pseudolabel.control_run import begin_control
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.pseudolabel.start_run import settings_in_force
@@ -26,7 +26,12 @@ def control_request(request: RunRequest, run: Run, name: str) -> RunRequest:
         StateError: if the control on disk is of another run.
     """
     last = run.manifest.stages[-1] if run.manifest.stages else None
-    if last is not None and run.is_complete and run.is_trained(last.stage) and not is_trained(run.student(last.stage), run.fold):
+    if (
+        last is not None
+        and run.is_complete
+        and run.is_trained(last.stage)
+        and not is_trained_and_validated(run.student(last.stage), run.fold)
+    ):
         raise SetupError(
             f"--control {name} repeats a finished run; its last student is not: {training_command(run.student(last.stage), run.fold)}"
         )

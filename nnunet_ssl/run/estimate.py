@@ -10,7 +10,6 @@ from nnunet_ssl.data.pool_size import pool_case_bytes
 from nnunet_ssl.data.stage_size import frame_bytes
 from nnunet_ssl.errors import NnsslError
 from nnunet_ssl.pseudolabel.evidence_room import stored_evidence_bytes
-from nnunet_ssl.pseudolabel.student_start import default_student
 from nnunet_ssl.pseudolabel.typical_size import typical_case_size
 from nnunet_ssl.run.run_request import RunRequest
 from nnunet_ssl.run.training_size import student_bytes, teacher_bytes
@@ -60,9 +59,7 @@ def estimate_disk(request: RunRequest, num_pool_cases: int) -> DiskEstimate:
     held_out = len(setup.labelled_cases) if len(folds) > 1 else 0
     entries = [max(1, int(k * num_cases)) for k in method.curriculum.stage_fractions]
     stages = sum(case.stage.times(n).plus(frame_bytes(setup, n)).total for n in entries)
-    trainings = method.curriculum.num_stages * student_bytes(
-        setup, method, request.student_trainer or default_student(request.teacher_trainer), request.fold
-    )
+    trainings = method.curriculum.num_stages * student_bytes(setup, method, request.student, request.fold)
     if not request.is_from_predictions:
         trainings += sum(teacher_bytes(setup, method, request.teacher_trainer, fold) for fold in folds)
     return DiskEstimate(

@@ -15,7 +15,7 @@ from nnunet_ssl.errors import SetupError
 from nnunet_ssl.locations import OUR_TEACHER, ModelLocation, dataset_number, plans_flag, stage_dataset_name
 from nnunet_ssl.machines.engine import engine_at
 from nnunet_ssl.nnunet_api.external_trainers import find_trainer, trains_uncertainty_head
-from nnunet_ssl.nnunet_api.training_state import checkpoint_to_open, is_trained, training_command
+from nnunet_ssl.nnunet_api.training_state import checkpoint_to_open, is_trained_and_validated, training_command
 from nnunet_ssl.pseudolabel.grow import grow
 from nnunet_ssl.pseudolabel.publish import is_published, publish
 from nnunet_ssl.pseudolabel.run import Run
@@ -141,10 +141,10 @@ def _teacher_step(request: RunRequest, fold: int | str, logs: Path) -> Step:
 
 
 def _teacher_done(request: RunRequest, fold: int | str) -> Callable[[], bool]:
+    if request.teacher_trainer == OUR_TEACHER:
+        return lambda: is_trained_and_validated(request.teacher, fold)
     # a stock model is taken as it is: whether its user validated it is not our business
-    return lambda: (
-        request.teacher.checkpoint(fold).is_file() if request.teacher_trainer != OUR_TEACHER else is_trained(request.teacher, fold)
-    )
+    return lambda: request.teacher.checkpoint(fold).is_file()
 
 
 def _train_teacher(request: RunRequest, fold: int | str, logs: Path) -> Callable[[], None]:
@@ -182,7 +182,7 @@ def _student_done(request: RunRequest, stage: int) -> Callable[[], bool]:
         run = request.begun()
         if run is None or stage > len(run.manifest.stages):
             return run is not None and run.is_complete  # an adaptive schedule has ended before this stage
-        return is_trained(run.student(stage), request.fold)
+        return is_trained_and_validated(run.student(stage), request.fold)
 
     return is_done
 

@@ -97,7 +97,11 @@ class RunRequest:
         )
 
     def begun(self) -> Run | None:
-        """The run if it has begun, to be looked at; a teacher or pool that is not there yet means that it has not."""
+        """The run, to be looked at; None where it has not begun.
+
+        Raises:
+            NnsslError: as `open_run`, where its teacher or pool is gone, for instance.
+        """
         return self.open(only_looks=True) if (self.teacher.workspace(self.fold) / "manifest.json").is_file() else None
 
 

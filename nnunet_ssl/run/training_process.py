@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
@@ -31,13 +34,15 @@ run_training_entry()
 _FULL_DISK = re.compile("No space left on device|Disk quota exceeded")
 _LINES_KEPT = 50
 """Of the output's end: what worker processes print when they are ended may follow the line that says why a training stopped."""
+_GRACE_SECONDS = 1
+"""Between asking what is left of a training to end and killing it; meanwhile Python's resource tracker, which nobody can ask, tidies up."""
 _EPOCH = re.compile(r"^(?:\S+ \S+: )?Epoch (\d+)\s*$")
 
 
 def train(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None) -> None:
     """Train a model, or continue its training; where another process trains it already, that is an error.
 
-    The training ends when this process does, even if this process is killed.
+    The training ends when this process does, and its worker processes when it does, even if one of them is killed.
 
     Args:
         model: which dataset, trainer, plans and configuration.
@@ -56,8 +61,10 @@ def train(model: ModelLocation, fold: int | str, *, device: str, log: Path, epoc
         is_final = checkpoint == model.checkpoint(fold)
         arguments.append("--val" if is_final else "--c")
         if is_final:
-            # nnU-Net removes it right after the final one is written, unless it is killed in between
-            checkpoint.with_name("checkpoint_latest.pth").unlink(missing_ok=True)
+            # nnU-Net removes it right after the final one is written, unless it is killed in between; a newer one is of a training anew
+            latest = checkpoint.with_name("checkpoint_latest.pth")
+            if latest.is_file() and latest.stat().st_mtime_ns <= checkpoint.stat().st_mtime_ns:
+                latest.unlink()
     log.parent.mkdir(parents=True, exist_ok=True)
     if log.is_symlink():
         log.unlink()  # what it points to is not to be written
@@ -83,7 +90,10 @@ def training_environment(device: str) -> dict[str, str]:
 
 
 def _stream(command: list[str], log: Path, label: str, epochs: int | None, environment: dict[str, str]) -> str | None:
-    """Run a command; None if it succeeds, else the last line it printed or what ended it. A log that cannot grow does not stop it."""
+    """Run a command; None if it succeeds, else the last line it printed or what ended it. A log that cannot grow does not stop it.
+
+    The command has a session of its own, and what it leaves running is ended with it, since output ends when nobody holds it open.
+    """
     lines: deque[str] = deque(maxlen=_LINES_KEPT)
     # standard input is the training's lifeline: it ends when this process does
     process = subprocess.Popen(
@@ -94,7 +104,10 @@ def _stream(command: list[str], log: Path, label: str, epochs: int | None, envir
         text=True,
         errors="replace",
         env=environment,
+        start_new_session=True,
     )
+    end = threading.Thread(target=_end_together, args=(process,), daemon=True)
+    end.start()
     try:
         with log.open("ab", buffering=0) as file, tqdm(total=epochs, desc=label, unit="epoch") as bar:
             for line in process.stdout or ():
@@ -103,13 +116,14 @@ def _stream(command: list[str], log: Path, label: str, epochs: int | None, envir
                 lines.append(line.strip())
                 if match := _EPOCH.match(line.strip()):
                     bar.update(int(match[1]) - bar.n)
-            if process.wait() == 0:
+            end.join()
+            if process.returncode == 0:
                 bar.update((epochs or bar.n) - bar.n)
                 return None
     finally:
-        if process.poll() is None:
+        if end.is_alive():
             process.terminate()
-            process.wait()
+            end.join()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 pipe.close()
@@ -118,3 +132,17 @@ def _stream(command: list[str], log: Path, label: str, epochs: int | None, envir
     if process.returncode < 0:
         return f"ended by signal {-process.returncode} (9: often for lack of memory); its last line: {last or 'none'}"
     return last or f"exit code {process.returncode}"
+
+
+def _end_together(process: subprocess.Popen[str]) -> None:
+    """Wait for the end of a process that leads a session, then end what is left of it.
+
+    Workers of a training that was killed would go on for ever, and hold its output open.
+    """
+    process.wait()
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except (ProcessLookupError, PermissionError):  # nobody is left; macOS has the second for processes that are ending
+            return
+        time.sleep(_GRACE_SECONDS)

@@ -16,7 +16,9 @@ import pytest
 from nnunet_ssl.data.files import (
     TEMPORARY_PREFIX,
     cell_text,
+    copy_file,
     link,
+    mark_in_use,
     remove_folder,
     remove_leftovers,
     replacing,
@@ -131,6 +133,16 @@ def test_what_a_running_process_works_on_is_no_leftover(tmp_path: Path) -> None:
     assert names(tmp_path) == sorted(f"{TEMPORARY_PREFIX}{name}" for name in running)
 
 
+def test_what_another_host_marks_as_in_use_is_no_leftover(tmp_path: Path) -> None:
+    folder = tmp_path / f"{TEMPORARY_PREFIX}elsewhere_12_x"
+    (folder / "stage").mkdir(parents=True)
+    os.utime(folder, (0, 0))
+    (folder / "stage" / "new.json").touch()
+    mark_in_use(folder)
+    remove_leftovers(tmp_path)
+    assert names(folder / "stage") == ["new.json"]
+
+
 def test_own_temporary_things_carry_host_and_process(tmp_path: Path) -> None:
     with temporary_folder(tmp_path) as folder, replacing(tmp_path / "a.json") as temporary:
         (folder / "x").touch()
@@ -202,6 +214,14 @@ def test_copy_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.Monke
     assert not (tmp_path / "b").is_symlink()
     assert (tmp_path / "b").read_text() == "content"
     assert (tmp_path / "a").stat().st_ino != (tmp_path / "b").stat().st_ino
+
+
+def test_copy_takes_the_place_of_a_link(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("content")
+    link(tmp_path / "a", tmp_path / "b")
+    copy_file(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "b").write_text("other")
+    assert (tmp_path / "a").read_text() == "content"
 
 
 def test_link_of_a_link_is_one_of_the_file(tmp_path: Path) -> None:

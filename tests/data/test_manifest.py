@@ -169,6 +169,27 @@ def test_damaged_stage(tmp_path: Path, stages: list[Any]) -> None:
         Manifest.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"pool": None}, {"published": "yes"}, {"method": {"nonsense": 1}}, {"stages": [{"stage": 1}]}, {"accepted": [1]}, {"groups": [1]}],
+)
+def test_evidence_need_not_go_with_a_damaged_manifest(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Removing the manifest starts a run over; the folder around it holds hours of evidence."""
+    manifest().save(tmp_path)
+    damage(tmp_path, **changes)
+    with pytest.raises(StateError) as raised:
+        Manifest.load(tmp_path)
+    message = str(raised.value)
+    assert message.startswith(f"{tmp_path / 'manifest.json'}")
+    assert message.lower().endswith("restore it or remove it to start over.")
+    assert message.count(str(tmp_path)) == 1
+
+
+def test_manifest_of_another_run(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match=r"^\S+manifest\.json is of the fold '0', not of '1'; restore it or remove it to start over\.$"):
+        manifest().check_owner(tmp_path, dataset="Dataset137_Tiny", fold=1)
+
+
 def test_no_json(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"schema": 1')
     with pytest.raises(InputError, match=r"manifest\.json cannot be read as JSON"):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
+import pickle
 import shutil
 import threading
 import time
@@ -20,7 +22,7 @@ from nnunet_ssl.data import pool as pool_module
 from nnunet_ssl.data import pool_workers
 from nnunet_ssl.data.files import TEMPORARY_PREFIX
 from nnunet_ssl.data.pool import pool_is_current
-from nnunet_ssl.data.pool_images import find_images
+from nnunet_ssl.data.pool_images import collect_images, find_images
 from nnunet_ssl.data.pool_index import find_pool, load_pool
 from nnunet_ssl.errors import InputError, SetupError, StateError
 from nnunet_ssl.nnunet_api.preprocessing import check_case
@@ -207,10 +209,40 @@ def test_pool_of_several_folders(fresh_project: Project, tmp_path: Path) -> None
         pool_module.prepare_pool(fresh_project.setup(), folders, skip_bad=True, num_processes=1, progress_bar=False)
 
 
+@pytest.mark.parametrize(
+    ("case", "other_case"),
+    [("pool_1_seg", "pool_1"), ("POOL_1_Seg", "pool_1"), ("lab_1_seg", "lab_1")],
+)
+@pytest.mark.parametrize("is_first", [False, True])
+def test_cases_that_would_share_a_file(fresh_project: Project, tmp_path: Path, case: str, other_case: str, is_first: bool) -> None:
+    """`pool_1_seg.b2nd` is the mask of `pool_1`, and would be the image of `pool_1_seg`."""
+    folders = [fresh_project.unlabelled, touch(tmp_path / "other", f"{case}_0000.nii.gz")]
+    with pytest.raises(InputError) as raised:
+        collect_images(fresh_project.setup(), folders[::-1] if is_first else folders, skip_bad=True)
+    image = fresh_project.unlabelled / f"{other_case}_0000.nii.gz"
+    origin = image if other_case in POOL else f"a labelled case of {DATASET}"
+    assert str(raised.value) == (
+        f"the image of case '{case}' ({folders[1] / f'{case}_0000.nii.gz'}) is preprocessed under the name of the mask of case "
+        f"'{other_case}' ({origin}); rename an image in the pool's folder."
+    )
+
+
+def test_mask_of_a_pool_case_has_no_name_of_a_labelled_case(fresh_project: Project, tmp_path: Path) -> None:
+    setup = fresh_project.setup()
+    setup.labelled_cases["pat_seg"] = setup.labelled_cases["lab_1"]
+    with pytest.raises(InputError, match=rf"image of case 'pat_seg' \(a labelled case of {DATASET}\) .* mask of case 'pat' \(/"):
+        collect_images(setup, [touch(tmp_path / "other", "pat_0000.nii.gz")], skip_bad=True)
+
+
+def test_names_that_only_look_like_masks(fresh_project: Project, tmp_path: Path) -> None:
+    folders = [touch(tmp_path / "a", "pat_0000.nii.gz", "lone_seg_0000.nii.gz"), touch(tmp_path / "b", "pat_segment_0000.nii.gz")]
+    assert list(collect_images(fresh_project.setup(), folders, skip_bad=False)[0]) == ["lone_seg", "pat", "pat_segment"]
+
+
 def test_interrupted_preparation_continues(fresh_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     work, seen = pool_workers._work, []
 
-    def interrupted(job: tuple[Any, ...]) -> tuple[str, str | None]:
+    def interrupted(job: tuple[Any, ...]) -> Any:
         if len(seen) == 3:
             raise KeyboardInterrupt
         seen.append(job[0])
@@ -394,6 +426,45 @@ def test_worker_processes(fresh_project: Project) -> None:
     assert pool.case_ids == ["pool_2"]
     assert case in pool.skipped
     assert leftovers(fresh_project) == []
+
+
+class Elsewhere:
+    """An engine whose workers have no console of this command."""
+
+    def run(self, work: Any, jobs: Any) -> Any:
+        silent = logging.getLogger("nnunet_ssl")
+        for case, job in jobs.items():
+            silent.disabled = True
+            try:
+                outcome = pickle.loads(pickle.dumps(work(job)))
+            finally:
+                silent.disabled = False
+            yield case, outcome
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [None, Elsewhere()], ids=["processes", "engine"])
+def test_what_workers_warn_of_is_said_here(project: Project, tmp_path: Path, caplog: pytest.LogCaptureFixture, engine: Any) -> None:
+    """Two cases of two channels, the second one of case `b` filled with zeros."""
+    setup, out = project.setup(), tmp_path / "pre" / "pool"
+    out.parent.mkdir()
+    (of_one,) = setup.plans["foreground_intensity_properties_per_channel"].values()
+    plans = {**setup.plans, "foreground_intensity_properties_per_channel": {"0": of_one, "1": of_one}}
+    two = {"normalization_schemes": ["ZScoreNormalization"] * 2, "use_mask_for_norm": [False] * 2}
+    plans["configurations"] = {setup.configuration: {**setup.resolved_configuration(), **two}}
+    content = json.dumps({**setup.dataset_json, "channel_names": {"0": "T1", "1": "T2"}})
+    jobs = {}
+    for case, second in (("a", 1.0), ("b", 0.0)):
+        files = [tmp_path / f"{case}_000{channel}.nii.gz" for channel in (0, 1)]
+        write_image(phantom(POOL[0])[0], files[0])
+        write_image(second * phantom(POOL[1])[0], files[1])
+        jobs[case] = (case, [str(file) for file in files], plans, setup.configuration, content, out)
+    assert sorted(pool_workers.preprocess_cases(jobs, out, 2, False, engine)) == [("a", None), ("b", None)]
+    (said,) = [record for record in caplog.records if record.name.startswith("nnunet_ssl")]
+    assert said.levelno == logging.WARNING
+    assert said.getMessage() == (
+        f"case 'b': every voxel of {tmp_path / 'b_0001.nii.gz'} is zero; a channel that is missing is labelled as if it were an image"
+    )
 
 
 def test_labels_beside_the_images_exist(fresh_project: Project) -> None:

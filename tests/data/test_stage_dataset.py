@@ -42,10 +42,10 @@ from tiny_setup import (
 
 from nnunet_ssl.confidence.evidence import Evidence
 from nnunet_ssl.config import MethodConfig
-from nnunet_ssl.data.files import TEMPORARY_PREFIX
+from nnunet_ssl.data.files import TEMPORARY_PREFIX, remove_leftovers
 from nnunet_ssl.data.pool import prepare_pool
 from nnunet_ssl.data.stage_dataset import StageSidecar, check_stage_place, read_sidecar, stage_is_whole
-from nnunet_ssl.errors import SetupError, StateError
+from nnunet_ssl.errors import InputError, SetupError, StateError
 from nnunet_ssl.nnunet_api.load_setup import load_setup
 from nnunet_ssl.pseudolabel.start_run import open_run
 
@@ -85,6 +85,20 @@ def test_nnunet_finds_images_and_labels(staged_project: Project) -> None:
         assert Path(files["label"]).is_file()
     assert sorted(f.name for f in raw(staged_project, "labelsTr").iterdir()) == sorted(f"{c}.nii.gz" for c in LABELLED + CHOSEN)
     assert not raw(staged_project, "imagesTr").exists()
+
+
+def test_nnunet_finds_images_and_labels_where_its_variables_are_relative(taught_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes relative paths in dataset.json as ones from the stage's folder."""
+    monkeypatch.chdir(taught_project.raw.parent)
+    for root in (taught_project.raw, taught_project.preprocessed, taught_project.results):
+        monkeypatch.setenv(root.name, root.name)
+    run = open_tiny_run(taught_project)
+    write_evidence(teacher_store(run))
+    grow_stage(run)
+    listed = get_filenames_of_train_images_and_targets(str(Path("nnUNet_raw") / STAGE))
+    assert sorted(listed) == sorted(LABELLED + CHOSEN)
+    for files in listed.values():
+        assert [path for path in (*files["images"], files["label"]) if not Path(path).is_file()] == []
 
 
 def test_nnunet_reads_every_case(staged_project: Project) -> None:
@@ -155,14 +169,18 @@ def test_sidecar_says_what_the_stage_was_made_from(staged_project: Project) -> N
         "num_confidence_channels": 1,
         "num_probability_channels": 3,
         "blind_heads": [],
+        "mirroring_axes": [0, 1, 2],
         "agreement_weight": 0.0,
         "label_stage": None,
+        "student_fingerprint": None,
         "init": "teacher",
         "init_checkpoint": f"{DATASET}/TransASPPTeacherTrainer__{PLANS}__{CONFIGURATION}/fold_0/checkpoint_final.pth",
     }
     assert found == expected
-    assert stage_is_whole(STAGE, StageSidecar(**expected))
-    assert not stage_is_whole(STAGE, StageSidecar(**{**expected, "pool_cases": CHOSEN[:2]}))
+    method = run.method.with_settings({"student.tau": 0.7})
+    assert stage_is_whole(STAGE, run.setup, method, StageSidecar(**expected))
+    assert not stage_is_whole(STAGE, run.setup, method, StageSidecar(**{**expected, "pool_cases": CHOSEN[:2]}))
+    assert not stage_is_whole(STAGE, run.setup, method.with_settings({"student.tau": 0.8}), StageSidecar(**expected))
 
 
 def test_nothing_is_copied_that_can_be_linked(staged_project: Project) -> None:
@@ -245,6 +263,19 @@ def test_labelled_dataset_is_untouched_byte_for_byte(taught_project: Project) ->
     assert digests(taught_project.labelled_files()) == before
     assert {f: f.stat().st_mtime_ns for f in files} == times
     assert sorted(taught_project.raw.joinpath(DATASET).rglob("*")) == listing
+
+
+def test_extracting_the_fingerprint_of_a_stage_leaves_the_labelled_datasets(taught_project: Project) -> None:
+    """nnU-Net opens the file for writing where it stands."""
+    run = open_tiny_run(taught_project)
+    write_evidence(teacher_store(run))
+    grow_stage(run)
+    own = taught_project.preprocessed / DATASET / "dataset_fingerprint.json"
+    before = own.read_bytes()
+    assert preprocessed(taught_project, own.name).read_bytes() == before
+    with preprocessed(taught_project, own.name).open("w") as file:
+        file.write("{}")
+    assert own.read_bytes() == before
 
 
 @pytest.mark.parametrize("part", ["imagesTr/../labelsTr/lab_3.nii.gz", "data"])
@@ -366,6 +397,18 @@ def test_stage_that_is_whole_is_not_written_again(taught_project: Project) -> No
     assert mtimes(raw(taught_project), preprocessed(taught_project)) == before
 
 
+def test_stage_that_is_whole_with_other_settings_is_written_again(taught_project: Project) -> None:
+    forget_stage(taught_project)
+    sidecar = read_sidecar(raw(taught_project))
+    record = grow_stage(open_tiny_run(taught_project, settings={"student.tau": 0.95}))
+    assert record.tau == 0.95
+    assert read_sidecar(raw(taught_project)) == sidecar  # it does not tell the two apart
+    assert content(preprocessed(taught_project, f"{PLANS}.json"))["configurations"][CONFIGURATION]["nnssl"]["student"]["tau"] == 0.95
+    # every confidence is below that: no voxel of a class is sampled
+    locations = load_pickle(str(preprocessed(taught_project, IDENTIFIER, "pool_0.pkl")))["class_locations"]
+    assert [len(found) for found in locations.values()] == [0, 0]
+
+
 @pytest.mark.parametrize("lost", ["raw", "preprocessed", "sidecar"])
 def test_stage_that_is_half_there_is_written_again(taught_project: Project, lost: str) -> None:
     run = forget_stage(taught_project)
@@ -381,6 +424,28 @@ def test_stage_that_is_half_there_is_written_again(taught_project: Project, lost
     assert get_filenames_of_train_images_and_targets(str(raw(taught_project))).keys() == set(LABELLED + CHOSEN)
     assert sorted(f.name for f in taught_project.raw.iterdir()) == [DATASET, STAGE]
     assert sorted(f.name for f in taught_project.preprocessed.iterdir()) == [DATASET, STAGE]
+
+
+def test_another_host_leaves_a_stage_that_takes_days(taught_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sees the time of the temporary folders alone, into which nothing is written directly."""
+    from nnunet_ssl.pseudolabel.pool_labels import PoolLabels
+
+    run, real = open_tiny_run(taught_project), PoolLabels.pseudo_case
+    roots = (taught_project.raw, taught_project.preprocessed)
+
+    def days_after_the_case_before(self: Any, case: str, *arguments: Any, **options: Any) -> Any:
+        with monkeypatch.context() as on_this_host:
+            on_this_host.setattr("nnunet_ssl.data.files.this_host", lambda: "here")
+            for root in roots:
+                remove_leftovers(root)
+        for folder in (found for root in roots for found in root.glob(f"{TEMPORARY_PREFIX}*")):
+            os.utime(folder, (0, 0))
+        return real(self, case, *arguments, **options)
+
+    write_evidence(teacher_store(run))
+    monkeypatch.setattr("nnunet_ssl.data.files.this_host", lambda: "elsewhere")
+    monkeypatch.setattr(PoolLabels, "pseudo_case", days_after_the_case_before)
+    assert grow_stage(run).cases == CHOSEN
 
 
 def test_failure_while_writing_leaves_nothing(taught_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,6 +485,18 @@ def test_final_mode_trains_on_every_label(taught_project: Project) -> None:
     assert sidecar["init_checkpoint"].endswith("fold_0/checkpoint_final.pth")
     splits = content(taught_project.preprocessed / record.dataset / "splits_final.json")
     assert splits == content(taught_project.preprocessed / DATASET / "splits_final.json")
+
+
+@pytest.mark.parametrize(("damage", "says"), [("[{", "cannot be read as JSON"), ("[{}]", "fold 0 has no list of case names under 'train'")])
+def test_damaged_splits_in_final_mode(taught_project: Project, damage: str, says: str) -> None:
+    """Where the teacher was trained on all labels, too, nothing else reads them."""
+    write_teacher(fold="all")
+    run = open_tiny_run(taught_project, "all", teacher_folds=["all"])
+    write_evidence(teacher_store(run))
+    (taught_project.preprocessed / DATASET / "splits_final.json").write_text(damage)
+    with pytest.raises(InputError, match=rf"{DATASET}/splits_final\.json:? {says}"):
+        grow_stage(run)
+    assert not (taught_project.raw / "Dataset601_Tiny_falls1").exists()
 
 
 def test_regions_have_a_channel_each(taught_project: Project) -> None:

@@ -114,6 +114,25 @@ def test_check_sees_a_wrong_line(
     capsys.readouterr()
 
 
+def test_make_replaces_an_environment_of_another_python(project: Path, tmp_path: Path) -> None:
+    """An environment that is there keeps its interpreter unless it is emptied."""
+    python = tmp_path / "python9"
+    python.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\nexit 1\n')
+    python.chmod(0o755)
+    command = ["make", "demo", f"PYTHON={python}", f"VENV={tmp_path / 'venv'}"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert (tmp_path / "asked").read_text() == f"-m venv --clear {tmp_path / 'venv'}\n"
+
+
+def test_make_empties_nothing_but_an_environment(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("all of it")
+    done = subprocess.run(["make", "venv", f"VENV={tmp_path}"], cwd=project, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert f"{tmp_path} is no virtual environment, and would be emptied: name another VENV" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
 def test_readme_says_semi_supervised_first(project: Path) -> None:
     first, _, rest = (project / "README.md").read_text(encoding="utf-8").partition("\n")
     assert "semi-supervised" in first

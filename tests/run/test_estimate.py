@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -170,6 +171,18 @@ def test_every_predictor_stage_and_training_counts(project: Project) -> None:
     assert (both.pool, both.trainings) == (plain.pool, plain.trainings + final.trainings)
 
 
+def test_student_of_a_run_that_has_begun(project: Project) -> None:
+    """A trainer named at the first call, here with the plans' own network, need not be named again."""
+    setup = project.setup("nnUNetPlans")
+    tiny_setup.write_teacher(plans="nnUNetPlans")
+    named = replace(request(setup), student_trainer="SemiSupervisedStudentTrainer")
+    wanted, default = (estimate_disk(asked, len(POOL)).trainings for asked in (named, request(setup)))
+    assert wanted != pytest.approx(default, rel=0.05)
+    replace(named, method=named.method.with_settings({"curriculum.fractions": [0.5, 1.0]})).open()
+    assert request(setup).student == "SemiSupervisedStudentTrainer"
+    assert estimate_disk(request(setup), len(POOL)).trainings == wanted
+
+
 def test_images_that_came_later_are_no_part_of_a_run(taught_project: Project) -> None:
     asked = request(taught_project.setup())
     before = estimate_disk(asked, len(POOL))
@@ -181,8 +194,7 @@ def test_images_that_came_later_are_no_part_of_a_run(taught_project: Project) ->
 
 def test_slices_of_a_2d_configuration_count(project: Project) -> None:
     setup = project.setup()
-    two = {**setup.plans["configurations"]["2d"], "data_identifier": IDENTIFIER}
-    project.change_plans(lambda plans, c: plans["configurations"].update({"2d": two}))
+    shutil.copytree(setup.data_folder, setup.data_folder.with_name("nnUNetPlans_2d"))  # the same: the spacing is 1 everywhere
     flat = load_setup("137", "2d", setup.plans_name)
     assert estimate_disk(replace(request(flat), method=setup.method), 5).evidence == pytest.approx(
         estimate_disk(request(setup), 5).evidence

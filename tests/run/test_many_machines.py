@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_setup import PLANS, Project, pretend_training
+from tiny_setup import PLANS, Project, folders, pretend_training
 
 from nnunet_ssl.locations import ModelLocation
 
@@ -73,12 +73,13 @@ def submit(script: str, folder: Path) -> list[Job]:
 
 
 def on_this_machine(script: str, project: Project) -> str:
-    """The script for the tiny set-up, with two stages and two parts."""
+    """The script for the tiny set-up, with two folds, two stages and two parts."""
     changes = {
         r'^setup="(.*)"$': rf'setup="\1 -p {PLANS}"',
-        r'^run="(.*)"$': r'run="\1 -device cpu --num-samples 2"',
-        r"^images=.*$": f"images={shlex.quote(str(project.unlabelled))}",
+        r'^folds="0"$': 'folds="0 1"',
+        r'^settings=""$': 'settings="-device cpu --num-samples 2"',
         r'^stages=".*"$': 'stages="1 2"',
+        r"^images=.*$": f"images={shlex.quote(str(project.unlabelled))}",
         r"^last_part=.*$": "last_part=1",
         r"-np 8": "-np 1",
     }
@@ -93,17 +94,47 @@ def run(words: list[str]) -> int:
 
 
 def made(project: Project) -> dict[str, Any]:
-    """What a run has decided and written: evidence, rankings, label images, and what the manifest says of the stages."""
+    """What runs have decided and written: evidence, rankings, label images, and what the manifests say of the stages."""
     found: dict[str, Any] = {}
     patterns = ("*/*/*/nnssl/evidence/*/*.b2nd", "*/*/*/nnssl/ranking_*.csv")
     files = [*(f for pattern in patterns for f in project.results.glob(pattern)), *project.raw.glob("Dataset60*/*/*.nii.gz")]
     for path in files:
-        found[path.name + path.parent.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    (manifest,) = project.results.glob("*/*/*/nnssl/manifest.json")
-    content = json.loads(manifest.read_text())
-    found["stages"] = [{name: value for name, value in stage.items() if name != "seconds"} for stage in content["stages"]]
-    found["published"] = content["published"]
+        found[str(path.relative_to(project.raw.parent))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    for fold in ("0", "1"):
+        (manifest,) = project.results.glob(f"*/*/fold_{fold}/nnssl/manifest.json")
+        content = json.loads(manifest.read_text())
+        stages = [{name: value for name, value in stage.items() if name != "seconds"} for stage in content["stages"]]
+        found |= {f"stages of fold {fold}": stages, f"published of fold {fold}": content["published"]}
     return found
+
+
+def shown_script() -> str:
+    """The script as the page shows it."""
+    (script,) = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return str(script)
+
+
+def steps(fold: int) -> list[str]:
+    return [f"-f {fold} {step}" for step in ("teacher", "stage-1", "student-1", "stage-2", "student-2", "publish")]
+
+
+def named(job: Job) -> str:
+    """Fold and step of a job of `nnssl_run`."""
+    words = shlex.split(job.command)
+    return f"-f {words[words.index('-f') + 1]} {words[words.index('--only') + 1]}"
+
+
+def test_every_fold_waits_for_the_pool_and_for_nothing_of_another_fold(tmp_path: Path) -> None:
+    jobs = submit(on_this_machine(shown_script(), folders(tmp_path / "project")), tmp_path)
+    parts, pool, *of_folds = jobs
+    assert (parts.tasks, parts.after, pool.tasks, pool.after) == ([0, 1], [], None, [parts.number])
+    assert [job.command.split()[0] for job in (parts, pool)] == ["nnssl_prepare", "nnssl_prepare"]
+    assert [named(job) for job in of_folds if "--only" in job.command] == [*steps(0), *steps(1)]
+    first, second = of_folds[: len(of_folds) // 2], of_folds[len(of_folds) // 2 :]
+    for jobs_of_fold, fold in ((first, 0), (second, 1)):
+        assert all(f" -f {fold} " in job.command for job in jobs_of_fold)
+        assert [job.after for job in jobs_of_fold] == [[pool.number], *([job.number] for job in jobs_of_fold[:-1])]
+        assert [job.command.split()[0] for job in jobs_of_fold if job.tasks == [0, 1]] == ["nnssl_pseudolabel"] * 2
 
 
 @pytest.mark.thorough
@@ -115,22 +146,18 @@ def test_script_does_what_one_command_does(fresh_project: Project, tmp_path: Pat
     pristine = tmp_path / "pristine"
     for name in ("raw", "preprocessed", "results"):
         shutil.copytree(getattr(fresh_project, name), pristine / name)
-    (script,) = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    flags = ["-d", "137", "-c", "3d_fullres", "-p", PLANS, "-f", "0", "-device", "cpu", "--num-samples", "2", "-np", "1"]
-    assert run(["nnssl_run", *flags, "-u", str(fresh_project.unlabelled)]) == 0
+    flags = ["-d", "137", "-c", "3d_fullres", "-p", PLANS, "-device", "cpu", "--num-samples", "2", "-np", "1"]
+    for fold in ("0", "1"):
+        assert run(["nnssl_run", *flags, "-f", fold, "-u", str(fresh_project.unlabelled)]) == 0
     of_one_command = made(fresh_project)
-    assert len(of_one_command["stages"]) == 2
-    assert of_one_command["published"]
+    assert [len(of_one_command[f"stages of fold {fold}"]) for fold in (0, 1)] == [2, 2]
+    assert of_one_command["published of fold 0"]
+    assert of_one_command["published of fold 1"]
     for name in ("raw", "preprocessed", "results"):
         shutil.rmtree(getattr(fresh_project, name))
         shutil.copytree(pristine / name, getattr(fresh_project, name))
-    jobs = submit(on_this_machine(script, fresh_project), tmp_path)
-    assert [job.command.split("--only ")[-1] for job in jobs if "--only" in job.command] == [
-        *("pool", "teacher", "stage-1", "student-1", "stage-2", "student-2", "publish")
-    ]
-    assert [job.number for job in jobs if job.tasks == [0, 1]] == [1000, 1003, 1006]
+    jobs = submit(on_this_machine(shown_script(), fresh_project), tmp_path)
     for job in jobs:
-        assert job.after == ([job.number - 1] if job.number > 1000 else [])  # one after another, from the first to the last
         for words in job.commands():
             assert run(words) == 0, words
     assert made(fresh_project) == of_one_command

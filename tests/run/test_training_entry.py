@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from living import lives
 from tiny_setup import folders
 
 from nnunet_ssl.errors import StateError
@@ -31,14 +34,19 @@ from nnunet_ssl.run.training_entry import begin
 def sleep():
     time.sleep(120)
 
+def work():
+    if not (of_worker := os.fork()):
+        sleep()
+    open({pids!r} + ".new", "w").write(f"{{os.getppid()}} {{os.getpid()}} {{of_worker}}")
+    os.rename({pids!r} + ".new", {pids!r})
+    sleep()
+
 begin()
-worker = multiprocessing.get_context("fork").Process(target=sleep, daemon=True)
+worker = multiprocessing.get_context("fork").Process(target=work, daemon=True)
 worker.start()
-open({pids!r} + ".new", "w").write(f"{{os.getpid()}} {{worker.pid}}")
-os.rename({pids!r} + ".new", {pids!r})
 sleep()
 """
-"""A training that takes two minutes and has a worker process, in place of nnU-Net's."""
+"""A training that takes two minutes and has a worker process, which has one of its own, in place of nnU-Net's."""
 STARTER = """
 from pathlib import Path
 from nnunet_ssl.locations import ModelLocation
@@ -51,7 +59,7 @@ training_process.train(model, 0, device="cpu", log=Path({log!r}), epochs=1)
 
 @pytest.fixture
 def starter(nnunet_environment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that trains, in a process group that its training is in, too."""
+    """A process that trains."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]))
     entry = TRAINING.format(pids=str(tmp_path / "pids"))
     source = STARTER.format(entry=entry, log=str(tmp_path / "log.txt"))
@@ -69,22 +77,15 @@ def within(seconds: float, condition: Any) -> bool:
     return bool(condition())
 
 
-def runs(pid: int) -> bool:
-    """Whether a process is there and not merely waiting for its parent to look."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at /proc")
-def test_training_and_its_workers_end_with_a_killed_starter(starter: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_training_and_its_workers_end_with_their_starter(number: signal.Signals, starter: Any, tmp_path: Path) -> None:
     assert within(60, (tmp_path / "pids").exists)
     pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
-    assert all(map(runs, pids))
-    os.kill(starter.pid, signal.SIGKILL)  # this process alone, not its group
+    assert all(map(lives, pids))
+    os.kill(starter.pid, number)  # this process alone, not its group
     starter.wait()
-    assert within(20, lambda: not any(map(runs, pids)))
+    assert within(20, lambda: not any(map(lives, pids)))
 
 
 def test_second_training_beside_the_first_is_refused(starter: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,3 +111,27 @@ def test_lock_belongs_to_one_process_and_ends_with_it(tmp_path: Path, monkeypatc
     assert other() != "None"
     assert lock_folder(folder) is not None
     assert [f.name for f in folder.iterdir()] == [LOCK]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_training_where_nothing_can_be_locked(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    folder = tmp_path / "fold_0"
+    for _ in range(2):
+        descriptor = lock_folder(folder)
+        assert descriptor is not None
+        os.close(descriptor)
+        said = f"warning: {folder} cannot be locked ({os.strerror(number)}); see to it that no other process trains there.\n"
+        assert capsys.readouterr().out == said
+
+
+def test_other_errors_of_the_lock_are_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int, operation: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "lockf", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        lock_folder(tmp_path / "fold_0")

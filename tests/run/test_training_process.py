@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import tqdm as tqdm_module
+from living import lives
 from payload import arm_checkpoint
 
 from nnunet_ssl.errors import StateError
@@ -128,6 +130,30 @@ def test_killed_training_is_a_failure(log: Path, monkeypatch: pytest.MonkeyPatch
         run(log, "import os; print('Epoch 3', flush=True); os.kill(os.getpid(), 9)", monkeypatch)
 
 
+LEAVES_A_WORKER = """
+import multiprocessing, os, signal, time
+def work():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(120)
+worker = multiprocessing.get_context("fork").Process(target=work, daemon=True)
+worker.start()
+open({pid!r}, "w").write(str(worker.pid))
+print("x" * 10_000, "Epoch 3", sep="\\n", flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+"""A training that is killed, and whose worker process holds its output open for two minutes, whatever it is asked."""
+
+
+@pytest.mark.timeout(60)
+def test_killed_training_ends_with_its_workers(log: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    begun = time.monotonic()
+    with pytest.raises(StateError, match=r"failed: ended by signal 9 .*; its last line: Epoch 3"):
+        run(log, LEAVES_A_WORKER.format(pid=str(tmp_path / "pid")), monkeypatch)
+    assert time.monotonic() - begun < 20
+    assert not lives(int((tmp_path / "pid").read_text()))
+    assert log.read_text() == "x" * 10_000 + "\nEpoch 3\n"
+
+
 def test_progress_follows_nnunets_log(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
@@ -152,11 +178,11 @@ def test_interrupt_ends_the_training(log: Path, monkeypatch: pytest.MonkeyPatch,
             raise KeyboardInterrupt
 
     monkeypatch.setattr(training_process, "tqdm", Bar)
-    entry = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); print('Epoch 0'); time.sleep(60)"
+    pids = tmp_path / "pids"
+    tell = f"open({str(pids)!r}, 'w').write(f'{{os.getpid()}} {{worker}}')"
     with pytest.raises(KeyboardInterrupt):
-        run(log, entry, monkeypatch)
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
+        run(log, f"import os, time; worker = os.fork(); worker and ({tell}, print('Epoch 0')); time.sleep(60)", monkeypatch)
+    assert [lives(int(pid)) for pid in pids.read_text().split()] == [False, False]
 
 
 # ---- what is done

@@ -326,5 +326,10 @@ NAMES = [
     ),
     BadInput(what="the name of a labelled case", make=named("lab_1_0000.nii.gz"), says="a labelled case of"),
     BadInput(what="the name of a labelled case in capitals", make=named("LAB_1_0000.nii.gz"), says="a labelled case of"),
+    BadInput(
+        what="the name of a labelled case with `_seg` behind it",
+        make=named("lab_1_seg_0000.nii.gz"),
+        says="is preprocessed under the name of the mask of case",
+    ),
     BadInput(what="a label named like an image", make=named("pool_3_seg_0000.nii.gz"), says="label", is_skipped=True),
 ]

@@ -20,8 +20,8 @@ class ForkedTraining:
         self.returncode: int | None = None
         self.stdin = None
         sys.stdout.flush()
-        self._pid = os.fork()
-        if self._pid == 0:
+        self.pid = os.fork()
+        if self.pid == 0:
             os.close(reading)
             os.dup2(writing, 1)
             os.dup2(writing, 2)
@@ -29,19 +29,13 @@ class ForkedTraining:
         os.close(writing)
         self.stdout = os.fdopen(reading, errors="replace")
 
-    def poll(self) -> int | None:
-        if self.returncode is None:
-            pid, status = os.waitpid(self._pid, os.WNOHANG)
-            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
-        return self.returncode
-
     def wait(self) -> int:
         if self.returncode is None:
-            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self.returncode
 
     def terminate(self) -> None:
-        os.kill(self._pid, signal.SIGTERM)
+        os.kill(self.pid, signal.SIGTERM)
 
 
 def train(arguments: list[str], env: dict[str, str]) -> None:

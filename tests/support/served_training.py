@@ -27,7 +27,12 @@ class ServedTraining:
         os.close(writing)
         self.stdout = os.fdopen(reading, errors="replace")
 
-    def poll(self) -> int | None:
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
         return self._process.exitcode
 
     def wait(self) -> int:

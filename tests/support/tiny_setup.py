@@ -78,10 +78,18 @@ class Project:
         return self.preprocessed / DATASET / f"{PLANS}.json"
 
     def change_plans(self, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
-        """Edit the plans: `change(plans, configuration)` works in place."""
-        plans = json.loads(self.plans_file.read_text())
+        """Edit the plans: `change(plans, configuration)` works in place; what shapes the data is edited in nnU-Net's own plans, too."""
+        from nnunet_ssl.nnunet_api.setup import SHAPES_DATA
+
+        plans, base_file = json.loads(self.plans_file.read_text()), self.plans_file.with_name("nnUNetPlans.json")
         change(plans, plans["configurations"][CONFIGURATION])
         self.plans_file.write_text(json.dumps(plans))
+        base = json.loads(base_file.read_text())
+        for key in ("image_reader_writer", "transpose_forward", "foreground_intensity_properties_per_channel"):
+            base[key] = plans[key]
+        for key in SHAPES_DATA:
+            base["configurations"][CONFIGURATION][key] = plans["configurations"][CONFIGURATION][key]
+        base_file.write_text(json.dumps(base))
 
     def labelled_files(self) -> list[Path]:
         """Every file of the labelled dataset, raw and preprocessed, that existed before the plugin came."""
