@@ -123,7 +123,7 @@ class CurriculumConfig:
     """`ranked` by case score; `random`, `reverse`, `all-at-once` and `drop-most-confident` (without the best `dropped_share`) are the
     controls."""
     dropped_share: float = 0.15
-    """Share of the pool, its most confident cases, that the order `drop-most-confident` leaves out."""
+    """Share of the scored cases, the first of the interleaved ranking, that the order `drop-most-confident` leaves out."""
     schedule: Schedule = "fixed"
     """`fixed`: stage t takes K_t (paper); `adaptive`: the less the labels still change, the faster the fraction grows, and labels that have
     settled make the next stage the last."""
@@ -289,8 +289,8 @@ class AgreementConfig:
     stop_change: float = 0.01
     """Below this share of changed foreground voxels the labels count as settled: the log says so, and an adaptive schedule ends."""
     rollback_level: float = 0.05
-    """Level of the one-sided paired test on labelled validation cases: a student that is worse than the model before it takes no part in
-    the labels. 0 turns the test off. With `-f all` there are no such cases."""
+    """Level of the one-sided paired test on labelled validation cases: a student that is worse than the model whose labels are in force
+    takes no part in the labels. 0 turns the test off. With `-f all` there are no such cases."""
 
     def __post_init__(self) -> None:
         for name in ("weight", "max_change", "stop_change", "rollback_level"):

@@ -8,8 +8,9 @@ from typing import Any
 
 from nnunet_ssl.errors import StateError
 
-STUDY = 2
-"""Of `held_out.json` and `audit.json`; files without a version are of the first, which had no Dice of uncalibrated labels."""
+STUDY = 3
+"""Of `held_out.json` and `audit.json`; files without a version are of the first, which had no Dice of uncalibrated labels. The second
+did not say of which teacher it was, and its areas of different scores were of different cases."""
 SIDECAR = 1
 """Of `nnssl.json` of a stage dataset."""
 PUBLISHED = 1

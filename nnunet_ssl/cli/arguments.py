@@ -176,7 +176,9 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
 def add_method_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags that replace single settings of the plans' `nnssl` section."""
     group = parser.add_argument_group(
-        "method", "settings of this run; without a flag the plans' nnssl section decides (docs/reference/plans.md)"
+        "method",
+        "settings of this run; without a flag those that it has, and where it begins those of the plans' nnssl section "
+        "(docs/reference/plans.md)",
     )
     group.add_argument("--stages", nargs="+", type=float, metavar="K", help="fractions of the pool per stage, increasing, e.g. 0.2 0.5 1.0")
     group.add_argument("--schedule", choices=SCHEDULES, help="fractions as given, or faster the less the labels still change")

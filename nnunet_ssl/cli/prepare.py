@@ -36,7 +36,9 @@ def parser() -> argparse.ArgumentParser:
     add_dataset_arguments(made)
     made.add_argument("-u", nargs="+", type=Path, metavar="FOLDER", help="folder(s) of unlabelled images named <case>_0000.nii.gz ...")
     made.add_argument(
-        "--preset", metavar="NAME", help="lay this overlay over the plans, under a plans name of its own: default, paper, cpu, 24G, ..."
+        "--preset",
+        metavar="NAME",
+        help="lay this overlay over the plans, under a plans name of its own, if that has not been done: default, paper, cpu, 24G, ...",
     )
     made.add_argument("--skip-bad", action="store_true", help="leave bad cases out and list them, instead of stopping")
     made.add_argument("-np", type=int, default=2, metavar="N", help="worker processes (default: %(default)s)")
@@ -97,11 +99,11 @@ def _check(arguments: argparse.Namespace) -> Part | None:
 
 
 def _lay_preset(setup: NnunetSetup, preset: str) -> NnunetSetup:
-    """Lay an overlay over the plans and say how large its training will be."""
+    """Lay an overlay over the plans, unless that has been done, and say how large its training will be."""
     from nnunet_ssl.data.gpu_estimate import describe_size
-    from nnunet_ssl.data.overlay import lay_preset
+    from nnunet_ssl.data.overlay import laid_before, lay_preset
 
-    laid = lay_preset(setup, preset)
+    laid = laid_before(setup, preset) or lay_preset(setup, preset)
     print(f"plans: {laid.preprocessed_folder / laid.plans_name}.json")
     if size := describe_size(laid):
         print(size)

@@ -146,7 +146,9 @@ def _check_folds(arguments: argparse.Namespace) -> None:
 def _requests(arguments: argparse.Namespace, assignments: dict[str, object]) -> list[RunRequest]:
     """One run for every fold asked for."""
     from nnunet_ssl.data.groups import check_asked
+    from nnunet_ssl.data.manifest import Manifest
     from nnunet_ssl.data.overlay import laid_before, lay_preset, overlaid
+    from nnunet_ssl.data.writable_roots import require_writable_roots
     from nnunet_ssl.nnunet_api.load_setup import load_setup
     from nnunet_ssl.pseudolabel.stage_ids import check_ids
     from nnunet_ssl.pseudolabel.start_run import refuse_idle_settings, settings_in_force
@@ -154,8 +156,8 @@ def _requests(arguments: argparse.Namespace, assignments: dict[str, object]) -> 
 
     check_asked(arguments.groups)
     setup = load_setup(arguments.d, arguments.c, arguments.p)
+    only_looks = arguments.status or arguments.dry_run
     if arguments.preset:
-        only_looks = arguments.status or arguments.dry_run
         make = overlaid if only_looks else lay_preset
         setup = laid_before(setup, arguments.preset) or make(setup, arguments.preset)
     requests: list[RunRequest] = []
@@ -182,6 +184,8 @@ def _requests(arguments: argparse.Namespace, assignments: dict[str, object]) -> 
         )
         if not arguments.audit:  # which acts on what is given
             refuse_idle_settings(setup, request.teacher, fold, method)
+        if not only_looks and Manifest.load(request.teacher.workspace(fold)) is None:
+            require_writable_roots(setup.dataset)
         check_ids(request.teacher.workspace(fold), method.curriculum.num_stages, first_id)
         requests.append(request)
         first_id = None if first_id is None else first_id + method.curriculum.num_stages

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,18 @@ class BrierScore(NamedTuple):
     """Standard error of its paired difference, case by case, to the chosen kind; 0 for that itself."""
 
 
+class LeftOut(NamedTuple):
+    """What a kind of map does on the cases that it was not fitted on, by case id."""
+
+    brier: dict[str, float]
+    tables: dict[str, NDArray[np.float64]]
+    """Reliability tables, (3, H, E)."""
+
+    def error(self, *, has_regions: bool) -> float:
+        """Expected calibration error over all of the cases."""
+        return error_of_table(np.sum(list(self.tables.values()), axis=0), has_regions=has_regions)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
     """The map of one teacher and what was measured on the way to it. Errors and scores are leave-one-case-out and one-vs-rest."""
@@ -51,15 +63,14 @@ class Calibration:
     """The same after maps of the chosen kind, each measured on the case it was not fitted on; None without a map."""
     unfitted_heads: tuple[int, ...] = ()
     """Heads that keep their probabilities (under a temperature: take the others' one), for they have no positive or no negative voxel."""
+    left_out: LeftOut | None = field(default=None, repr=False, compare=False)
+    """Of the chosen kind; None without a map."""
 
-
-class _LeftOut(NamedTuple):
-    """What one kind of map does on the cases that it was not fitted on."""
-
-    brier: NDArray[np.float64]
-    """(N,)."""
-    table: NDArray[np.float64]
-    """Reliability table of all cases, (3, H, E)."""
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, without the cases one by one."""
+        content = asdict(replace(self, map=None, left_out=None))
+        del content["left_out"]
+        return {**content, "map": None if self.map is None else self.map.to_dict()}
 
 
 def fit_calibration(cases: Mapping[str, HeldOutCounts], *, has_regions: bool) -> Calibration:
@@ -78,26 +89,24 @@ def fit_calibration(cases: Mapping[str, HeldOutCounts], *, has_regions: bool) ->
         StateError: if the cases differ in the number of heads.
     """
     shares = case_shares(cases)
-    num_cases = len(shares.totals)
+    num_cases = len(shares.names)
     if num_cases < MIN_CASES:
         reason = f"no calibration: {num_cases} held-out cases have predicted foreground and manual labels, at least {MIN_CASES} are needed."
         return Calibration(map=None, reason=reason, num_cases=num_cases)
     candidates = [kind for kind in KINDS if kind != "isotonic" or num_cases >= MIN_CASES_ISOTONIC]
     results = {kind: _leave_one_out(kind, shares, has_regions=has_regions) for kind in candidates}
     chosen = _choose(candidates, results)
-    brier = {
-        str(kind): BrierScore(float(result.brier.mean()), _standard_error(result.brier - results[chosen].brier))
-        for kind, result in results.items()
-    }
+    brier = {str(kind): _score_beside(result, results[chosen]) for kind, result in results.items()}
     unfitted = unfitted_heads(shares)
     return Calibration(
         map=fit_map(chosen, shares, np.ones(num_cases), has_regions=has_regions),
         reason=_reason(chosen, num_cases, brier, unfitted),
         num_cases=num_cases,
         brier=brier,
-        ece_before=error_of_table(results["identity"].table, has_regions=has_regions),
-        ece_after=error_of_table(results[chosen].table, has_regions=has_regions),
+        ece_before=results["identity"].error(has_regions=has_regions),
+        ece_after=results[chosen].error(has_regions=has_regions),
         unfitted_heads=unfitted,
+        left_out=results[chosen],
     )
 
 
@@ -121,28 +130,38 @@ def calibrated(evidence: Evidence, calibration: CalibrationMap) -> FloatArray:
     return q
 
 
-def _leave_one_out(kind: Kind, shares: CaseShares, *, has_regions: bool) -> _LeftOut:
+def _leave_one_out(kind: Kind, shares: CaseShares, *, has_regions: bool) -> LeftOut:
     num_cases, num_heads, _ = shares.totals.shape
-    brier, tables = [], []
-    for i in range(num_cases):
+    left_out = LeftOut({}, {})
+    for i, name in enumerate(shares.names):
         others = (np.arange(num_cases) != i).astype(np.float64)
         fitted = fit_map(kind, shares, others, has_regions=has_regions)
         case = (shares.totals[i], shares.positives[i], curves(fitted, num_heads))
-        brier.append(brier_score(*case))
-        tables.append(reliability_table(*case))
-    return _LeftOut(np.array(brier), np.sum(tables, axis=0))
+        left_out.brier[name] = brier_score(*case)
+        left_out.tables[name] = reliability_table(*case)
+    return left_out
 
 
-def _choose(candidates: list[Kind], results: Mapping[Kind, _LeftOut]) -> Kind:
+def _choose(candidates: list[Kind], results: Mapping[Kind, LeftOut]) -> Kind:
     chosen = candidates[0]
     for kind in candidates[1:]:
-        gain = results[chosen].brier - results[kind].brier
-        if gain.mean() > _standard_error(gain):
+        gain = gains(results[kind], results[chosen])
+        if gain.mean() > standard_error(gain):
             chosen = kind
     return chosen
 
 
-def _standard_error(differences: NDArray[np.float64]) -> float:
+def gains(one: LeftOut, other: LeftOut) -> NDArray[np.float64]:
+    """How much lower the first one's Brier score is than the second one's, case by case of the first, (N,)."""
+    return np.array([other.brier[case] - brier for case, brier in one.brier.items()])
+
+
+def _score_beside(result: LeftOut, chosen: LeftOut) -> BrierScore:
+    return BrierScore(float(np.mean(list(result.brier.values()))), standard_error(gains(result, chosen)))
+
+
+def standard_error(differences: NDArray[np.float64]) -> float:
+    """Of the mean of independent differences, (N,); N of at least two."""
     return float(differences.std(ddof=1)) / math.sqrt(len(differences))
 
 

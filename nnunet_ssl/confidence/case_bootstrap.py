@@ -28,13 +28,36 @@ def values_of_common_cases(dice: Mapping[str, float], *scores: Mapping[str, floa
     Raises:
         StateError: if a Dice lies outside [0, 1].
     """
+    table = _table(dice, *scores)
+    return tuple(table[np.isfinite(table).all(axis=1)].T)
+
+
+def values_of_all_cases(dice: Mapping[str, float], scores: Mapping[str, float | None]) -> tuple[Numbers, Numbers]:
+    """True Dice of the cases that have one, then their scores, in the order of case ids.
+
+    Args:
+        dice: true Dice by held-out case in [0, 1]; NaN where neither truth nor prediction holds any foreground.
+        scores: by case; further cases in it are ignored.
+
+    Returns:
+        Two arrays (n,); the score is NaN where a case has none.
+
+    Raises:
+        StateError: if a Dice lies outside [0, 1].
+    """
+    table = _table(dice, scores)
+    truth, own = table[np.isfinite(table[:, 0])].T
+    return truth, own
+
+
+def _table(dice: Mapping[str, float], *scores: Mapping[str, float | None]) -> Numbers:
+    """(n, 1 + number of scores): the Dice, then each score, of all cases in the order of their ids; NaN where there is none."""
     for case, value in dice.items():
         if value < 0 or value > 1:
             raise StateError(f"the true Dice of case '{case}' is {value}; expected a number in [0, 1], or NaN.")
     rows = [[values.get(case) for values in (dice, *scores)] for case in sorted(dice)]
     # None becomes NaN
-    table = np.array(rows, dtype=np.float64).reshape(len(rows), 1 + len(scores))
-    return tuple(table[np.isfinite(table).all(axis=1)].T)
+    return np.array(rows, dtype=np.float64).reshape(len(rows), 1 + len(scores))
 
 
 def resample_cases(num_cases: int, seed: int) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,16 +102,18 @@ def fuse(teacher: Evidence, student: Evidence, *, weight: float) -> Evidence:
     return _mixture([teacher, student], [1 - weight, weight])
 
 
-def merge(members: Sequence[Evidence]) -> Evidence:
-    """Evidence of several folds of one teacher, each with the same weight.
+def merge(members: Iterable[Evidence]) -> Evidence:
+    """Evidence of several folds of one teacher, each with the same weight; one after another, so that an iterator need hold one at a time.
 
     Raises:
         StateError: if there is none, or they are not of the same case and heads.
     """
-    if not members:
+    merged: Evidence | None = None
+    for number, member in enumerate(members, start=1):
+        merged = member if merged is None else fuse(merged, member, weight=1 / number)
+    if merged is None:
         raise StateError("no evidence to merge; at least one fold must have predicted the case.")
-    _require_alike(members)
-    return members[0] if len(members) == 1 else _mixture(members, [1 / len(members)] * len(members))
+    return merged
 
 
 def _mixture(parts: Sequence[Evidence], weights: Sequence[float]) -> Evidence:

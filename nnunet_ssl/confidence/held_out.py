@@ -63,6 +63,8 @@ class HeldOutCounts:
 class CaseShares(NamedTuple):
     """Histograms of N held-out cases in which every case has the total 1 per head."""
 
+    names: tuple[str, ...]
+    """Ids of the cases, in order."""
     totals: NDArray[np.float64]
     """(N, H, B)."""
     positives: NDArray[np.float64]
@@ -107,12 +109,13 @@ def case_shares(cases: Mapping[str, HeldOutCounts]) -> CaseShares:
     """
     if len({len(case.totals) for case in cases.values()}) > 1:
         raise StateError(f"held-out cases have different numbers of heads: {sorted({len(case.totals) for case in cases.values()})}.")
-    used = [cases[name] for name in sorted(cases) if cases[name].band_voxels]
+    names = tuple(name for name in sorted(cases) if cases[name].band_voxels)
+    used = [cases[name] for name in names]
     num_heads = max((len(case.totals) for case in cases.values()), default=0)
     voxels = np.array([case.band_voxels for case in used], dtype=np.float64)
     histograms = np.array([(case.totals, case.positives) for case in used]).reshape(len(used), 2, num_heads, NUM_BINS)
     shares = histograms / voxels[:, None, None, None]
-    return CaseShares(shares[:, 0], shares[:, 1], voxels)
+    return CaseShares(names, shares[:, 0], shares[:, 1], voxels)
 
 
 def bin_logits() -> NDArray[np.float64]:

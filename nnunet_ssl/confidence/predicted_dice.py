@@ -35,9 +35,12 @@ class PredictedMean:
 
 @dataclass(frozen=True, kw_only=True)
 class DicePrediction:
-    """A straight line from a case score to the true Dice, fitted to held-out cases by least squares, predictions clipped to [0, 1].
+    """A straight line from a case score to the true Dice that does not fall, fitted to held-out cases by least squares.
 
-    Held-out cases are 4 to 50, too few for a curve; isotonic regression would stay constant below the worst of them.
+    Predictions are clipped to [0, 1]. A score that says nothing, or that is the higher the lower the Dice, predicts the mean Dice of the
+    held-out cases: there is no reason why samples that hardly agree should mean a good label, and a falling line would promise the best
+    Dice to the lowest scores. Held-out cases are 4 to 50, too few for a curve; isotonic regression would stay constant below the worst of
+    them.
     """
 
     scores: tuple[float, ...]
@@ -47,11 +50,12 @@ class DicePrediction:
 
     def predict(self, scores: ArrayLike) -> Numbers:
         """Predicted Dice in [0, 1] of cases with the given finite scores, same shape."""
-        return _predict(*self._held_out(), np.asarray(scores, dtype=np.float64))
+        predicted: Numbers = np.clip(_line(*self._held_out(), np.asarray(scores, dtype=np.float64)), 0, 1)
+        return predicted
 
     @property
     def case_error(self) -> float:
-        """Error of the prediction for a single case: root mean square over the held-out cases, each by the line through the others."""
+        """Error of the line for a single case: root mean square over the held-out cases, each by the line through the others."""
         return math.sqrt(np.square(self._left_out_residuals()).mean())
 
     def mean_of_pool(self, scores: Sequence[float | None]) -> PredictedMean | None:
@@ -59,10 +63,13 @@ class DicePrediction:
 
         The squared standard error is the jackknife's over held-out cases (how far the predicted mean moves when one of them is left out)
         plus the mean squared leave-one-out residual over the number of new cases (how far they scatter about the line); the interval
-        takes Student's t with n - 2 degrees of freedom. The bootstrap over cases instead would be too narrow: in simulations with 4 to 8
-        held-out cases its intervals held the true mean in 84 to 92 % of the data sets, these in 90 to 97 %.
+        takes Student's t with n - 2 degrees of freedom. Both errors are those of lines that are not clipped, or lines that all leave [0, 1]
+        on the same side would seem to agree there; mean and ends of the interval are clipped. The bootstrap over cases instead would be
+        too narrow: in simulations with 4 to 8 held-out and 30 new cases, the Dice rising with the score, falling or independent of it, its
+        intervals held the true mean in 81 to 88 % of the data sets, these in 95 to 98 %.
 
-        It holds as far as pool and held-out cases with the same score are alike; it does not know of another scanner or another disease.
+        It holds as far as pool and held-out cases with the same score are alike; it does not know of another scanner or another disease,
+        nor whether the line goes on beyond the scores of the held-out cases.
 
         Args:
             scores: of the new cases, any order.
@@ -76,7 +83,7 @@ class DicePrediction:
         s, d = self._held_out()
         n = len(s)
         mean = float(self.predict(known).mean())
-        without_one = np.array([_predict(np.delete(s, i), np.delete(d, i), known).mean() for i in range(n)])
+        without_one = np.array([_line(np.delete(s, i), np.delete(d, i), known).mean() for i in range(n)])
         variance = (n - 1) * without_one.var() + np.square(self._left_out_residuals()).mean() / len(known)
         half_width = float(stats.t.ppf(0.975, n - 2)) * math.sqrt(variance)
         return PredictedMean(
@@ -93,7 +100,7 @@ class DicePrediction:
 
     def _left_out_residuals(self) -> Numbers:
         s, d = self._held_out()
-        return np.array([d[i] - _predict(np.delete(s, i), np.delete(d, i), s[i]) for i in range(len(s))])
+        return np.array([d[i] - _line(np.delete(s, i), np.delete(d, i), s[i]) for i in range(len(s))])
 
 
 def fit_dice_prediction(scores: Sequence[float | None], dice: Sequence[float | None]) -> DicePrediction | None:
@@ -121,9 +128,9 @@ def fit_dice_prediction(scores: Sequence[float | None], dice: Sequence[float | N
     return DicePrediction(scores=tuple(pairs[:, 0].tolist()), dice=tuple(pairs[:, 1].tolist()))
 
 
-def _predict(scores: Numbers, dice: Numbers, new_scores: Numbers) -> Numbers:
-    """Least-squares line through held-out cases at new scores; the mean Dice where all held-out scores are equal."""
+def _line(scores: Numbers, dice: Numbers, new_scores: Numbers) -> Numbers:
+    """Least-squares line through held-out cases at new scores, not clipped; the mean Dice where it would fall or all scores are equal."""
     centred = scores - scores.mean()
     slope = (centred * dice).sum() / np.square(centred).sum() if np.ptp(scores) > EQUAL_SCORES else 0.0
-    predicted: Numbers = np.clip(dice.mean() + slope * (new_scores - scores.mean()), 0, 1)
-    return predicted
+    values: Numbers = dice.mean() + max(0.0, float(slope)) * (new_scores - scores.mean())
+    return values

@@ -8,7 +8,13 @@ from typing import Literal
 
 import numpy as np
 
-from nnunet_ssl.confidence.case_bootstrap import LEAST_CASES, defined_resamples, resample_cases, values_of_common_cases
+from nnunet_ssl.confidence.case_bootstrap import (
+    LEAST_CASES,
+    defined_resamples,
+    resample_cases,
+    values_of_all_cases,
+    values_of_common_cases,
+)
 from nnunet_ssl.confidence.score_choice import BASELINES, choose_case_score
 from nnunet_ssl.confidence.selective import (
     Numbers,
@@ -19,6 +25,7 @@ from nnunet_ssl.confidence.selective import (
     share_of_orders,
     spearman,
     spearman_of_resamples,
+    unscored_last,
 )
 from nnunet_ssl.errors import StateError
 
@@ -31,26 +38,31 @@ MOST_ORDERED_CASES = 7
 
 @dataclass(frozen=True, kw_only=True)
 class RankingProof:
-    """What held-out cases say of one score."""
+    """What held-out cases say of one score.
+
+    Rank correlation, interval and verdict are of the cases that have the score. The areas are of all held-out cases with a Dice, as the
+    pool is ranked as a whole, so that those of different scores can be compared.
+    """
 
     score: str
     """Name of the score."""
     num_cases: int
-    """Held-out cases with a Dice and this score; all figures are of them."""
+    """Held-out cases with a Dice and this score."""
     num_unscored: int
-    """Held-out cases with a Dice and without this score; pool cases of that kind are ranked last, which is not judged here."""
+    """Held-out cases with a Dice and without this score; the verdict does not judge them, the areas have them in last place."""
     spearman: float | None
-    """Rank correlation with the true Dice; None where it is not defined."""
+    """Rank correlation with the true Dice in the `num_cases`; None where it is not defined."""
     interval: tuple[float, float] | None
     """Percentile bootstrap interval of it over cases: 95 %, of a score that was chosen among n 1 - 5 % / n; None where there is none."""
     aurc: float | None
-    """Area under the risk-coverage curve, the loss being 1 - Dice; less is better. None without cases."""
+    """Area under the risk-coverage curve of all `num_cases + num_unscored`, the loss being 1 - Dice; less is better. Cases without this
+    score come last, in no order among themselves. None where no case has it."""
     augrc: float | None
     """The same for the generalised risk."""
     random_aurc: float | None
-    """Expected `aurc` of a random order of the same cases."""
+    """Expected `aurc` of a random order of all these cases, the same for every score; None where no case has a Dice."""
     random_augrc: float | None
-    """Expected `augrc` of a random order of the same cases."""
+    """The same for `augrc`."""
     verdict: Verdict
     """`proven`: the interval lies above 0; `refuted`: below 0; `unproven`: neither, or there is none, or chance could do as much."""
     reason: str
@@ -104,7 +116,7 @@ def prove_ranking(
 def prove_score(
     name: str, scores: Mapping[str, float | None], dice: Mapping[str, float], *, seed: int = 0, level: float = LEVEL
 ) -> RankingProof:
-    """Prove one score; cases are the unit.
+    """Prove one score; cases are the unit, those with the score for the verdict and all of them for the areas.
 
     Resamples in which the scores or the Dice are constant have no rank correlation and are left out; where they are more than half, or
     fewer than 4 cases are held out, there is no interval and the score is unproven. Of few cases the interval alone says too much (four
@@ -123,7 +135,8 @@ def prove_score(
         StateError: if a Dice lies outside [0, 1].
     """
     truth, own = values_of_common_cases(dice, scores)
-    losses, any_case = 1 - truth, len(truth) > 0
+    dice_of_all, scores_of_all = values_of_all_cases(dice, scores)
+    losses, order = 1 - dice_of_all, unscored_last(scores_of_all)
     rho = spearman(own, truth)
     interval, why = _interval(truth, own, seed, level)
     verdict = _verdict(interval)
@@ -137,13 +150,13 @@ def prove_score(
     return RankingProof(
         score=name,
         num_cases=len(truth),
-        num_unscored=len(values_of_common_cases(dice)[0]) - len(truth),
+        num_unscored=len(losses) - len(truth),
         spearman=rho,
         interval=interval,
-        aurc=aurc(own, losses) if any_case else None,
-        augrc=augrc(own, losses) if any_case else None,
-        random_aurc=random_aurc(losses) if any_case else None,
-        random_augrc=random_augrc(losses) if any_case else None,
+        aurc=aurc(order, losses) if len(truth) else None,
+        augrc=augrc(order, losses) if len(truth) else None,
+        random_aurc=random_aurc(losses) if len(losses) else None,
+        random_augrc=random_augrc(losses) if len(losses) else None,
         verdict=verdict,
         reason=f"{name} is {verdict}: {why}.",
     )

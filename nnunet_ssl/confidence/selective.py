@@ -84,6 +84,22 @@ def share_of_orders(scores: ArrayLike, dice: ArrayLike) -> float:
     return float(test.pvalue)
 
 
+def unscored_last(scores: ArrayLike) -> Numbers:
+    """Ranks that order all cases as their scores do, those without a score in last place, where the pool has them, too.
+
+    Args:
+        scores: (n,) case scores, higher is better; not finite where a case has none.
+
+    Returns:
+        (n,) from 1 upwards, ties by their mean rank, and 0 for every case without a score, so that these are tied; for `aurc` and `augrc`.
+    """
+    s = np.asarray(scores, dtype=np.float64)
+    has_score = np.isfinite(s)
+    ranks = np.zeros(s.shape)
+    ranks[has_score] = stats.rankdata(s[has_score])
+    return ranks
+
+
 def aurc(scores: ArrayLike, losses: ArrayLike) -> float:
     """Area under the risk-coverage curve: mean over the coverages i/n, i = 1..n, of the mean loss of the i best-scored cases.
 

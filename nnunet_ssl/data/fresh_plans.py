@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +11,13 @@ from typing import Any
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.files import write_json
 from nnunet_ssl.errors import StateError
-from nnunet_ssl.locations import DEFAULT_PLANS, preprocessed_root, results_root
+from nnunet_ssl.locations import preprocessed_root, results_root
 from nnunet_ssl.nnunet_api.dataset_name import resolve_dataset
 from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.nnunet_api.missing_plans import OWN_PLANS
 from nnunet_ssl.nnunet_api.planning import plan_dataset
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
+from nnunet_ssl.nnunet_api.shared_data import differing_owners, setups_beside
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def plan_afresh(
     for setup in _configurations(name, plans, dataset_json):
         configuration = plans["configurations"][setup.configuration]
         configuration["nnssl"] = MethodConfig().to_dict()
-        configuration["data_identifier"] = _shared_identifier(setup, path) or configuration["data_identifier"]
+        configuration["data_identifier"] = _shared_identifier(setup) or configuration["data_identifier"]
     is_new = not path.is_file()
     if is_new:
         write_json(path, plans)
@@ -92,29 +91,14 @@ def _configurations(dataset: str, plans: dict[str, Any], dataset_json: dict[str,
             yield setup
 
 
-def _shared_identifier(setup: NnunetSetup, own: Path) -> str | None:
-    """Data identifier of other plans that shape the data alike: best where the data are there, nnU-Net's default plans first."""
-    twins = []
-    for path in sorted(own.parent.glob("*.json"), key=lambda path: (path.stem != DEFAULT_PLANS, path.name)):
-        if path == own or not _are_plans(content := _content(path)):
-            continue
-        others = _configurations(setup.dataset, content, setup.dataset_json)
-        twins += [other for other in others if _shaped(other) == _shaped(setup)]
+def _shared_identifier(setup: NnunetSetup) -> str | None:
+    """Data identifier of other plans that shape the data alike: best where the data are there, nnU-Net's default plans first.
+
+    Plans that are older than data which they have taken over do not tell how these are shaped.
+    """
+    twins = [other for other in setups_beside(setup) if _shaped(other) == _shaped(setup) and not differing_owners(other)]
     twins.sort(key=_has_data, reverse=True)
     return str(twins[0].configuration_manager.data_identifier) if twins else None
-
-
-def _content(path: Path) -> Any:
-    with suppress(ValueError):
-        return json.loads(path.read_text())
-    return None
-
-
-def _are_plans(content: Any) -> bool:
-    """Whether a JSON file is a plans file of nnU-Net 2 as it is now; others lie beside it, and older ones have no `architecture`."""
-    if not isinstance(content, dict) or not {"configurations", "transpose_forward", "image_reader_writer"} <= set(content):
-        return False
-    return all({"architecture", "inherits_from"} & set(configuration) for configuration in content["configurations"].values())
 
 
 def _shaped(setup: NnunetSetup) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from nnunet_ssl.schemas import schema_of
 SCHEMA = 4
 
 
-KEPT_BY_STAGES = ("agreement.", "evidence.case_score")
-"""Beginnings of settings that decided which cases a stage has and whose labels, which it keeps when it is written again."""
+KEPT_BY_STAGES = ("agreement.", "evidence.case_score", "evidence.confidence")
+"""Beginnings of settings that decided which cases and labels a stage has, which it keeps when it is written again."""
 
 
 @dataclass(frozen=True)
@@ -140,24 +140,24 @@ class Manifest:
         schema_of(content, SCHEMA, path)
         content = _migrated(content)
         if problem := sorted(set(content) ^ {f.name for f in fields(cls)}):
-            raise StateError(f"{path} lacks or has in surplus the entry '{problem[0]}'; restore it or remove {workspace} to start over.")
+            raise StateError(f"{path} lacks or has in surplus the entry '{problem[0]}'; restore it or remove it to start over.")
         if strange := sorted(name for name, is_sound in _SOUND.items() if not is_sound(content[name])):
-            raise StateError(f"{path} has the damaged entry '{strange[0]}'; restore it or remove {workspace} to start over.")
+            raise StateError(f"{path} has the damaged entry '{strange[0]}'; restore it or remove it to start over.")
         try:
             MethodConfig.from_dict(content["method"])
         except ConfigError as error:
-            raise StateError(f"{path}: {error} Restore it or remove {workspace} to start over.") from error
+            raise StateError(f"{path}: {error} Restore it or remove it to start over.") from error
         try:
             content["stages"] = [StageRecord(**{**s, "score_range": _pair(s["score_range"])}) for s in content["stages"]]
         except (TypeError, KeyError, ValueError, IndexError) as error:
-            raise StateError(f"{path} has a damaged stage entry ({error}); restore it or remove {workspace} to start over.") from error
+            raise StateError(f"{path} has a damaged stage entry ({error}); restore it or remove it to start over.") from error
         try:
             content["accepted"] = {case: AcceptedLabel(**entry) for case, entry in content["accepted"].items()}
             content["predictions"] = None if content["predictions"] is None else PredictionsRecord(**content["predictions"])
         except (AttributeError, TypeError) as error:
-            raise StateError(f"{path} has a damaged entry on labels ({error}); restore it or remove {workspace} to start over.") from error
+            raise StateError(f"{path} has a damaged entry on labels ({error}); restore it or remove it to start over.") from error
         if not _are_names(content["left_out_groups"]) or not _are_named(content["groups"]):
-            raise StateError(f"{path} has a damaged entry on groups; restore it or remove {workspace} to start over.")
+            raise StateError(f"{path} has a damaged entry on groups; restore it or remove it to start over.")
         manifest = cls(**content)
         _check_names(manifest, path)
         return manifest
@@ -175,7 +175,7 @@ class Manifest:
         for name, wanted in expected.items():
             if (found := getattr(self, name)) != wanted:
                 path = workspace / "manifest.json"
-                raise StateError(f"{path} is of the {name} '{found}', not of '{wanted}'; restore it or remove {workspace} to start over.")
+                raise StateError(f"{path} is of the {name} '{found}', not of '{wanted}'; restore it or remove it to start over.")
 
 
 def _check_names(manifest: Manifest, path: Path) -> None:

@@ -18,6 +18,7 @@ from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.nnunet_api.planning import size_configuration
 from nnunet_ssl.nnunet_api.resampling import probability_resampling
 from nnunet_ssl.nnunet_api.setup import SHAPES_DATA, NnunetSetup
+from nnunet_ssl.nnunet_api.shared_data import refuse_old_plans
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,12 @@ def lay_preset(setup: NnunetSetup, preset: str) -> NnunetSetup:
 
 
 def laid_before(setup: NnunetSetup, preset: str) -> NnunetSetup | None:
-    """The set-up under the plans that an overlay has made for its configuration, or None; a warning where it would make others now."""
+    """The set-up under the plans that an overlay has made for its configuration, or None; a warning where it would make others now.
+
+    Raises:
+        ConfigError: see `overlaid`.
+        StateError: if they are older than the data that they share with others.
+    """
     wanted = overlaid(setup, preset)
     path = setup.preprocessed_folder / f"{wanted.plans_name}.json"
     if not path.is_file():
@@ -112,9 +118,11 @@ def laid_before(setup: NnunetSetup, preset: str) -> NnunetSetup | None:
     plans = read_json(path)
     if plans.get("configurations", {}).get(setup.configuration) == setup.plans["configurations"][setup.configuration]:
         return None  # it was laid over another configuration alone
+    laid = replace(wanted, plans=plans)
+    refuse_old_plans(laid)
     if plans != json.loads(json.dumps(wanted.plans)):
         logger.warning("%s is used as it is; the preset '%s' would now make other plans: remove the file to lay it again", path, preset)
-    return replace(wanted, plans=plans)
+    return laid
 
 
 def _read_overlay(preset: str) -> tuple[dict[str, Any], str]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from nnunet_ssl.confidence.quantise import share_to_int16
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.accepted_labels import AcceptedFiles, accepted_files, link_label
-from nnunet_ssl.data.files import link, remove_folder, remove_leftovers, temporary_folder, write_json
+from nnunet_ssl.data.files import copy_file, link, mark_in_use, remove_folder, remove_leftovers, temporary_folder, write_json
 from nnunet_ssl.data.pool_images import refuse_labelled
 from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.data.whole_array import array_bytes, write_bytes
@@ -85,8 +85,12 @@ class StageSidecar:
     num_probability_channels: int
     blind_heads: list[int]
     """Heads (classes, regions) that the teacher hardly ever finds: pool samples teach nothing about them, neither for nor against."""
+    mirroring_axes: list[int] | None = None
+    """Spatial axes along which the teacher was mirrored in training, and the student may be; None: its checkpoints do not say."""
     agreement_weight: float
     label_stage: int | None
+    student_fingerprint: str | None = None
+    """Of the student that took part in the labels, with its number of samples; None: they are the teacher's alone."""
     init: str
     """`teacher`, `previous` or `scratch`, resolved."""
     init_checkpoint: str | None
@@ -95,8 +99,12 @@ class StageSidecar:
 
 def read_sidecar(folder: Path) -> dict[str, Any] | None:
     """The sidecar in a raw or preprocessed stage dataset, or None where there is none or it is damaged."""
+    return _object_in(folder / STAGE_SIDECAR)
+
+
+def _object_in(path: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads((folder / STAGE_SIDECAR).read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
@@ -125,10 +133,11 @@ def check_stage_place(name: str, workspace: str, *, is_written: bool = False) ->
                 )
 
 
-def stage_is_whole(name: str, sidecar: StageSidecar) -> bool:
-    """Whether both halves of a stage are on disk and say that they are exactly this stage."""
-    wanted = asdict(sidecar)
-    return all(read_sidecar(root / name) == wanted for root in (raw_root(), preprocessed_root()))
+def stage_is_whole(name: str, setup: NnunetSetup, method: MethodConfig, sidecar: StageSidecar) -> bool:
+    """Whether both halves of a stage are on disk and say that they are exactly this stage, written with these plans and settings."""
+    wanted, plans = asdict(sidecar), preprocessed_root() / name / f"{setup.plans_name}.json"
+    is_this_stage = all(read_sidecar(root / name) == wanted for root in (raw_root(), preprocessed_root()))
+    return is_this_stage and _object_in(plans) == _stage_plans(name, setup, method)
 
 
 def write_stage(
@@ -145,7 +154,7 @@ def write_stage(
 
     Args:
         name: stage dataset name.
-        setup: the labelled dataset; its files are linked, never changed.
+        setup: the labelled dataset; its files are linked or copied, never changed.
         pool: where the pool's images are.
         method: settings, stored in the stage's plans.
         sidecar: provenance.
@@ -170,6 +179,7 @@ def write_stage(
         writer.write_frame()
         for case in pseudo_cases:
             writer.write_pseudo_case(case)
+            mark_in_use(raw_tmp, pre_tmp)
         writer.write_heads()
         os.rename(pre, preprocessed_root() / name)
         os.rename(raw, raw_root() / name)
@@ -208,6 +218,17 @@ def _array_file(array: NDArray[np.int16], setup: NnunetSetup) -> bytes:
     patch = tuple(setup.configuration_manager.patch_size)
     blocks, chunks = comp_blosc2_params(array.shape, patch, array.itemsize)
     return array_bytes(array, compression=_COMPRESSION, chunks=chunks, blocks=blocks)
+
+
+def _stage_plans(name: str, setup: NnunetSetup, method: MethodConfig) -> dict[str, Any]:
+    """D's plans in the name of a stage, with its settings."""
+    plans = copy.deepcopy(setup.plans)
+    plans["dataset_name"] = name
+    configuration = plans["configurations"][setup.configuration]
+    configuration["nnssl"] = method.to_dict()
+    if setup.configuration_manager.next_stage_names:  # of a cascade, whose data a stage does not have
+        configuration["next_stage"] = None
+    return plans
 
 
 class _StageWriter:
@@ -254,7 +275,7 @@ class _StageWriter:
         link(self.pool.folder / f"{case}{PARTS[0]}", self.data / f"{case}{PARTS[0]}")
 
     def _link_ground_truth(self, label: str) -> None:
-        lasting = (raw_root() / self.name / "labelsTr" / label).absolute()
+        lasting = raw_root() / self.name / "labelsTr" / label
         link(self.raw / "labelsTr" / label, self.pre / "gt_segmentations" / label, lasting=lasting)
 
     def write_pseudo_case(self, pseudo: PseudoCase) -> None:
@@ -288,7 +309,7 @@ class _StageWriter:
         write_json(self.pre / "splits_final.json", splits)
         fingerprint = self.setup.preprocessed_folder / "dataset_fingerprint.json"
         if fingerprint.is_file():  # moved plans come without
-            link(fingerprint, self.pre / fingerprint.name)
+            copy_file(fingerprint, self.pre / fingerprint.name)  # nnU-Net's extractor, called for the stage, would write through a link
         for folder in (self.raw, self.pre):
             write_json(folder / STAGE_SIDECAR, asdict(self.sidecar))
 
@@ -302,20 +323,14 @@ class _StageWriter:
             write_json(folder / "dataset.json", content)
 
     def _write_plans(self) -> None:
-        plans = copy.deepcopy(self.setup.plans)
-        plans["dataset_name"] = self.name
-        configuration = plans["configurations"][self.setup.configuration]
-        configuration["nnssl"] = self.method.to_dict()
-        if self.setup.configuration_manager.next_stage_names:  # of a cascade, whose data a stage does not have
-            configuration["next_stage"] = None
-        write_json(self.pre / f"{self.setup.plans_name}.json", plans)
+        write_json(self.pre / f"{self.setup.plans_name}.json", _stage_plans(self.name, self.setup, self.method))
 
     def _splits(self) -> list[dict[str, list[str]]]:
         """D's splits with the pool's cases in the train list of this fold alone."""
         if self.sidecar.fold == "all":
-            path = self.setup.preprocessed_folder / "splits_final.json"
             everything = {"train": self.sidecar.labelled_cases + self.sidecar.pool_cases, "val": self.sidecar.validation_cases}
-            return list(json.loads(path.read_text())) if path.is_file() else [everything] * 5
+            is_split = (self.setup.preprocessed_folder / "splits_final.json").is_file()
+            return self.setup.splits() if is_split else [everything] * 5
         splits = copy.deepcopy(self.setup.splits())
         splits[int(self.sidecar.fold)]["train"] = sorted(self.sidecar.labelled_cases) + list(self.sidecar.pool_cases)
         return splits

@@ -13,6 +13,7 @@ from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.nnunet_api.missing_plans import missing_plans
 from nnunet_ssl.nnunet_api.plans_check import check_dataset_json, check_plans
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
+from nnunet_ssl.nnunet_api.shared_data import refuse_old_plans
 
 
 def load_setup(dataset: str, configuration: str, plans_name: str) -> NnunetSetup:
@@ -27,6 +28,7 @@ def load_setup(dataset: str, configuration: str, plans_name: str) -> NnunetSetup
         SetupError: if a variable, the dataset, its plans or its preprocessed data are missing (the message says which command makes them),
             or the configuration is part of a cascade.
         InputError, ConfigError: if plans or dataset.json are broken.
+        StateError: if plans of ours are older than the data that they share with others.
     """
     raw_root(), preprocessed_root(), results_root()
     name = resolve_dataset(dataset)
@@ -37,6 +39,7 @@ def load_setup(dataset: str, configuration: str, plans_name: str) -> NnunetSetup
         raise SetupError(missing_plans(folder, number, configuration, plans_name))
     plans, dataset_json = read_json(plans_file), read_json(folder / "dataset.json")
     setup = checked_setup(name, plans_name, configuration, plans, dataset_json, folder=folder, plans_file=plans_file)
+    refuse_old_plans(setup)
     if not setup.data_folder.is_dir():
         raise SetupError(
             f"{setup.data_folder} is missing; run: nnUNetv2_preprocess -d {number} -plans_name {plans_name} -c {configuration}"

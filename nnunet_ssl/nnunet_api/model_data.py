@@ -32,14 +32,26 @@ def refuse_other_images(model: ModelLocation, setup: NnunetSetup) -> None:
     check_plans(plans, setup.configuration, path)
     check_dataset_json(dataset_json, plans, described)
     theirs = NnunetSetup(model.dataset, model.plans, setup.configuration, plans, dataset_json)
-    trained, now = _compared(theirs), _compared(setup)
-    for name, value in now.items():
-        if trained[name] != value:
-            present = setup.preprocessed_folder / f"{setup.plans_name}.json"
-            raise StateError(
-                f"{model.name} was trained on other images than {present} makes now: '{name}' is {_short(trained[name])} in {path}, and "
-                f"{_short(value)} there; restore the plans and preprocess again, or train the model again."
-            )
+    if (difference := first_difference(theirs, setup)) is not None:
+        name, trained, now = difference
+        present = setup.preprocessed_folder / f"{setup.plans_name}.json"
+        raise StateError(
+            f"{model.name} was trained on other images than {present} makes now: '{name}' is {trained} in {path}, and {now} there; "
+            "restore the plans and preprocess again, or train the model again."
+        )
+
+
+def first_difference(first: NnunetSetup, second: NnunetSetup) -> tuple[str, str, str] | None:
+    """The first thing by which the plans of two set-ups make different images.
+
+    Returns:
+        Its name, and what the first and the second say of it, shortened; None where both make the same images.
+    """
+    of_first, of_second = _compared(first), _compared(second)
+    for name, value in of_second.items():
+        if of_first[name] != value:
+            return name, _short(of_first[name]), _short(value)
+    return None
 
 
 def _compared(setup: NnunetSetup) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,15 @@ _MOST_LABELS = 16
 """An image of more values than this is taken for an image, even if all of them are labels."""
 
 
-def check_case(case: str, images: list[str], plans: dict[str, object], configuration: str, labels: Collection[int]) -> None:
+def check_case(
+    case: str,
+    images: list[str],
+    plans: dict[str, object],
+    configuration: str,
+    labels: Collection[int],
+    *,
+    warn: Callable[[str], object] = logger.warning,
+) -> None:
     """Look at every channel of a case before nnU-Net does: nnU-Net turns one NaN into an all-NaN image and lets zeros pass.
 
     Args:
@@ -38,6 +46,7 @@ def check_case(case: str, images: list[str], plans: dict[str, object], configura
         plans: content of the plans file.
         configuration: configuration name.
         labels: label values of the dataset; an image that holds nothing else is a label.
+        warn: takes what is odd and no reason to refuse the case: a channel of zeros.
 
     Raises:
         InputError: if a channel is unreadable, holds NaN or infinity, all channels are zero or labels, the channels' geometry differs,
@@ -75,8 +84,7 @@ def check_case(case: str, images: list[str], plans: dict[str, object], configura
     if is_label:
         raise InputError(f"case '{case}': {images[0]} holds nothing but label values, a label under the name of an image; remove it.")
     if empty:
-        message = "case '%s': every voxel of %s is zero; a channel that is missing is labelled as if it were an image"
-        logger.warning(message, case, empty[0])
+        warn(f"case '{case}': every voxel of {empty[0]} is zero; a channel that is missing is labelled as if it were an image")
     if first is not None:
         _check_resampled_size(case, first, manager.get_configuration(configuration).spacing, manager.transpose_forward, num_channels)
 
@@ -133,7 +141,15 @@ def _check_same_geometry(
 
 
 def preprocess_case(
-    case: str, images: list[str], plans: dict[str, object], configuration: str, dataset_json: str, out: Path, tmp: Path
+    case: str,
+    images: list[str],
+    plans: dict[str, object],
+    configuration: str,
+    dataset_json: str,
+    out: Path,
+    tmp: Path,
+    *,
+    warn: Callable[[str], object] = logger.warning,
 ) -> None:
     """Check one case, run nnU-Net's own preprocessor on it and move the result into place, properties last.
 
@@ -145,12 +161,13 @@ def preprocess_case(
         dataset_json: `dataset.json` as a JSON string (cheap to send to another process).
         out: the pool folder; made if it is not there.
         tmp: a temporary folder on the same file system.
+        warn: as in `check_case`.
 
     Raises:
         InputError: see `check_case`; also if nnU-Net's preprocessor fails on the case.
     """
     content = json.loads(dataset_json)
-    check_case(case, images, plans, configuration, PlansManager(plans).get_label_manager(content).all_labels)
+    check_case(case, images, plans, configuration, PlansManager(plans).get_label_manager(content).all_labels, warn=warn)
     _preprocess(case, images, None, plans, configuration, content, tmp)
     out.mkdir(exist_ok=True)
     for part in PARTS:

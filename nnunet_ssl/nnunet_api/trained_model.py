@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from nnunet_ssl.errors import SetupError, StateError
 from nnunet_ssl.networks.sampling import has_uncertainty_head
-from nnunet_ssl.nnunet_api.checkpoints import UNCERTAINTY_TERM, load_checkpoint
+from nnunet_ssl.nnunet_api.checkpoints import UNCERTAINTY_TERM, load_checkpoint, mirroring_axes
 from nnunet_ssl.nnunet_api.external_trainers import find_trainer
 from nnunet_ssl.nnunet_api.finite_weights import require_finite_weights
 from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.nnunet_api.plans_check import check_dataset_json, check_plans
+from nnunet_ssl.nnunet_api.trainer_network import build_network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ def load_trained_model(model_folder: Path, folds: list[int | str]) -> TrainedMod
         raise SetupError(f"{paths[0]}: {error}") from error
     heads = plans_manager.get_label_manager(dataset_json).num_segmentation_heads
     channels = determine_num_input_channels(plans_manager, configuration_manager, dataset_json)
-    network = trainer.build_network_architecture(plans_manager, configuration_manager, channels, heads, enable_deep_supervision=False)
+    network = build_network(trainer, plans_manager, configuration_manager, channels, heads, deep_supervision=False)
     parameters = [checkpoint["network_weights"] for checkpoint in checkpoints]
     for path, weights in zip(paths, parameters, strict=True):
         if not isinstance(weights, dict):
@@ -83,7 +84,7 @@ def load_trained_model(model_folder: Path, folds: list[int | str]) -> TrainedMod
         parameters=parameters,
         dataset_json=dataset_json,
         trainer_name=trainer.__name__,
-        mirroring_axes=checkpoints[0].get("inference_allowed_mirroring_axes"),
+        mirroring_axes=mirroring_axes(checkpoints[0], paths[0]),
         head_is_trained=has_uncertainty_head(network) and all(map(_head_has_learnt, checkpoints)),
     )
 

@@ -1,4 +1,4 @@
-"""Which fold a model was trained on: what nnU-Net left with it, whatever its folder is called and the splits say by now."""
+"""Which fold a model was trained on, and which images: what nnU-Net left with it, whatever folder, splits and plans say by now."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from typing import Any
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
+from nnunet_ssl.nnunet_api.json_file import read_json
+from nnunet_ssl.nnunet_api.model_data import first_difference
+from nnunet_ssl.nnunet_api.plans_check import check_plans
+from nnunet_ssl.nnunet_api.setup import NnunetSetup
+from nnunet_ssl.nnunet_api.training_state import training_command
 from nnunet_ssl.nnunet_api.validation_summary import validated_cases
 
 
@@ -32,14 +37,38 @@ def refuse_other_fold(checkpoint: Mapping[str, Any], path: Path, fold: int | str
 
 
 def check_model_of_fold(model: ModelLocation, fold: int | str) -> None:
-    """The same for the final checkpoint of a model's fold.
+    """The same for the final checkpoint of a model's fold, which must have been trained on the images of the model's plans as well.
 
     Raises:
         SetupError: if there is none.
-        StateError: if it was trained on another fold.
+        InputError: if its plans, or `plans.json` or `dataset.json` beside the model, cannot be used.
+        StateError: if it was trained on another fold, or by plans that make other images than `plans.json` does.
     """
     path = model.checkpoint(fold)
-    refuse_other_fold(load_checkpoint(path), path, fold)
+    checkpoint = load_checkpoint(path)
+    refuse_other_fold(checkpoint, path, fold)
+    _refuse_other_plans(checkpoint, path, model, fold)
+
+
+def _refuse_other_plans(checkpoint: Mapping[str, Any], path: Path, model: ModelLocation, fold: int | str) -> None:
+    """See that the plans beside a model, which nnU-Net writes anew with every training of any fold, make the images of this one."""
+    trained, newest = _setup_of(checkpoint.get("init_args", {}).get("plans"), path, model), model.folder / "plans.json"
+    if trained is None or (now := _setup_of(read_json(newest), newest, model)) is None:
+        return
+    if (difference := first_difference(trained, now)) is not None:
+        name, then, there = difference
+        raise StateError(
+            f"{path} was trained on other images than {newest} makes: '{name}' is {then} in the plans of that training, and {there} there; "
+            f"train that fold again: {training_command(model, fold, anew=True)}"
+        )
+
+
+def _setup_of(plans: Any, path: Path, model: ModelLocation) -> NnunetSetup | None:
+    """A model's set-up by some plans; None where they say nothing of it, as in a checkpoint that another tool has written."""
+    if not isinstance(plans, dict) or model.configuration not in plans.get("configurations", {}):
+        return None
+    check_plans(plans, model.configuration, path)
+    return NnunetSetup(model.dataset, model.plans, model.configuration, plans, read_json(model.folder / "dataset.json"))
 
 
 def refuse_other_splits(model: ModelLocation, fold: int | str, held_out: Sequence[str], file_ending: str) -> None:

@@ -16,12 +16,12 @@ def training_command(model: ModelLocation, fold: int | str, *, anew: bool = Fals
         fold: fold of its dataset.
         anew: whether it is to train over what is there, as nnU-Net does without `--c` and `--val`.
     """
-    checkpoint = None if anew or is_trained(model, fold) else checkpoint_to_open(model, fold)
+    checkpoint = None if anew or is_trained_and_validated(model, fold) else checkpoint_to_open(model, fold)
     flag = "" if checkpoint is None else " --val" if checkpoint == model.checkpoint(fold) else " --c"
     return f"nnUNetv2_train {dataset_number(model.dataset)} {model.configuration} {fold} -tr {model.trainer}{plans_flag(model.plans)}{flag}"
 
 
-def is_trained(model: ModelLocation, fold: int | str) -> bool:
+def is_trained_and_validated(model: ModelLocation, fold: int | str) -> bool:
     """Whether training has finished; where the fold has validation cases, whether they are evaluated, too."""
     return model.checkpoint(fold).is_file() and (fold == "all" or _is_json(model.validation_summary(fold)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,10 +25,14 @@ def mean_dice(model: ModelLocation, fold: int | str) -> float | None:
     return None if fold == "all" else _read(model, fold, lambda content: float(content["foreground_mean"]["Dice"]))
 
 
-def case_dice(model: ModelLocation, fold: int | str) -> dict[str, float]:
+def case_dice(model: ModelLocation, fold: int | str, *, of_absent: float = math.nan) -> dict[str, float]:
     """Mean foreground Dice of every validation case; empty where there is no summary.
 
-    Classes that are neither in the truth nor in the prediction have no Dice and do not count.
+    Args:
+        model: which.
+        fold: its fold.
+        of_absent: Dice of a class that is neither in the truth nor in the prediction, for which nnU-Net writes NaN. With NaN such a class
+            does not count, and a case that has no class at all is left out.
 
     Raises:
         StateError: if the file is no summary.
@@ -37,6 +42,7 @@ def case_dice(model: ModelLocation, fold: int | str) -> dict[str, float]:
         found = {}
         for case in content.get("metric_per_case", ()):
             dice = np.array([metrics["Dice"] for metrics in case["metrics"].values()], dtype=float)
+            dice[np.isnan(dice)] = of_absent
             if not np.isnan(dice).all():
                 found[Path(case["reference_file"]).name] = float(np.nanmean(dice))
         return found

@@ -35,9 +35,9 @@ class Findings:
     score: str
     """Name of the case score in force."""
     relation: DicePrediction | None
-    """From the score to the Dice; None where held-out cases give none."""
+    """From the score to the Dice; None where held-out cases give none. A score below all of its held-out ones is reviewed."""
     limit: float | None
-    """Predicted Dice below which a case is reviewed; None: no threshold."""
+    """Predicted Dice below which a case is reviewed; None where there is no relation: no threshold."""
     ranking: str
     """What the relation rests on, or why there is none, in a clause."""
     audit_helps: bool = False
@@ -90,15 +90,15 @@ def findings_of(origins: Sequence[Origin | str], folds: Sequence[int | str], num
     for origin in known:
         if origin.num_samples != num_samples:
             return no_findings(f"{num_samples} samples are asked for, the run's held-out cases have {origin.num_samples}", default_score)
-    paths = [_study_path(origin) for origin in known]
-    looked_at = [path for path in paths if path is not None]
-    if len(looked_at) < len(paths):
+    looked_at = [_study_of(origin) for origin in known]
+    if any(found is None for found in looked_at):
         helps = all(origin.manifest.teacher_trainer != PREDICTIONS for origin in known)
         return no_findings("its run has not looked at held-out cases", default_score, audit_helps=helps)
-    studies = {path: study for path in looked_at if (study := _read_study(path)) is not None}
-    if any(path not in studies for path in looked_at):
+    by_path = dict(found for found in looked_at if found is not None)
+    studies = {path: study for path, study in by_path.items() if study is not None}
+    if len(studies) < len(by_path):
         return no_findings("its run has no held-out cases, for every teacher has seen every label", default_score)
-    of_folds = [studies[path] for path in looked_at]
+    of_folds = [studies[found[0]] for found in looked_at if found is not None]
     try:
         return _combine(of_folds, list(studies.values()), known, folds)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -106,8 +106,17 @@ def findings_of(origins: Sequence[Origin | str], folds: Sequence[int | str], num
         raise StateError(f"{names} is no study of held-out cases ({error!r}); remove it and run nnssl_run --audit again.") from error
 
 
-def _study_path(origin: Origin) -> Path | None:
-    return next((path for name in (STUDY_FILE, AUDIT_FILE) if (path := origin.workspace / name).is_file()), None)
+def _study_of(origin: Origin) -> tuple[Path, dict[str, Any] | None] | None:
+    """File and content of what the run knows of held-out cases; one of an earlier run, with another teacher or number of samples, is none.
+
+    A file of an older version does not say whose it is.
+    """
+    for path in (origin.workspace / name for name in (STUDY_FILE, AUDIT_FILE)):
+        if path.is_file():
+            study, own = _read_study(path), origin.manifest.teacher_fingerprint
+            if not isinstance(study, dict) or study.get("teacher_fingerprint", own) == own:
+                return path, study
+    return None
 
 
 def _read_study(path: Path) -> dict[str, Any] | None:

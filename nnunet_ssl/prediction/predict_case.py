@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,18 +59,26 @@ def predict_case(new: NewCase, prepared: PreparedModel, *, with_probabilities: b
     setup, predictor, findings = prepared.setup, prepared.predictor, prepared.findings
     swept, logits = predictor.sweep_with_logits(new.image, seed=zlib.crc32(new.case.encode()))
     of_one = predictor.num_samples // predictor.num_folds
-    members = [to_evidence(part, heads=setup.heads, num_samples=of_one, has_regions=setup.has_regions) for part in swept]
-    maps = findings.maps or (None,) * len(members)
-    under = [evidence_under(used, member) for used, member in zip(maps, members, strict=True)]
-    merged, q = merge(members), np.mean([member.mean for member in under], axis=0)
+    maps = findings.maps or (None,) * len(swept)
+    q, scores = np.zeros((setup.heads, *logits.shape[1:]), dtype=np.float32), list[Score]()
+
+    def members() -> Iterator[Evidence]:
+        """Evidence of the folds, each let go of once it has been taken into account."""
+        for used in maps:
+            member = to_evidence(swept.pop(0), heads=setup.heads, num_samples=of_one, has_regions=setup.has_regions)
+            under = evidence_under(used, member)
+            q[:] += under.mean / np.float32(len(maps))
+            scores.append(_score(under, new, prepared))
+            yield member
+
+    merged = merge(members())
     on_grid = labels_on_grid(logits, setup)
     if findings.maps is None:
         confidence = paper_confidence(merged, on_grid)
     else:
         confidence = calibrated_confidence(q, has_regions=setup.has_regions, labels=on_grid)
     images = _on_image_grid(confidence, variance_of_labels(merged, on_grid), q if with_probabilities else None, setup, new.properties)
-    score = mean_score_of([_score(member, new, prepared) for member in under])
-    predicted = findings.predicted_dice(score)
+    score = mean_score_of(scores)
     labels = stock_labels(logits, setup, new.properties)
     return CasePrediction(
         labels=labels,
@@ -78,8 +86,8 @@ def predict_case(new: NewCase, prepared: PreparedModel, *, with_probabilities: b
         uncertainty=images[1],
         probabilities=images[2],
         score=score,
-        predicted_dice=predicted,
-        review=review(score, predicted, findings.limit),
+        predicted_dice=findings.predicted_dice(score),
+        review=review(score, findings.relation, findings.limit),
         volumes_ml=volumes_ml(labels, voxel_volume_ml(new.properties), setup),
     )
 

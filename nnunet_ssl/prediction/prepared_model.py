@@ -96,8 +96,10 @@ def log_findings(findings: Findings) -> None:
         logger.warning("not calibrated, confidence is the paper's: %s", findings.calibration)
     else:
         logger.info("calibrated by the %s%s", findings.calibration, ", borrowed from the teacher" if findings.is_borrowed else "")
-    if findings.limit is not None:
-        logger.info("review: cases with a predicted Dice below %.3f (%s)", findings.limit, findings.ranking)
+    if findings.limit is not None and findings.relation is not None:
+        lowest = min(findings.relation.scores)
+        text = "review: cases with a predicted Dice below %.3f or a score below %.3f, the lowest of held-out cases (%s)"
+        logger.info(text, findings.limit, lowest, findings.ranking)
 
 
 def _check(folds: Sequence[int | str], num_samples: int | None, is_fast: bool) -> None:

@@ -12,7 +12,9 @@ import torch
 from nnunet_ssl.confidence.curriculum import RankedCase
 from nnunet_ssl.confidence.predicted_dice import DicePrediction, PredictedMean, fit_dice_prediction
 from nnunet_ssl.confidence.review import WEAK_DICE
+from nnunet_ssl.config import Order
 from nnunet_ssl.data.files import write_json
+from nnunet_ssl.data.held_out_use import uses_held_out
 from nnunet_ssl.locations import AUDIT_FILE
 from nnunet_ssl.machines.engine import Engine
 from nnunet_ssl.pseudolabel.domain_shift import Shift, compare, image_features
@@ -21,9 +23,9 @@ from nnunet_ssl.pseudolabel.group_audit import GroupAudit, audit_groups
 from nnunet_ssl.pseudolabel.held_out_study import HeldOutStudy, study_held_out
 from nnunet_ssl.pseudolabel.in_force import possible_score
 from nnunet_ssl.pseudolabel.label_source import TEACHER_ALONE, labels_of
-from nnunet_ssl.pseudolabel.manual_labels import manual_label
 from nnunet_ssl.pseudolabel.ranking import ScoredCase, rank_pool, score_pool
 from nnunet_ssl.pseudolabel.run import Run
+from nnunet_ssl.pseudolabel.single_teachers import SingleTeachers, single_teachers
 from nnunet_ssl.schemas import STUDY
 
 NUM_TO_LABEL = 10
@@ -31,6 +33,10 @@ NUM_TO_LABEL = 10
 USELESS_DICE = 0.2
 """Held-out Dice below which pseudo-labels are noise."""
 
+PREDICTED_VOXELS, CASE_SCORE = "predicted foreground, voxels", "case score {}"
+"""Features of what single teachers make of an image, beside those of the image itself."""
+
+Features = dict[str, Sequence[float | None]]
 Advice = Literal["go on", "label first", "stop"]
 
 
@@ -72,15 +78,17 @@ def audit(run: Run, *, device: torch.device, engine: Engine | None = None) -> Au
     gather_held_out_evidence(run, device, engine=engine)
     study = study_held_out(run)
     scored, ranking = _rank(run, study)
-    dice = {} if study is None else _class_dice(study)
+    decides = uses_held_out(run.method, run.fold)
+    dice = {} if study is None else _class_dice(study, decides=decides)
     at_risk = [] if study is None else _at_risk(run, study, dice)
-    labelled_features, pool_features = _features(run, scored)
+    singles = None if study is None else single_teachers(run, study, scored)
+    scores = [s.scores.get(possible_score(run, "pairwise_dice")) for s in scored] if singles is None else singles.mean_scores
+    labelled_features, pool_features = _features(run, study, singles)
     shifts = compare(labelled_features, pool_features)
-    prediction = None if study is None else _prediction(study)
-    scores = _scores_of_single_folds(run, study, scored)
+    prediction = None if study is None else _prediction(study, decides=decides)
     of_pool = [run.manifest.groups[case] for case in run.pseudo_cases] if run.manifest.groups else []
     to_label = [ranked.case for ranked in reversed(ranking)][:NUM_TO_LABEL]
-    advice, reason = advise(study, dice, at_risk, shifts)
+    advice, reason = advise(study, dice, at_risk, shifts, decides=decides, order=run.method.curriculum.order)
     found = Audit(
         study=study,
         dice=dice,
@@ -98,7 +106,13 @@ def audit(run: Run, *, device: torch.device, engine: Engine | None = None) -> Au
 
 
 def advise(
-    study: HeldOutStudy | None, dice: dict[str, tuple[float, int]], at_risk: Sequence[str], shifts: Sequence[Shift]
+    study: HeldOutStudy | None,
+    dice: dict[str, tuple[float, int]],
+    at_risk: Sequence[str],
+    shifts: Sequence[Shift],
+    *,
+    decides: bool = True,
+    order: Order = "ranked",
 ) -> tuple[Advice, str]:
     """What to do, by rules: useless labels stop, weak classes and images that look different ask for labels, all else goes on.
 
@@ -107,6 +121,8 @@ def advise(
         dice: held-out Dice by class, with the number of cases.
         at_risk: classes that are found badly.
         shifts: comparisons of labelled and pool images.
+        decides: whether held-out cases decide in the run that follows.
+        order: of the curriculum that was asked for.
 
     Returns:
         The advice and why, in a sentence.
@@ -122,23 +138,28 @@ def advise(
     if at_risk:
         return "label first", f"in cases that it has not seen the teacher finds some classes badly: {', '.join(at_risk)}"
     if shifted := [shift.feature for shift in shifts if shift.is_shifted]:
-        return "label first", f"pool images differ from the labelled ones ({shifted[0]}), so held-out figures may not hold for them"
-    if study.ranking.verdict == "refuted":
-        return "go on", "with cases in random order, since held-out cases refute the ranking"
+        return "label first", f"the pool differs from the labelled cases ({shifted[0]}), so held-out figures may not hold for it"
+    if study.ranking.verdict == "refuted" and order == "ranked":
+        if decides:
+            return "go on", "with cases in random order, since held-out cases refute the ranking"
+        return "go on", "held-out cases refute the ranking, but decide nothing in this run: give it --order random"
     return "go on", f"the held-out Dice is {mean:.2f} and nothing speaks against the pool"
 
 
 def _rank(run: Run, study: HeldOutStudy | None) -> tuple[list[ScoredCase], list[RankedCase]]:
+    """The pool as a run would rank it; where held-out cases refute the ranking, at random, as its last places then mean nothing."""
     labels = labels_of(run, TEACHER_ALONE, study)
     scored = score_pool(labels, run.pseudo_cases, run.method.student.fixed_tau)
     score = possible_score(run, "pairwise_dice") if study is None else study.ranking.chosen
-    method = run.method.with_settings({"evidence.case_score": score, "curriculum.order": "ranked"})
+    order = "random" if study is not None and study.ranking.verdict == "refuted" else "ranked"
+    method = run.method.with_settings({"evidence.case_score": score, "curriculum.order": order})
     return scored, rank_pool(scored, method.evidence, method.curriculum, run.manifest.groups)
 
 
-def _class_dice(study: HeldOutStudy) -> dict[str, tuple[float, int]]:
-    names = study.cases[0].dice
-    known = {name: [value for case in study.cases if (value := case.dice[name]) is not None] for name in names}
+def _class_dice(study: HeldOutStudy, *, decides: bool) -> dict[str, tuple[float, int]]:
+    """Of the labels that the pool gets: without calibration where held-out cases decide nothing."""
+    of_cases = [case.dice if decides else case.plain_dice for case in study.cases]
+    known = {name: [value for dice in of_cases if (value := dice[name]) is not None] for name in of_cases[0]}
     return {name: (float(np.mean(values)), len(values)) for name, values in known.items() if values}
 
 
@@ -147,45 +168,21 @@ def _at_risk(run: Run, study: HeldOutStudy, dice: dict[str, tuple[float, int]]) 
     return [name for name, (value, _) in dice.items() if name in blind or value < WEAK_DICE]
 
 
-def _prediction(study: HeldOutStudy) -> DicePrediction | None:
+def _prediction(study: HeldOutStudy, *, decides: bool) -> DicePrediction | None:
     """How the score that ranks foretells the Dice."""
     score = study.ranking.chosen
-    return fit_dice_prediction([case.scores.get(score) for case in study.cases], [case.mean_dice for case in study.cases])
+    dice = [case.mean_dice if decides else case.plain_mean_dice for case in study.cases]
+    return fit_dice_prediction([case.scores.get(score) for case in study.cases], dice)
 
 
-def _scores_of_single_folds(run: Run, study: HeldOutStudy | None, scored: Sequence[ScoredCase]) -> list[float | None]:
-    """Scores of the pool as single folds give them, for held-out cases have no others; without a study those that rank."""
-    score = possible_score(run, "pairwise_dice") if study is None else study.ranking.chosen
-    labels = labels_of(run, TEACHER_ALONE, study)
-    if study is None or len(labels.teacher) == 1:
-        return [case.scores.get(score) for case in scored]
-    per_fold = []
-    for fold, store in labels.teacher.items():
-        of_fold = score_pool(replace(labels, teacher={fold: store}), run.pseudo_cases, run.method.student.fixed_tau)
-        per_fold.append([np.nan if (value := s.scores.get(score)) is None else value for s in of_fold])
-    values = np.array(per_fold, dtype=np.float64)
-    known = ~np.isnan(values).all(axis=0)
-    means: list[float | None] = [None] * values.shape[1]
-    for i in np.flatnonzero(known):
-        means[i] = float(np.nanmean(values[:, i]))
-    return means
-
-
-def _features(run: Run, scored: Sequence[ScoredCase]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Images of all labelled cases against the pool's, and manual foreground, where a case is annotated as a whole, against predicted."""
-    cases = list(run.setup.labelled_cases)
-    labelled = image_features(run.setup.data_folder, cases, label="labelled images")
-    pool = image_features(run.pool.folder, run.pseudo_cases, label="pool images")
-    volume = "foreground, voxels"
-    labelled[volume] = [_foreground_voxels(run, case) for case in cases]
-    pool[volume] = [float(s.foreground_voxels) for s in scored]
+def _features(run: Run, study: HeldOutStudy | None, singles: SingleTeachers | None) -> tuple[Features, Features]:
+    """Images of all labelled cases against the pool's; of held-out cases and the pool what single teachers make of them."""
+    labelled: Features = {**image_features(run.setup.data_folder, list(run.setup.labelled_cases), label="labelled images")}
+    pool: Features = {**image_features(run.pool.folder, run.pseudo_cases, label="pool images")}
+    if study is not None and singles is not None:
+        score = study.ranking.chosen
+        labelled[PREDICTED_VOXELS] = [float(case.foreground_voxels) for case in study.cases]
+        pool[PREDICTED_VOXELS] = [float(voxels) for voxels in singles.foreground_voxels]
+        labelled[CASE_SCORE.format(score)] = [case.scores.get(score) for case in study.cases]
+        pool[CASE_SCORE.format(score)] = singles.scores
     return labelled, pool
-
-
-def _foreground_voxels(run: Run, case: str) -> float:
-    """NaN for a case that is annotated in part: how much foreground it has, nobody knows."""
-    label = manual_label(run.setup, case)
-    if (label.nonzero & ~label.valid).any():
-        return np.nan
-    inside = label.truth.any(axis=0) if run.setup.has_regions else label.truth > 0
-    return float((inside & label.valid).sum())

@@ -59,10 +59,18 @@ def image_features(folder: Path, cases: Sequence[str], *, label: str) -> dict[st
 
 
 def _channel_features(values: NDArray[np.float32], inside: NDArray[np.bool_]) -> dict[str, float]:
-    seen = values[inside] if inside.any() else values.ravel()
-    gradients = [np.abs(np.diff(values, axis=axis)).mean() for axis in range(values.ndim) if values.shape[axis] > 1]
+    if not inside.any():
+        inside = np.ones_like(inside)
+    seen = values[inside]
+    gradients = [found.mean() for axis in range(values.ndim) if (found := _steps(values, inside, axis)).size]
     named = {f"intensity, {100 * q:.0f}th percentile": float(np.quantile(seen, q)) for q in QUANTILES}
     return {**named, "intensity, standard deviation": float(seen.std()), "sharpness": float(np.mean(gradients)) if gradients else 0.0}
+
+
+def _steps(values: NDArray[np.float32], inside: NDArray[np.bool_], axis: int) -> NDArray[np.float32]:
+    """Absolute differences of neighbours that both lie inside: the edge of the mask is none of the image's own."""
+    both = np.logical_and(*(np.take(inside, np.arange(inside.shape[axis] - 1) + shift, axis=axis) for shift in (0, 1)))
+    return np.asarray(np.abs(np.diff(values, axis=axis))[both])
 
 
 def compare(

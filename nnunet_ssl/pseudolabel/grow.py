@@ -18,8 +18,8 @@ from nnunet_ssl.data.spread import spread
 from nnunet_ssl.data.stage_dataset import PseudoCase, StageSidecar, read_sidecar, stage_is_whole, write_stage
 from nnunet_ssl.data.stage_size import NOTHING, frame_bytes, mean_of, pseudo_case_bytes
 from nnunet_ssl.disk import require_free_together
-from nnunet_ssl.errors import SetupError, StateError
-from nnunet_ssl.locations import preprocessed_root, raw_root, results_root
+from nnunet_ssl.errors import WRITE_AGAIN, SetupError, StateError
+from nnunet_ssl.locations import STAGE_SIDECAR, preprocessed_root, raw_root, results_root
 from nnunet_ssl.machines.engine import Engine
 from nnunet_ssl.machines.part import WHOLE, Part
 from nnunet_ssl.nnunet_api.preprocessing import load_properties
@@ -30,7 +30,7 @@ from nnunet_ssl.pseudolabel.label_source import LabelSource, choose_source, labe
 from nnunet_ssl.pseudolabel.pool_labels import PoolLabels
 from nnunet_ssl.pseudolabel.ranking import ScoredCase, confident_share, rank_pool, score_pool, write_ranking
 from nnunet_ssl.pseudolabel.run import Run
-from nnunet_ssl.pseudolabel.student_start import resolve_start
+from nnunet_ssl.pseudolabel.student_start import resolve_start, teacher_mirroring
 from nnunet_ssl.schemas import SIDECAR
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def _grow(run: Run, *, device: torch.device, rescore: bool, engine: Engine | Non
     _warn_of_missing_classes(run, chosen, scored)
     is_last = fraction == run.method.curriculum.fractions[-1]
     sidecar = stage_sidecar(run, stage, chosen, run.accepted, source, now, is_last=is_last)
-    if not stage_is_whole(run.stage_name(stage), sidecar):  # a kill between the dataset and the manifest left it whole
+    if not stage_is_whole(run.stage_name(stage), run.setup, now.method, sidecar):  # a kill before the manifest left it whole
         write_dataset(run, stage, labels, sidecar, now.method)
     record = _record(run.stage_name(stage), sidecar, fraction, source, change, scored, now, time.perf_counter() - begun)
     entered = {case: s.stage for s in reversed([*run.manifest.stages, record]) for case in s.cases}
@@ -183,7 +183,7 @@ def stage_sidecar(
         is_last: whether the curriculum ends with this stage.
 
     Raises:
-        StateError: if the splits hold out other cases than when the stage before was written.
+        StateError: if the splits hold out other cases than when the stage before was written, or a checkpoint of the teacher is damaged.
     """
     setup, student, manifest, curriculum = run.setup, run.method.student, run.manifest, run.method.curriculum
     train, validation = setup.fold_cases(run.fold)
@@ -208,8 +208,10 @@ def stage_sidecar(
         num_confidence_channels=heads if setup.has_regions else 1,
         num_probability_channels=heads if student.needs_probabilities else 0,
         blind_heads=now.blind_heads,
+        mirroring_axes=teacher_mirroring(run.start_model, manifest.teacher_folds),
         agreement_weight=source.weight,
         label_stage=source.student_stage,
+        student_fingerprint=_student_fingerprint(run, source),
         init=init,
         init_checkpoint=checkpoint,
     )
@@ -217,12 +219,22 @@ def stage_sidecar(
 
 def _refuse_changed_splits(run: Run, previous: int, validation: list[str]) -> None:
     """The student of the stage before has trained on what its own splits did not hold out, and takes part in this stage."""
-    before = read_sidecar(preprocessed_root() / run.stage_name(previous))
-    if before is not None and sorted(before["validation_cases"]) != validation:
+    folder = preprocessed_root() / run.stage_name(previous)
+    if (before := read_sidecar(folder)) is None:
+        return
+    held_out = before.get("validation_cases")
+    if not isinstance(held_out, list) or not all(isinstance(case, str) for case in held_out):
+        raise StateError(f"{folder / STAGE_SIDECAR} is damaged (no list of case names under 'validation_cases'); {WRITE_AGAIN}")
+    if sorted(held_out) != validation:
         raise StateError(
             f"fold {run.fold} of the splits of {run.setup.dataset} holds out {', '.join(validation)}, in {run.stage_name(previous)} it was "
-            f"{', '.join(sorted(before['validation_cases']))}: restore splits_final.json, or remove {run.workspace} to start over."
+            f"{', '.join(sorted(held_out))}: restore splits_final.json, or remove {run.workspace} to start over."
         )
+
+
+def _student_fingerprint(run: Run, source: LabelSource) -> str | None:
+    """As the student's evidence carries it; None where the labels are the teacher's alone."""
+    return None if source.student_stage is None or source.weight == 0 else run.student_store(source.student_stage).source
 
 
 def _record(

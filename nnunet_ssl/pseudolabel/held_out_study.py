@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
-from nnunet_ssl.confidence.calibration import Calibration, fit_calibration
+from nnunet_ssl.confidence.calibration import Calibration
 from nnunet_ssl.confidence.calibration_map import CalibrationMap
-from nnunet_ssl.confidence.case_scores import STAND_INS, Score, softmax_maximum
+from nnunet_ssl.confidence.case_scores import STAND_INS, softmax_maximum
 from nnunet_ssl.confidence.case_under_map import evidence_under, scores_of
 from nnunet_ssl.confidence.evidence import BoolArray, Evidence
+from nnunet_ssl.confidence.fold_maps import fit_fold_maps
 from nnunet_ssl.confidence.foreground_band import foreground_band
 from nnunet_ssl.confidence.held_out import HeldOutCounts, count_held_out
 from nnunet_ssl.confidence.prediction_counts import PredictionCounts, count_predictions
 from nnunet_ssl.confidence.ranking_proof import RankingChoice, prove_ranking
+from nnunet_ssl.confidence.teacher_effects import teacher_effects
 from nnunet_ssl.confidence.thresholds import UnlearningGate, blind_classes, class_thresholds, unlearning_gate
+from nnunet_ssl.data.spread import spread
+from nnunet_ssl.nnunet_api.preprocessed_case import open_segmentation
 from nnunet_ssl.nnunet_api.region_labels import written_regions
 from nnunet_ssl.pseudolabel.manual_labels import ManualLabel, manual_label
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.schemas import STUDY
 
 logger = logging.getLogger(__name__)
+
+MOST_COMPARED = 50
+"""Pool cases by whose scores teachers are compared with each other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +47,10 @@ class HeldOutCase:
     truth nor in the prediction."""
     plain_dice: dict[str, float | None]
     """The same of argmax M1, which is as good as what nnU-Net's own prediction labels."""
+    foreground_voxels: int
+    """Voxels that the pool's labels would have as foreground."""
     scores: dict[str, float | None]
-    """Case scores by name, with the baseline `softmax`."""
+    """Case scores by name, with the baseline `softmax`, less what the teacher scores higher by than the others (`teacher_effects`)."""
 
     @property
     def mean_dice(self) -> float | None:
@@ -62,11 +72,13 @@ def _mean_of_known(dice: Mapping[str, float | None]) -> float | None:
 class HeldOutStudy:
     """Everything measured on held-out cases."""
 
+    teacher_fingerprint: str
+    """Of the teacher's checkpoints and number of samples, as in the manifest: what is measured here holds for no other."""
     cases: tuple[HeldOutCase, ...]
     calibration: Calibration
     """Over the held-out cases of all folds together."""
     maps: dict[int | str, CalibrationMap] | None
-    """Map of every fold's teacher: its own where it has cases enough, else the common one; None where there are too few in all."""
+    """Map of every fold's teacher, its own or the common one; None where there are too few cases in all."""
     own_maps: tuple[int | str, ...]
     """Folds with a map of their own."""
     tau: tuple[float, ...] | None
@@ -77,21 +89,23 @@ class HeldOutStudy:
     """Heads that the teachers hardly ever find in held-out cases that have them."""
     untaught: dict[int | str, list[str]]
     """By fold, classes (regions) that labelled cases have, but none of those that the fold's teacher was trained on."""
+    teacher_effects: dict[str, dict[int | str, float]]
+    """By case score, then fold: what that fold's teacher scores pool cases higher by than all teachers do in the mean."""
     ranking: RankingChoice
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, for `held_out.json`."""
-        calibration = {k: v for k, v in asdict(replace(self.calibration, map=None)).items() if k != "map"}
-        calibration["map"] = None if self.calibration.map is None else self.calibration.map.to_dict()
         return {
             "schema": STUDY,
+            "teacher_fingerprint": self.teacher_fingerprint,
             "cases": [{**asdict(case), "mean_dice": case.mean_dice, "plain_mean_dice": case.plain_mean_dice} for case in self.cases],
-            "calibration": calibration,
+            "calibration": self.calibration.to_dict(),
             "own_maps": {str(fold): self.maps[fold].to_dict() for fold in self.own_maps} if self.maps is not None else {},
             "tau": None if self.tau is None else list(self.tau),
             "gate": None if self.gate is None else self.gate.tolist(),
             "blind": list(self.blind),
             "untaught": {str(fold): names for fold, names in self.untaught.items()},
+            "teacher_effects": {name: {str(fold): e for fold, e in effects.items()} for name, effects in self.teacher_effects.items()},
             "ranking": asdict(self.ranking),
         }
 
@@ -115,29 +129,60 @@ def study_held_out(run: Run) -> HeldOutStudy | None:
     if not run.held_out_cases:
         return None
     counts = {o.case: _count(o, o.evidence, written_regions(o.evidence.mean, run.setup)) for o in _observed(run)}
-    common = fit_calibration(counts, has_regions=run.setup.has_regions)
-    own = _own_maps(run, counts)
-    maps = None if common.map is None else {fold: own.get(fold, common.map) for fold in run.manifest.teacher_folds}
+    found = fit_fold_maps(
+        {fold: {case: counts[case] for case in cases} for fold, cases in run.held_out_cases.items()},
+        run.manifest.teacher_folds,
+        has_regions=run.setup.has_regions,
+    )
+    maps, effects = found.maps, _teacher_effects(run, found.maps)
     cases, predictions, of_labels = [], {}, {}
     for o in _observed(run):
-        under = evidence_under(None if maps is None else maps[o.fold], o.evidence)
-        written = written_regions(under.mean, run.setup)
+        under, written, scores = _seen_under(run, None if maps is None else maps[o.fold], o.evidence, o.label.nonzero)
         of_labels[o.case] = counts[o.case] if maps is None else _count(o, under, written)
-        scores = scores_of(under, o.label.nonzero, is_calibrated=maps is not None, written=written)
-        cases.append(_held_out_case(run, o, of_labels[o.case], counts[o.case], scores))
+        of_case = {name: None if value is None else value - effects.get(name, {}).get(o.fold, 0.0) for name, value in scores.items()}
+        voxels = _foreground_voxels(under, written, o.label.nonzero)
+        cases.append(_held_out_case(run, o, of_labels[o.case], counts[o.case], voxels, of_case))
         if maps is not None:
             predictions[o.case] = _count_predictions(o, under, written)
     return HeldOutStudy(
+        teacher_fingerprint=run.manifest.teacher_fingerprint,
         cases=tuple(cases),
-        calibration=common,
+        calibration=found.common,
         maps=maps,
-        own_maps=tuple(own),
+        own_maps=found.own,
         tau=class_thresholds(predictions, precision=run.method.student.precision) if predictions else None,
         gate=unlearning_gate(predictions) if predictions else None,
         blind=blind_classes(of_labels, has_regions=run.setup.has_regions),
         untaught=_untaught(run, counts),
+        teacher_effects=effects,
         ranking=_prove(run, cases),
     )
+
+
+def _seen_under(
+    run: Run, fold_map: CalibrationMap | None, evidence: Evidence, nonzero: BoolArray
+) -> tuple[Evidence, BoolArray | None, dict[str, float | None]]:
+    """A case under a map: its evidence, regions as they are written, and all case scores with the baseline."""
+    under = evidence_under(fold_map, evidence)
+    written = written_regions(under.mean, run.setup)
+    scores = scores_of(under, nonzero, is_calibrated=fold_map is not None, written=written)
+    values = {name: score.value for name, score in scores.items()}
+    return under, written, {**values, "softmax": softmax_maximum(evidence).value}
+
+
+def _teacher_effects(run: Run, maps: Mapping[int | str, CalibrationMap] | None) -> dict[str, dict[int | str, float]]:
+    """By case score, what each teacher scores higher by than the others; empty where a single teacher has held-out cases."""
+    stores = {fold: store for fold, store in run.teacher_stores().items() if fold in run.held_out_cases}
+    if len(stores) < 2:
+        return {}
+    of_folds: dict[str, dict[int | str, list[float | None]]] = {}
+    for case in tqdm(spread(run.pseudo_cases, MOST_COMPARED), desc="comparing teachers"):
+        nonzero = np.asarray(open_segmentation(run.pool.folder, case)[0]) >= 0
+        for fold, store in stores.items():
+            evidence = store.read(case, (run.setup.heads, *nonzero.shape))
+            for name, value in _seen_under(run, None if maps is None else maps[fold], evidence, nonzero)[2].items():
+                of_folds.setdefault(name, {each: [] for each in stores})[fold].append(value)
+    return {name: teacher_effects(scores) for name, scores in of_folds.items()}
 
 
 def _observed(run: Run) -> Any:
@@ -153,15 +198,6 @@ def _count(observed: _Observed, evidence: Evidence, written: BoolArray | None) -
     return count_held_out(evidence, observed.label.truth, observed.label.valid, written=written)
 
 
-def _own_maps(run: Run, counts: Mapping[str, HeldOutCounts]) -> dict[int | str, CalibrationMap]:
-    """Maps of the folds that have held-out cases enough of their own."""
-    fits = {
-        fold: fit_calibration({case: counts[case] for case in cases}, has_regions=run.setup.has_regions)
-        for fold, cases in run.held_out_cases.items()
-    }
-    return {fold: fit.map for fold, fit in fits.items() if fit.map is not None}
-
-
 def _untaught(run: Run, counts: Mapping[str, HeldOutCounts]) -> dict[int | str, list[str]]:
     """Classes that a fold lacks among its training cases; a fold with training cases that nobody holds out is not judged."""
     names, found = run.setup.class_names, {}
@@ -175,13 +211,22 @@ def _untaught(run: Run, counts: Mapping[str, HeldOutCounts]) -> dict[int | str, 
     return found
 
 
-def _held_out_case(run: Run, observed: _Observed, counts: HeldOutCounts, plain: HeldOutCounts, scores: Mapping[str, Score]) -> HeldOutCase:
+def _foreground_voxels(under: Evidence, written: BoolArray | None, nonzero: BoolArray) -> int:
+    labels = under.predicted_labels() if written is None else written
+    found = labels.any(axis=0) if under.has_regions else labels > 0
+    return int((found & nonzero).sum())
+
+
+def _held_out_case(
+    run: Run, observed: _Observed, counts: HeldOutCounts, plain: HeldOutCounts, voxels: int, scores: dict[str, float | None]
+) -> HeldOutCase:
     return HeldOutCase(
         case=observed.case,
         fold=observed.fold,
         dice=_dice_by_name(run, counts),
         plain_dice=_dice_by_name(run, plain),
-        scores={**{name: score.value for name, score in scores.items()}, "softmax": softmax_maximum(observed.evidence).value},
+        foreground_voxels=voxels,
+        scores=scores,
     )
 
 

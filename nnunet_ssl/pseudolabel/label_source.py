@@ -10,7 +10,7 @@ from nnunet_ssl.data.manifest import StageRecord
 from nnunet_ssl.pseudolabel.held_out_study import HeldOutStudy
 from nnunet_ssl.pseudolabel.label_change import ChangeReport, label_change
 from nnunet_ssl.pseudolabel.pool_labels import PoolLabels
-from nnunet_ssl.pseudolabel.rollback import worse_than_before
+from nnunet_ssl.pseudolabel.rollback import worse_than_in_force
 from nnunet_ssl.pseudolabel.run import Run
 
 logger = logging.getLogger(__name__)
@@ -67,8 +67,8 @@ def gates(student: StudentConfig) -> bool:
 def choose_source(run: Run, stage: int, study: HeldOutStudy | None) -> tuple[LabelSource, ChangeReport | None]:
     """Refine the labels by agreement with the previous stage's student, or keep the previous ones.
 
-    They are kept where they would change too much, and where the previous student is worse than the model before it on labelled validation
-    cases, by a test.
+    They are kept where they would change too much, and where the previous student is worse than the model whose labels are in force on
+    labelled validation cases, by a test.
 
     Returns:
         Whose evidence to use, and how much the refined labels differ from the previous stage's (None at the first stage).
@@ -90,7 +90,8 @@ def choose_source(run: Run, stage: int, study: HeldOutStudy | None) -> tuple[Lab
             stage - 1,
         )
         return kept, change
-    if refined.student_stage is not None and (problem := worse_than_before(run, stage - 1)):
+    in_force = previous.student_stage if previous.weight > 0 else None
+    if refined.student_stage is not None and (problem := worse_than_in_force(run, stage - 1, in_force=in_force)):
         logger.warning("%s: the labels of stage %d are kept", problem, stage - 1)
         return kept, change
     if change.overall < agreement.stop_change:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,12 +68,11 @@ class PoolLabels:
 
         With calibration the mean of the evidence is q: every fold's own, averaged, then mixed with the student's.
         """
-        shape = (self.setup.heads, *self._nonzero(case).shape)
-        members = {fold: store.read(case, shape) for fold, store in self.teacher.items()}
-        teacher = merge(list(members.values()))
         if self.maps is None or self.student_map is None:
-            return self._uncalibrated(case, teacher)
-        evidence, q = teacher, np.mean([calibrated(members[fold], self.maps[fold]) for fold in members], axis=0)
+            return self._uncalibrated(case, merge(self._members(case)))
+        q = np.zeros((self.setup.heads, *self._nonzero(case).shape), dtype=np.float32)
+        teacher = merge(self._calibrated_into(q, case, self.maps))
+        evidence = teacher
         if self.student is not None and self.weight > 0:
             student = self.student.read(case)
             evidence = fuse(teacher, student, weight=self.weight)
@@ -81,6 +80,18 @@ class PoolLabels:
         evidence = replace(evidence, mean=q)
         confidence = calibrated_confidence(evidence.mean, has_regions=evidence.has_regions)
         return evidence, confidence, np.ones(evidence.spatial_shape, dtype=bool)
+
+    def _members(self, case: str) -> Iterator[Evidence]:
+        """Evidence of every fold of the teacher, one in memory at a time."""
+        shape = (self.setup.heads, *self._nonzero(case).shape)
+        for store in self.teacher.values():
+            yield store.read(case, shape)
+
+    def _calibrated_into(self, q: NDArray[np.float32], case: str, maps: Mapping[int | str, CalibrationMap]) -> Iterator[Evidence]:
+        """The same, each added to their mean q, (H, X, Y, Z), under its own map."""
+        for fold, member in zip(self.teacher, self._members(case), strict=True):
+            q += calibrated(member, maps[fold]) / np.float32(len(self.teacher))
+            yield member
 
     def _uncalibrated(self, case: str, teacher: Evidence) -> tuple[Evidence, NDArray[np.float32], NDArray[np.bool_]]:
         confidence = paper_confidence(teacher)

@@ -34,7 +34,7 @@ def rewrite_stage(run: Run, stage: int, *, device: torch.device, engine: Engine 
         The record of the stage.
 
     Raises:
-        ConfigError: if the manifest has no such stage, or a setting would change nothing of it.
+        ConfigError: if the manifest has no such stage, or a setting is given that decided its cases or labels.
         SetupError: if the student who took part in the labels is gone, and its evidence too.
         StateError: if another process writes a stage or changes the run.
     """
@@ -76,6 +76,6 @@ def _refuse_kept_settings(stage: int, before: MethodConfig, now: MethodConfig) -
     for path, value in now.by_path().items():
         if path.startswith(KEPT_BY_STAGES) and value != old[path]:
             raise ConfigError(
-                f"--stage {stage}: {path} = {json.dumps(value)} would change nothing: a stage that is written again keeps its cases, and "
-                "whose predictions make their labels."
+                f"--stage {stage}: {path} = {json.dumps(value)} is refused: a stage that is written again keeps its cases and labels, "
+                "which this setting decided."
             )

@@ -34,7 +34,10 @@ def groups_of_run(setup: NnunetSetup, pool: PoolIndex, manifest: Manifest | None
         return manifest.groups if manifest is not None and is_fixed else _complete(groups_of_pool(pool), pool)
     groups = asked_groups(asked, setup, pool)
     if manifest is not None and is_fixed and groups != manifest.groups:
-        raise StateError(f"the groups of {workspace} are fixed since its first stage; leave --groups out, or remove it to start over.")
+        raise StateError(
+            f"the groups of {workspace} are fixed since its first stage; leave --groups out, or remove {workspace / 'manifest.json'} to "
+            "start over."
+        )
     return groups
 
 
@@ -78,7 +81,7 @@ def still_left_out(manifest: Manifest, workspace: Path, *, asked: bool) -> list[
         StateError: if the run began with these groups in its pool.
     """
     if asked and not manifest.left_out_groups:
-        raise StateError(f"the run in {workspace} began without --leave-group-out; remove it to start over.")
+        raise StateError(f"the run in {workspace} began without --leave-group-out; remove {workspace / 'manifest.json'} to start over.")
     return manifest.left_out_groups
 
 

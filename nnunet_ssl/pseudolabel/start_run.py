@@ -8,14 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_ssl.config import MethodConfig
+from nnunet_ssl.data.accepted_labels import FOLDER as ACCEPTED
 from nnunet_ssl.data.manifest import KEPT_BY_STAGES, Manifest, PredictionsRecord
 from nnunet_ssl.data.pool_images import refuse_labelled
 from nnunet_ssl.data.workspace_lock import make_lock
+from nnunet_ssl.data.writable_roots import require_writable_roots
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
 from nnunet_ssl.locations import PREDICTIONS, ModelLocation, dataset_number, plans_flag
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint_of_samples
 from nnunet_ssl.nnunet_api.external_trainers import find_trainer
 from nnunet_ssl.nnunet_api.model_data import refuse_other_images
+from nnunet_ssl.nnunet_api.preprocessing import PARTS
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.nnunet_api.trained_model import load_trained_model
 from nnunet_ssl.nnunet_api.training_fold import check_model_of_fold, refuse_other_splits
@@ -74,7 +77,8 @@ def open_run(
         SetupError: if the teacher is not trained or its weights do not fit, the student's trainer does not exist, or no block of ids is
             free.
         StateError: if the run on disk belongs to another teacher, pool, curriculum or groups, the teacher knows a group to be left out,
-            splits or plans have changed since its training, or an id that is asked for is in use.
+            splits or plans have changed since its training, an id that is asked for is in use, or a run that begins could not write
+            into one of nnU-Net's folders.
         ConfigError: if a fold's run would use another fold's teacher, the settings do not fit the dataset, or the fold holds out no group.
         InputError: if a file of predictions, or the table of groups, is missing or unusable, or a case of the pool is labelled by now.
     """
@@ -104,6 +108,7 @@ def open_run(
         teacher_print = _teacher_fingerprint(teacher, folds, settings)
         _check_what_teachers_saw(setup, teacher, folds, begins=begins)
     if manifest is None:
+        require_writable_roots(setup.dataset)
         for member in folds if taken is None else ():
             load_trained_model(teacher.folder, [member])  # a run must not begin with a teacher that cannot be used
         if left_out:
@@ -130,6 +135,7 @@ def open_run(
     run = Run(setup, pool, manifest, teacher)
     if begins:
         warn_of_other_run(run)
+        _warn_of_labels_before(run)
     allot_again(run, settings.curriculum.num_stages, first_id, only_looks=only_looks)
     # changed settings are saved with the next stage that is written by them, so that a mere look changes nothing
     manifest.method, manifest.predictions, manifest.groups = settings.to_dict(), taken, by_case
@@ -163,6 +169,19 @@ def _begin(manifest: Manifest, workspace: Path, num_stages: int, first_id: int |
         make_lock(workspace)
         manifest.save(workspace)
     return manifest
+
+
+def _warn_of_labels_before(run: Run) -> None:
+    """Say, where a run begins, that its workspace keeps labels which a run before it accepted, and this one does not have."""
+    folder = run.workspace / ACCEPTED
+    kept = {path.name.removesuffix(PARTS[-1]) for path in folder.glob(f"[!.]*/*{PARTS[-1]}")}
+    if left := kept.intersection(run.manifest.pool).difference(run.manifest.accepted):
+        logger.warning(
+            "%s holds labels of %d pool cases that a run before this one accepted; they are no part of this run unless they are given "
+            "again with --accept FOLDER",
+            folder,
+            len(left),
+        )
 
 
 def teacher_location(setup: NnunetSetup, teacher_trainer: str, predictions: Sequence[Path] = ()) -> ModelLocation:

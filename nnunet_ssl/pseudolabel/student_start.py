@@ -3,21 +3,52 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from nnunet_ssl.config import StudentInit
 from nnunet_ssl.errors import SetupError
 from nnunet_ssl.locations import OUR_STUDENT, OUR_TEACHER, ModelLocation, results_root
-from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
+from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint, mirroring_axes
+from nnunet_ssl.nnunet_api.external_trainers import find_trainer
 from nnunet_ssl.nnunet_api.network_size import shapes_of_network
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
 logger = logging.getLogger(__name__)
 
+_STUDENT_OF_THE_PLANS = "SemiSupervisedStudentTrainer"
+
 
 def default_student(teacher_trainer: str) -> str:
-    """The student trainer that has the teacher's network: ours for our teacher, the plans' own network for any other."""
-    return OUR_STUDENT if teacher_trainer == OUR_TEACHER else "SemiSupervisedStudentTrainer"
+    """The student trainer that has the teacher's network: ours for our teacher and what is derived from it, else the plans' own network."""
+    if teacher_trainer == OUR_TEACHER:
+        return OUR_STUDENT
+    try:
+        trainer = find_trainer(teacher_trainer)
+    except SetupError:  # an error where the teacher is needed, and said there
+        return _STUDENT_OF_THE_PLANS
+    # only a trainer that builds TransASPPUNet itself, whatever the plans name, says so of its own
+    return OUR_STUDENT if getattr(trainer, "has_uncertainty_head", None) else _STUDENT_OF_THE_PLANS
+
+
+def teacher_mirroring(teacher: ModelLocation, folds: Sequence[int | str]) -> list[int] | None:
+    """Spatial axes along which the teacher was mirrored in training, by its checkpoints.
+
+    Args:
+        teacher: its model; where predictions are the teacher, the one whose weights may be taken.
+        folds: of it; only axes that all of them have count.
+
+    Returns:
+        None where there is no checkpoint, or none says it.
+
+    Raises:
+        StateError: if a checkpoint is damaged.
+    """
+    known: list[set[int]] = []
+    for path in (teacher.checkpoint(fold) for fold in folds):
+        axes = mirroring_axes(load_checkpoint(path), path) if path.is_file() else None
+        if axes is not None:
+            known.append(set(axes))
+    return sorted(set.intersection(*known)) if known else None
 
 
 def resolve_start(

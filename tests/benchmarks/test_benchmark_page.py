@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shlex
@@ -9,16 +10,19 @@ from pathlib import Path
 
 import benchmark
 import by_difficulty
+import numpy as np
 import pytest
 from case_metrics import read_cases
 from draw import Draw
 from finished_run import CASES
+from paired_draws import t_interval
 
 RESULTS = Path(__file__).with_name("results")
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "benchmark.md").read_text(encoding="utf-8")
 FLAGS = re.search(r"`FLAGS` for `(.+?)`", PAGE)
 COMMANDS = [line for block in re.findall(r"```text\n(.+?)```", PAGE, flags=re.DOTALL) for line in block.splitlines()]
 RECORD = (Path(__file__).resolve().parents[2] / "docs" / "benchmark-development.md").read_text(encoding="utf-8")
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 PARSERS = {"benchmark.py": benchmark.parse, "by_difficulty.py": by_difficulty.parse}
 
 
@@ -89,3 +93,45 @@ def test_the_record_says_where_the_student_gains(folder: str, labels: int, arm: 
     first, second, third, last = (f"{value:+.1f}" for value in found)
     assert f"{first}, {second}, {third} and {last}" == said
     assert said in RECORD
+
+
+ONE_STAGE = {
+    "student, one stage, from the teacher of 1500 steps, 0.003": "supervised on from the teacher of 1500 steps as the student (C2), 0.003",
+    "student, one stage, from the second teacher, 0.003": "C2, from the second teacher, 0.003",
+    "student, one stage, labels of the first of four teachers, 0.003": "C2, from the first of four teachers, 0.003",
+}
+TWO_STAGES = {
+    "student, two stages of 750 steps, the first with the best half of the pool, 0.003": "C2, two stages of 750 steps, 0.003",
+}
+"""Students and their controls in the table of rows without cases."""
+PAIRS_OF_RUNS = ("development_targets/development_l4_d0", "development_targets/development_l4_d1")
+PAIRS_OF_RUNS += ("development_variants/development_l4_d1", "development_variants/development_l4_d2")
+
+
+def in_table(pairs: dict[str, str]) -> list[tuple[int, float]]:
+    """(draw, student minus C2) of trainings in `development.csv`, all of 3000 steps."""
+    with (RESULTS / "development.csv").open() as file:
+        dice = {(int(row["draw"]), row["training"]): float(row["dice"]) for row in csv.DictReader(file) if row["steps"] == "3000"}
+    return [(draw, dice[draw, name] - dice[draw, pairs[name]]) for draw, name in dice if name in pairs]
+
+
+def of_runs() -> list[tuple[int, float]]:
+    """The same of runs with two stages."""
+    rows = [[json.loads((RESULTS / f"{run}.{arm}.json").read_text()) for arm in ("ours", "supervised_continued")] for run in PAIRS_OF_RUNS]
+    assert {row["steps"] for pair in rows for row in pair} == {3000}
+    return [(ours["draw"], ours["dice"] - control["dice"]) for ours, control in rows]
+
+
+def test_the_readme_says_what_the_rows_of_4_labels_say() -> None:
+    one, two = in_table(ONE_STAGE), [*of_runs(), *in_table(TWO_STAGES)]
+    assert (len(one), {draw for draw, _ in one}) == (4, {0, 1})
+    assert (len(two), {draw for draw, _ in two}) == (5, {0, 1, 2})
+    by_draw = np.array([np.mean([value for at, value in one + two if at == draw]) for draw in (0, 1, 2)])
+    means = [float(np.mean([value for _, value in found])) for found in (one, two)]
+    low, high = t_interval(by_draw)
+    assert (
+        f"{by_draw.mean():.1f} Dice points ahead of the control in the mean of three draws (nine trainings, 95 % interval {low:.1f} to "
+        f"{high:.1f}): {means[0]:.1f} with one stage (four trainings, two draws), {means[1]:.1f} with two (five trainings, three draws)."
+    ) in README
+    assert "{:.2f}, {:.2f} and {:.2f}, together".format(*by_draw) in RECORD
+    assert f"together {by_draw.mean():.2f} (95 % t interval {low:.2f} to {high:.2f})" in RECORD

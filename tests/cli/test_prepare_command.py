@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -63,6 +64,20 @@ def test_preset(fresh_project: Project, capsys: Any) -> None:
     assert "next: nnssl_prepare -d 137 -c 3d_fullres -p nnUNetPlans_nnssl_cpu -u FOLDER" in out
     assert main([*SET_UP, "--preset", "cpu", "-u", str(fresh_project.unlabelled), "-np", "1"]) == 0
     assert "-tr TransASPPTeacherTrainer -p nnUNetPlans_nnssl_cpu" in capsys.readouterr().out
+
+
+def test_edited_plans_of_a_preset_stay(fresh_project: Project, capsys: Any) -> None:
+    plans = fresh_project.preprocessed / DATASET / "nnUNetPlans_nnssl_default.json"
+    assert main([*SET_UP, "--preset", "default"]) == 0
+    assert "warning" not in capsys.readouterr().err
+    content = json.loads(plans.read_text())
+    content["configurations"]["3d_fullres"]["nnssl"]["student"]["cutmix"] = 0.25
+    plans.write_text(json.dumps(content))
+    edited = plans.read_bytes()
+    assert main([*SET_UP, "--preset", "default"]) == 0
+    assert plans.read_bytes() == edited
+    said = "is used as it is; the preset 'default' would now make other plans: remove the file to lay it again"
+    assert errors(capsys) == f"nnssl_prepare: warning: {plans} {said}"
 
 
 @pytest.mark.parametrize(

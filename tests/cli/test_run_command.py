@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_setup import DATASET, OUR_STUDENT, PLANS, POOL, Project, mtimes, open_tiny_run, pretend_training
+from nnunetv2.utilities.dataset_name_id_conversion import convert_id_to_dataset_name
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+from tiny_setup import DATASET, LABELLED, OUR_STUDENT, PLANS, POOL, Project, mtimes, open_tiny_run, pretend_training
 
 from nnunet_ssl.cli.pseudolabel import main as pseudolabel
 from nnunet_ssl.cli.run import main
@@ -164,6 +167,40 @@ def test_ids_in_use_are_refused_before_anything_is_trained(fresh_project: Projec
     assert everything(fresh_project) == begun
     call(capsys, fresh_project, "--first-id", "711")
     assert trainings == [DATASET, "Dataset601_Tiny_f0s1", "Dataset712_Tiny_f0s2"]
+
+
+def test_folder_that_is_read_only_is_said_before_anything_is_trained(
+    fresh_project: Project, capsys: Any, trainings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = everything(fresh_project)
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        root = Path(os.environ[variable])
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "access", lambda path, mode, root=root: Path(path) != root)
+            err = call(capsys, fresh_project, code=2)
+            assert err.startswith(f"nnssl_run: error: {root} cannot be written to, and every stage becomes a dataset there; ")
+            assert err.endswith(
+                f"or let {variable} name a folder of your own in which {DATASET} is a link (ln -s {root / DATASET} FOLDER).\n"
+            )
+            call(capsys, fresh_project, "--dry-run")
+    assert everything(fresh_project) == before
+    assert trainings == []
+
+
+def test_raw_dataset_may_be_a_link(fresh_project: Project, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For nnU-Net as well, whose own functions find it and list its files."""
+    before = mtimes(fresh_project.raw)
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / DATASET).symlink_to(fresh_project.raw / DATASET)
+    monkeypatch.setenv("nnUNet_raw", str(own))
+    assert len(get_filenames_of_train_images_and_targets(str(own / convert_id_to_dataset_name(137)))) == len(LABELLED)
+    for step in ("pool", "teacher", "stage-1"):
+        call(capsys, fresh_project, "--only", step)
+    assert sorted(folder.name for folder in own.iterdir()) == [DATASET, "Dataset601_Tiny_f0s1"]
+    labels = (own / "Dataset601_Tiny_f0s1" / "labelsTr", fresh_project.raw / DATASET / "labelsTr")
+    assert (labels[0] / "lab_1.nii.gz").samefile(labels[1] / "lab_1.nii.gz")
+    assert mtimes(fresh_project.raw) == before
 
 
 AUDITED = ["-d", "137", "-c", "3d_fullres", "-f", "all", "-p", PLANS, "-device", "cpu", "--num-samples", "2", "-np", "1"]

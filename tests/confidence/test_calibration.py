@@ -1,5 +1,6 @@
 """Calibration on simulated teachers whose true probabilities are known: what is chosen, what it gains, and where it ends."""
 
+import math
 from dataclasses import asdict
 
 import numpy as np
@@ -18,6 +19,7 @@ from nnunet_ssl.confidence import (
     fit_calibration,
     foreground_band,
 )
+from nnunet_ssl.confidence.calibration import standard_error
 from nnunet_ssl.confidence.calibration_fit import STEEPEST, fit_map
 from nnunet_ssl.confidence.calibration_map import Kind, Knots, LogitLine
 from nnunet_ssl.confidence.held_out import case_shares
@@ -169,14 +171,35 @@ def test_confidence_is_left_alone_where_cases_contradict_each_other(factors: tup
     np.testing.assert_allclose(calibrated(evidence, found.map), evidence.mean, atol=1e-5)
 
 
+def test_a_gain_within_one_standard_error_is_none() -> None:
+    """Three overconfident cases and one that is not: a temperature helps in the mean, and might as well not."""
+    cases = {}
+    for number, factor in enumerate((1.5, 1.5, 1.5, 1.0)):
+        (of_one,) = simulated_cases(lambda logits, factor=factor: factor * logits, num_cases=1, seed=number).values()  # type: ignore[misc]
+        cases[f"case{number}"] = of_one.counts()
+    found = fit_calibration(cases, has_regions=False)
+    assert found.map is not None
+    assert found.map.kind == "identity"
+    gain = found.brier["identity"].mean - found.brier["temperature"].mean
+    assert 0 < gain < found.brier["temperature"].standard_error
+
+
+def test_standard_error_of_a_mean() -> None:
+    # variance (4 + 0 + 4) / 2, over three
+    assert standard_error(np.array([1.0, 3.0, 5.0])) == pytest.approx(math.sqrt(4 / 3))
+
+
 def test_isotonic_needs_ten_cases_and_a_reason() -> None:
     cases = counts_of(simulated_cases(saturating, num_cases=12, seed=4, num_structures=1))
     found = fit_calibration(cases, has_regions=False)
     assert found.map is not None
     assert found.map.kind == "isotonic"
     assert all(isinstance(head, Knots) for head in found.map.heads)
-    fewer = fit_calibration(dict(list(cases.items())[:9]), has_regions=False)
-    assert "isotonic" not in fewer.brier
+    # an isotonic curve has no error at all on the cases that it was fitted to
+    assert found.ece_after == pytest.approx(0.0055, abs=0.001)
+    for number, is_tried in ((9, False), (10, True)):
+        fewer = fit_calibration(dict(list(cases.items())[:number]), has_regions=False)
+        assert ("isotonic" in fewer.brier) is is_tried
     straight = counts_of(simulated_cases(overconfident, num_cases=12, seed=4, num_structures=1))
     plain = fit_calibration(straight, has_regions=False)
     assert plain.map is not None
@@ -194,7 +217,7 @@ def test_scores_are_of_cases_that_the_map_has_not_seen(two_classes: dict[str, Si
         band = foreground_band(case.evidence.foreground())
         expected.append(np.square(q[1] - (case.truth == 1))[band].mean())
     brier = fit_calibration(counts_of(cases), has_regions=False).brier["temperature"]
-    assert brier.mean == pytest.approx(np.mean(expected), abs=1e-4)
+    assert brier.mean == pytest.approx(np.mean(expected), abs=5e-6)  # the maps of all four cases would be 2e-5 better
 
 
 def test_fewer_than_four_cases_calibrate_nothing(two_classes: dict[str, SimulatedCase]) -> None:

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from nnunet_ssl.confidence.case_bootstrap import NUM_RESAMPLES, defined_resamples, resample_cases, values_of_common_cases
+from nnunet_ssl.confidence.case_bootstrap import (
+    NUM_RESAMPLES,
+    defined_resamples,
+    resample_cases,
+    values_of_all_cases,
+    values_of_common_cases,
+)
 from nnunet_ssl.errors import StateError
 
 
@@ -17,10 +23,20 @@ def test_only_cases_with_all_values_count_in_the_order_of_their_ids() -> None:
     assert [len(values) for values in values_of_common_cases({}, one)] == [0, 0]
 
 
+def test_every_case_with_a_dice_counts_whether_it_has_a_score_or_not() -> None:
+    nan = float("nan")
+    truth, scores = values_of_all_cases({"d": 0.4, "a": 0.1, "b": nan, "c": 0.3}, {"a": 1.0, "b": 2.0, "c": None, "z": 9.0})
+    assert truth.tolist() == [0.1, 0.3, 0.4]
+    np.testing.assert_array_equal(scores, [1.0, nan, nan])
+    assert [len(values) for values in values_of_all_cases({}, {"a": 1.0})] == [0, 0]
+
+
 @pytest.mark.parametrize("value", [-0.1, 87.0, float("inf")])
 def test_a_dice_out_of_range_is_named(value: float) -> None:
     with pytest.raises(StateError, match="'b' is"):
         values_of_common_cases({"a": 0.5, "b": value})
+    with pytest.raises(StateError, match="'b' is"):
+        values_of_all_cases({"a": 0.5, "b": value}, {})
 
 
 def test_resamples_are_of_all_cases_and_repeatable() -> None:

@@ -45,13 +45,11 @@ def test_interval_by_hand_where_all_scores_are_equal() -> None:
 
 
 def test_jackknife_with_a_slope_by_hand() -> None:
-    # The line through all is flat at 0.45. Without the first case (0, 0.4): through (1, 0.5), (2, 0.5), (3, 0.4), slope -0.05, mean 7/15
-    # at 2, so 31/60 at 1.5 less 0.025 and 0.5667 at 0. Without the second: slope (0.4, 0.5, 0.4 at 0, 2, 3) 0.1 / 14, mean 13/30 at 5/3.
+    # The line through all is flat at 0.45. Those without the first or the third case would fall, and are flat at 7/15 and 13/30. Without
+    # the second, through (0, 0.4), (2, 0.5), (3, 0.4): slope 0.1 / 14, 13/30 at 5/3. Without the fourth: slope 0.05, 7/15 at 1.
     prediction = fitted([0, 1, 2, 3], [0.4, 0.5, 0.5, 0.4])
-    without_first = 7 / 15 + 0.05 * 0.5
-    without_second = 13 / 30 - 0.1 / 14 / 6
-    means = np.array([without_first, without_second, without_second, without_first])
-    residuals = np.array([0.4 - (7 / 15 + 0.05 * 2), 0.5 - (13 / 30 - 0.1 / 14 * 2 / 3)])
+    means = np.array([7 / 15, 13 / 30 - 0.1 / 14 / 6, 13 / 30, 7 / 15 + 0.05 / 2])
+    residuals = np.array([0.4 - 7 / 15, 0.5 - (13 / 30 - 0.1 / 14 * 2 / 3), 0.5 - 13 / 30, 0.4 - (7 / 15 + 0.05 * 2)])
     variance = 3 / 4 * np.square(means - means.mean()).sum() + np.square(residuals).mean() / 2
     pool = prediction.mean_of_pool([1.5, 1.5])
     assert pool is not None
@@ -60,14 +58,20 @@ def test_jackknife_with_a_slope_by_hand() -> None:
     assert prediction.case_error == pytest.approx(np.sqrt(np.square(residuals).mean()))
 
 
+@pytest.mark.parametrize("shape", ["rises", "is independent", "falls"])
 @pytest.mark.parametrize("num_held_out", [4, 8, 20])
-def test_intervals_hold_the_true_mean(num_held_out: int) -> None:
+def test_intervals_hold_the_true_mean(num_held_out: int, shape: str) -> None:
     rng = np.random.default_rng(num_held_out)
 
     def draw(n: int) -> tuple[np.ndarray, np.ndarray]:
-        scores = rng.beta(8, 2, n)
-        # curved, and noisier where the score is low
-        return scores, np.clip(0.2 + 0.75 * scores**2 + rng.normal(size=n) * (0.03 + 0.15 * (1 - scores)), 0, 1)
+        scores, noise = rng.beta(8, 2, n), rng.normal(size=n)
+        dice = {
+            # curved, and noisier where the score is low
+            "rises": 0.2 + 0.75 * scores**2 + noise * (0.03 + 0.15 * (1 - scores)),
+            "is independent": 0.8 + 0.08 * noise,
+            "falls": 1.1 - 0.3 * scores + 0.05 * noise,
+        }
+        return scores, np.clip(dice[shape], 0, 1)
 
     hits, repeats = 0, 300
     for _ in range(repeats):
@@ -82,6 +86,27 @@ def test_interval_stays_in_range() -> None:
     pool = fitted([0.1, 0.5, 0.6, 0.9], [0.9, 0.1, 0.8, 1.0]).mean_of_pool([0.95])
     assert pool is not None
     assert (pool.low, pool.high) == (0, 1)
+
+
+def test_a_score_that_points_the_wrong_way_predicts_the_mean() -> None:
+    """The Dice falls with the score, and a score far below the others promises no better Dice."""
+    prediction = fitted([0.90, 0.92, 0.93, 0.94, 0.95, 0.96], [0.89, 0.93, 0.87, 0.90, 0.86, 0.88])
+    np.testing.assert_allclose(prediction.predict([0.2, 0.9, 0.99]), 5.33 / 6)
+    far, near = prediction.mean_of_pool([0.2]), prediction.mean_of_pool([0.9])
+    assert far is not None
+    assert near is not None
+    assert far.high - far.low >= near.high - near.low > 0.05
+
+
+@pytest.mark.parametrize("far", [0.1, 1.9])
+def test_far_beyond_the_held_out_scores_an_interval_is_the_wider(far: float) -> None:
+    """Every line through three of the four leaves [0, 1] there, and on the same side."""
+    prediction = fitted([0.85, 0.95, 1.05, 1.15], [0.3, 0.45, 0.5, 0.7])
+    distant, near = prediction.mean_of_pool([far]), prediction.mean_of_pool([1.0])
+    assert distant is not None
+    assert near is not None
+    assert distant.mean == (far > 1)
+    assert distant.high - distant.low > near.high - near.low > 0.1
 
 
 def test_rounding_errors_in_the_scores_give_no_slope() -> None:

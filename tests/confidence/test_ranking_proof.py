@@ -105,19 +105,50 @@ def test_how_often_the_best_of_four_scores_that_mean_nothing_is_proven() -> None
     assert verdicts["proven"] <= 5
 
 
+def test_areas_are_of_all_cases_those_without_the_score_last() -> None:
+    """In "d" nothing was found: it has a mean confidence, a high one, and no other score."""
+    dice = {"a": 0.9, "b": 0.6, "c": 0.8, "d": 0.0}
+    scores = {"pairwise_dice": by_case([0.9, 0.7, 0.8, None]), "mean": by_case([0.98, 0.96, 0.97, 0.99]), "softmax": by_case([3, 2, 1])}
+    proofs = prove_ranking(scores, dice).proofs
+    # losses in order 0.1, 0.2, 0.4, 1; 1, 0.1, 0.2, 0.4; 0.1, 0.4, 0.2, 1
+    expected = {
+        "pairwise_dice": ((0.1 + 0.3 / 2 + 0.7 / 3 + 1.7 / 4) / 4, (0.1 + 0.3 + 0.7 + 1.7) / 16),
+        "mean": ((1.0 + 1.1 / 2 + 1.3 / 3 + 1.7 / 4) / 4, (1.0 + 1.1 + 1.3 + 1.7) / 16),
+        "softmax": ((0.1 + 0.5 / 2 + 0.7 / 3 + 1.7 / 4) / 4, (0.1 + 0.5 + 0.7 + 1.7) / 16),
+    }
+    for name, areas in expected.items():
+        assert (proofs[name].aurc, proofs[name].augrc) == pytest.approx(areas)
+        assert (proofs[name].random_aurc, proofs[name].random_augrc) == pytest.approx((0.425, 0.425 * 5 / 8))
+    assert len({(proof.random_aurc, proof.random_augrc) for proof in proofs.values()}) == 1
+    # the rank correlation is of the cases that have the score
+    assert (proofs["pairwise_dice"].spearman, proofs["pairwise_dice"].num_cases) == (pytest.approx(1), 3)
+    assert (proofs["mean"].spearman, proofs["mean"].num_cases) == (pytest.approx(-0.2), 4)
+
+
+def test_cases_without_the_score_have_no_order_among_themselves() -> None:
+    # the third and fourth place hold 0.4 or 0.8
+    proof = prove_score("mean", by_case([2, None, 1, float("nan")]), {"a": 0.9, "b": 0.6, "c": 0.7, "d": 0.2})
+    assert proof.augrc == pytest.approx((0.1 + 0.4 + 1.0 + 1.6) / 16)
+
+
 def test_without_cases_there_are_no_figures() -> None:
     proof = prove_score("mean", {}, DICE)
     assert (proof.num_cases, proof.num_unscored) == (0, 8)
-    assert (proof.spearman, proof.aurc, proof.augrc, proof.random_aurc, proof.random_augrc) == (None,) * 5
+    assert (proof.spearman, proof.aurc, proof.augrc) == (None,) * 3
+    assert (proof.random_aurc, proof.random_augrc) == pytest.approx((0.45, 0.45 * 9 / 16))
+    proof = prove_score("mean", ORDERED, {})
+    assert (proof.aurc, proof.augrc, proof.random_aurc, proof.random_augrc) == (None,) * 4
 
 
-def test_cases_without_score_or_dice_are_left_out_and_counted() -> None:
+def test_cases_without_score_or_dice_are_counted_and_have_no_say_in_the_verdict() -> None:
     scores = by_case([None, 2, 3, 4, 5, 6, float("nan"), 8])
     proof = prove_score("mean", scores, {**DICE, "h": float("nan")})
     assert (proof.num_cases, proof.num_unscored) == (5, 2)
     kept = {case: value for case, value in DICE.items() if case in "bcdef"}
     expected = prove_score("mean", {case: scores[case] for case in kept}, kept)
-    assert (proof.spearman, proof.interval, proof.aurc) == (expected.spearman, expected.interval, expected.aurc)
+    assert (proof.spearman, proof.interval, proof.reason) == (expected.spearman, expected.interval, expected.reason)
+    # without a Dice there is no loss either
+    assert proof.random_aurc == pytest.approx(1 - (0.2 + 0.3 + 0.4 + 0.5 + 0.6 + 0.7 + 0.8) / 7)
 
 
 def test_same_input_same_proof_however_the_mappings_are_sorted() -> None:

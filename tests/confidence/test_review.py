@@ -29,7 +29,22 @@ def test_limit_is_the_worst_tenth_but_half_at_least(dice: list[float], limit: fl
 def test_cases_are_judged_by_predicted_dice(score: float, expected: Review) -> None:
     relation = fit_dice_prediction(SCORES, DICE)
     assert relation is not None
-    assert review(Score(score), relation.mean_of_pool([score]), 0.65) == expected
+    assert review(Score(score), relation, 0.65) == expected
+
+
+def test_a_score_below_all_held_out_ones_is_reviewed_whatever_it_predicts() -> None:
+    """Nothing was measured there; here the line would even have fallen, so that the worst score had promised the best Dice."""
+    dice = [0.89, 0.93, 0.87, 0.90, 0.86, 0.88]
+    relation = fit_dice_prediction([0.90, 0.92, 0.93, 0.94, 0.95, 0.96], dice)
+    judged = {score: review(Score(score), relation, review_limit(dice)) for score in (0.2, 0.9, 0.99)}
+    reason = "its score 0.200 lies below those of all 6 held-out cases, 0.900 at the least"
+    assert judged == {0.2: Review(True, reason), 0.9: Review(False), 0.99: Review(False)}
+
+
+def test_all_reasons_are_given() -> None:
+    needed, reason = review(Score(0.55), fit_dice_prediction(SCORES, DICE), 0.5)
+    assert needed
+    assert reason == "predicted Dice 0.450 is below 0.500; its score 0.550 lies below those of all 4 held-out cases, 0.600 at the least"
 
 
 def test_without_a_threshold_only_a_missing_score_asks_for_review() -> None:
@@ -37,13 +52,13 @@ def test_without_a_threshold_only_a_missing_score_asks_for_review() -> None:
     assert review(Score(None, "no foreground is predicted"), None, None) == Review(True, "no foreground is predicted")
 
 
-def test_a_score_that_says_nothing_marks_nobody() -> None:
+def test_a_score_that_says_nothing_marks_none_of_those_that_were_measured() -> None:
     """Dice of 0.5 to 1 whatever the score: the prediction stays near the middle, above the worst tenth."""
     random = np.random.default_rng(0)
     scores, dice = random.uniform(0.5, 1, 40).tolist(), random.uniform(0.5, 1, 40).tolist()
     relation = fit_dice_prediction(scores, dice)
     assert relation is not None
-    marked = [review(Score(s), relation.mean_of_pool([s]), review_limit(dice)).is_needed for s in scores]
+    marked = [review(Score(s), relation, review_limit(dice)).is_needed for s in scores]
     assert not any(marked)
 
 

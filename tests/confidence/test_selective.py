@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from nnunet_ssl.confidence.selective import augrc, aurc, random_augrc, random_aurc, share_of_orders, spearman, spearman_of_resamples
+from nnunet_ssl.confidence.selective import (
+    augrc,
+    aurc,
+    random_augrc,
+    random_aurc,
+    share_of_orders,
+    spearman,
+    spearman_of_resamples,
+    unscored_last,
+)
 from nnunet_ssl.errors import StateError
 
 AREAS = {"aurc": aurc, "augrc": augrc}
@@ -37,6 +46,12 @@ def test_areas_with_a_tie_by_hand() -> None:
     scores, losses = [4, 2, 2, 1], [0.1, 0.3, 0.5, 1.0]
     assert aurc(scores, losses) == pytest.approx((0.1 + 0.5 / 2 + 0.9 / 3 + 1.9 / 4) / 4)
     assert augrc(scores, losses) == pytest.approx((0.1 + 0.5 + 0.9 + 1.9) / 4 / 4)
+
+
+def test_cases_without_a_score_are_last_and_tied() -> None:
+    assert unscored_last([0.5, np.nan, 0.7, 0.5, -np.inf]).tolist() == [1.5, 0, 3, 1.5, 0]
+    assert unscored_last([]).tolist() == []
+    assert unscored_last([np.nan, np.nan]).tolist() == [0, 0]
 
 
 def test_one_case(area: Area) -> None:

@@ -21,6 +21,13 @@ from nnunet_ssl.run.audit_text import audit_lines
 
 SCORES = [0.93, 0.90, 0.91, 0.84, 0.88, 0.79, 0.86, 0.81, 0.72, 0.76, 0.69, 0.77]
 DICE = [0.89, 0.84, 0.88, 0.80, 0.82, 0.74, 0.71, 0.78, 0.60, 0.73, 0.66, 0.62]
+OTHERS = {
+    "expected_dice": [0.90, 0.85, 0.86, 0.83, 0.84, 0.78, 0.80, 0.76, 0.71, 0.70, 0.72, 0.66],
+    "foreground": [0.95, 0.91, 0.94, 0.92, 0.90, 0.84, 0.87, 0.85, 0.86, 0.79, 0.80, 0.83],
+    "mean": [0.991, 0.995, 0.988, 0.993, 0.985, 0.992, 0.984, 0.990, 0.987, 0.994, 0.986, 0.983],
+    "softmax": [0.97, 0.94, 0.93, 0.96, 0.92, 0.95, 0.89, 0.91, 0.88, 0.90, 0.94, 0.87],
+}
+"""Scores that do not rank."""
 POOL = [0.60 + 0.35 * i / 59 for i in range(60)]
 
 
@@ -45,8 +52,10 @@ def run() -> Any:
 @pytest.fixture
 def example() -> Audit:
     cases = [f"case_{i:02d}" for i in range(12)]
-    ranking = prove_ranking({"pairwise_dice": dict(zip(cases, SCORES, strict=True))}, dict(zip(cases, DICE, strict=True)))
+    scores = {name: dict(zip(cases, values, strict=True)) for name, values in {"pairwise_dice": SCORES, **OTHERS}.items()}
+    ranking = prove_ranking(scores, dict(zip(cases, DICE, strict=True)))
     study = HeldOutStudy(
+        teacher_fingerprint="",
         cases=(None,) * 12,  # type: ignore[arg-type]
         calibration=Calibration(map=None, reason="", num_cases=12, ece_before=0.071, ece_after=0.012),
         maps=None,
@@ -55,6 +64,7 @@ def example() -> Audit:
         gate=None,
         blind=(),
         untaught={},
+        teacher_effects={},
         ranking=ranking,
     )
     predicted = fit_dice_prediction(SCORES, DICE)
@@ -65,7 +75,8 @@ def example() -> Audit:
         for name in ("intensity, 5th percentile", "intensity, 50th percentile", "intensity, 95th percentile", "deviation", "sharpness")
     ]
     moved = Shift(feature="sharpness, channel 3", labelled_median=0.214, pool_median=0.152, statistic=0.71, p=0.00034)
-    shifts = [moved, *shifts[:-1], Shift(feature="foreground, voxels", labelled_median=0, pool_median=0, statistic=0.1, p=1.0)]
+    of_labels = (audit.PREDICTED_VOXELS, audit.CASE_SCORE.format("pairwise_dice"))
+    shifts = [moved, *shifts[:-1], *(Shift(feature=name, labelled_median=0, pool_median=0, statistic=0.1, p=1.0) for name in of_labels)]
     dice = {"edema": (0.813, 12), "core": (0.791, 12), "enhancing": (0.462, 11)}
     at_risk = ["enhancing"]
     advice, reason = advise(study, dice, at_risk, shifts)

@@ -67,6 +67,21 @@ def test_cli_page_lists_exactly_the_flags(
             assert codes(default) == [str(action.default)], names
 
 
+def test_cli_page_says_which_flags_a_control_takes(
+    pages: dict[Path, str], project: Path, parser_of: Callable[[str], argparse.ArgumentParser]
+) -> None:
+    from nnunet_ssl.cli.run_control import _NO_USE
+
+    parser = parser_of("nnssl_run")
+    (of_settings,) = (group for group in parser._action_groups if group.title == "method")
+    refused = {*_NO_USE, *(flag for action in of_settings._group_actions for flag in action.option_strings)}
+    taken = {flag for action in parser._actions for flag in action.option_strings} - refused - {"-h", "--help", "--control"}
+    table = rows(section(pages[project / "docs/reference/cli.md"], "## nnssl_run"))
+    (meaning,) = (meaning for flag, _, meaning in table if flag.startswith("`--control "))
+    listed = [flag for code in codes(meaning.partition(" Takes ")[2]) for flag in code.split()]
+    assert sorted(listed) == sorted(taken)
+
+
 # ---- plans.md
 
 

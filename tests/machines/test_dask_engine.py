@@ -124,7 +124,8 @@ def test_worker_that_dies_loses_no_case(taught_project: Project, tmp_path: Path,
         out = taught_project.preprocessed / "elsewhere"
         out.mkdir()
         job = ("pool_1", list(pool.images["pool_1"]), setup.plans, setup.configuration, json.dumps(setup.dataset_json), out)
-        assert list(engine.run(_work_elsewhere, {"pool_1": job})) == [("pool_1", None)]
+        ((case, outcome),) = engine.run(_work_elsewhere, {"pool_1": job})
+        assert (case, outcome.problem, outcome.warnings) == ("pool_1", None, ())
         assert (out / "pool_1.pkl").read_bytes() == (pool.folder / "pool_1.pkl").read_bytes()
     assert sorted(path.name for path in store.folder.iterdir()) == [f"{case}.b2nd" for case in cases]  # nothing temporary either
     for case, expected in alone.items():

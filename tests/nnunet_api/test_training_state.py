@@ -9,7 +9,7 @@ import pytest
 from tiny_setup import Project
 
 from nnunet_ssl.locations import ModelLocation
-from nnunet_ssl.nnunet_api.training_state import checkpoint_to_open, is_trained, training_command
+from nnunet_ssl.nnunet_api.training_state import checkpoint_to_open, is_trained_and_validated, training_command
 
 MODEL = ModelLocation(dataset="Dataset601_Tiny_f0s1", trainer="T", plans="P", configuration="3d_fullres")
 
@@ -59,13 +59,13 @@ def test_checkpoint_to_open_is_the_one_that_nnunet_takes(nnunet_environment: Any
 
 
 def test_trained_means_validated_too(project: Project) -> None:
-    assert not is_trained(MODEL, 0)
+    assert not is_trained_and_validated(MODEL, 0)
     touch("checkpoint_final.pth")
-    assert not is_trained(MODEL, 0)
+    assert not is_trained_and_validated(MODEL, 0)
     summary = MODEL.fold_folder(0) / "validation" / "summary.json"
     summary.parent.mkdir()
     summary.write_text(json.dumps({"foreground_mean": {"Dice": 0.75}}))
-    assert is_trained(MODEL, 0)
+    assert is_trained_and_validated(MODEL, 0)
 
 
 def test_summary_that_was_cut_off_is_none(project: Project) -> None:
@@ -75,11 +75,11 @@ def test_summary_that_was_cut_off_is_none(project: Project) -> None:
     summary.parent.mkdir()
     for text in ("", '{"foreground_mean": {"Di'):
         summary.write_text(text)
-        assert not is_trained(MODEL, 0)
+        assert not is_trained_and_validated(MODEL, 0)
 
 
 def test_final_mode_has_no_validation(project: Project) -> None:
     folder = MODEL.fold_folder("all")
     folder.mkdir(parents=True)
     (folder / "checkpoint_final.pth").touch()
-    assert is_trained(MODEL, "all")
+    assert is_trained_and_validated(MODEL, "all")

@@ -36,6 +36,7 @@ def test_figures_of_a_summary(nnunet_environment: Any) -> None:
     write({"foreground_mean": {"Dice": 0.75}, "metric_per_case": [case("a", 0.5, 1.0), case("b", NAN, NAN), case("c", 0.25, NAN)]})
     assert mean_dice(MODEL, 0) == 0.75
     assert case_dice(MODEL, 0) == {"a.nii.gz": 0.75, "c.nii.gz": 0.25}
+    assert case_dice(MODEL, 0, of_absent=1.0) == {"a.nii.gz": 0.75, "b.nii.gz": 1.0, "c.nii.gz": 0.625}
     assert validated_cases(MODEL, 0, ".nii.gz") == {"a", "b", "c"}
 
 

@@ -173,6 +173,21 @@ def test_without_raw_data(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(find_origin(TEACHER, 0), Origin)
 
 
+def test_study_of_an_earlier_run_is_not_used(run: Any) -> None:
+    """Started over in the same workspace with another number of samples: the file of then is still there."""
+    study = study_of(run)
+    write_json(run.workspace / "held_out.json", {**study, "teacher_fingerprint": "0123456789ab"})
+    found = known(TEACHER, 0)
+    assert (found.state, found.relation) == ("not calibrated", None)
+    assert found.calibration == "its run has not looked at held-out cases"
+    audit(run, device=torch.device("cpu"))
+    own = known(TEACHER, 0)
+    assert own.state == "calibrated"
+    assert own.relation is not None
+    write_json(run.workspace / "audit.json", {"schema": 3, "study": {**study, "teacher_fingerprint": "0123456789ab"}})
+    assert known(TEACHER, 0).state == "not calibrated"
+
+
 @pytest.mark.parametrize("content", [{}, {"cases": [], "own_maps": 3, "calibration": {}}])
 def test_damaged_study(run: Any, content: Any) -> None:
     write_json(run.workspace / "held_out.json", content)

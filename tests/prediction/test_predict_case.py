@@ -125,6 +125,11 @@ def test_calibration_predicted_dice_and_review(tmp_path: Path) -> None:
     assert before.review.is_needed is None
     row = row_of("scan", found, made, 2.0)
     assert (row["calibration"], row["score_name"], row["samples"]) == ("calibrated", "pairwise_dice", 4)
+    above = DicePrediction(scores=(0.995, 0.996, 0.997, 0.998), dice=(0.98, 0.97, 0.95, 0.94))
+    row = row_of("scan", predict_case(new, prepared(setup, network_of(setup), replace(known, relation=above))), made, 2.0)
+    assert float(row["predicted_dice"]) > 0.9
+    assert row["review"] == "yes"
+    assert row["reason"] == f"its score {found.score.value:.3f} lies below those of all 4 held-out cases, 0.995 at the least"
     assert row_of("scan", before, plain, 2.0)["calibration"] == "not calibrated"
     assert found.probabilities is not None
     assert before.probabilities is not None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tiny_setup import POOL, Project, grow_stage, open_tiny_run, teacher_store, write_evidence, write_student
+from cross_fitted import smaller
+from tiny_setup import POOL, Project, grow_stage, open_tiny_run, phantom, teacher_store, write_evidence, write_student
 
 from nnunet_ssl.data.stage_dataset import read_sidecar
 from nnunet_ssl.errors import ConfigError, StateError
@@ -41,6 +42,28 @@ def test_settled_labels_make_the_next_stage_the_last(taught_project: Project) ->
         grow_stage(run)
     write_student(run, 2)
     assert publish(run).checkpoint(0).is_file()
+
+
+def share_removed(before: int, after: int) -> float:
+    """Foreground voxels of all pool cases that are lost with more planes missing, over those that there were."""
+    had, has = (sum(int((smaller(phantom(case)[1], planes) > 0).sum()) for case in POOL) for planes in (before, after))
+    return (had - has) / had
+
+
+def test_fraction_follows_the_change_of_the_labels(taught_project: Project) -> None:
+    """The student has the larger share and misses more planes at every stage, so that the labels lose what it misses."""
+    run = begin(taught_project, **{"agreement.weight": 0.6, "agreement.max_change": 0.5})
+    fraction, step = grow_stage(run).fraction, (1.0 - 0.2) / 3
+    for stage, (before, missing) in enumerate([(0, 3), (3, 5)], start=2):
+        write_student(run, stage - 1)
+        write_evidence(run.student_store(stage - 1), label=lambda case, m=missing: smaller(phantom(case)[1], m), doubt=lambda _: 0.1)
+        change = share_removed(before, missing)
+        assert 0.05 < change < 0.375  # between settled and the slowest pace
+        fraction += 2 * (1 - change / 0.5) * step
+        record = grow_stage(run)
+        assert record.fraction == pytest.approx(fraction)
+        assert not record.is_last
+    assert 0.6 < fraction < 1  # not the third of the fixed schedule
 
 
 def test_without_refined_labels_there_is_nothing_to_follow(taught_project: Project) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,25 @@ import numpy as np
 import pytest
 import torch
 from batchgenerators.utilities.file_and_folder_operations import write_pickle
-from cross_fitted import begin, rising
-from given_labels import IGNORE, declare_ignore
-from tiny_setup import LABELLED, POOL, Project, grow_stage, mtimes, open_tiny_run, phantom, teacher_store, write_evidence
+from cross_fitted import HELD_OUT, begin, rising, smaller
+from scipy.stats import ks_2samp
+from tiny_setup import (
+    DATASET,
+    LABELLED,
+    POOL,
+    Project,
+    evidence_of,
+    grow_stage,
+    mtimes,
+    open_tiny_run,
+    phantom,
+    teacher_store,
+    write_evidence,
+)
 
+from nnunet_ssl.confidence.case_scores import pairwise_dice
+from nnunet_ssl.confidence.evidence import merge
+from nnunet_ssl.confidence.predicted_dice import fit_dice_prediction
 from nnunet_ssl.data.groups import keep_groups
 from nnunet_ssl.data.pool_index import load_pool
 from nnunet_ssl.pseudolabel.audit import advise, audit
@@ -23,7 +39,7 @@ from nnunet_ssl.pseudolabel.held_out_study import study_held_out
 from nnunet_ssl.run.audit_text import audit_lines
 
 CPU = torch.device("cpu")
-VOLUME = "foreground, voxels"
+VOLUME = "predicted foreground, voxels"
 
 
 def shift(p: float) -> Shift:
@@ -82,7 +98,7 @@ def test_fold_mode_says_that_it_only_looks(taught_project: Project) -> None:
     [
         ({"a": (0.1, 5)}, ["a"], [], "stop", "the held-out Dice is 0.10"),
         ({"a": (0.9, 5), "b": (0.4, 5)}, ["b"], [], "label first", "badly: b"),
-        ({"a": (0.9, 5)}, [], [shift(0.01)], "label first", "pool images differ from the labelled ones (sharpness)"),
+        ({"a": (0.9, 5)}, [], [shift(0.01)], "label first", "the pool differs from the labelled cases (sharpness)"),
         ({"a": (0.9, 5)}, [], [shift(0.2)], "go on", "nothing speaks against the pool"),
     ],
 )
@@ -107,10 +123,21 @@ def test_features_of_an_image(tmp_path: Path) -> None:
         blosc2.asarray(array, urlpath=str(tmp_path / f"{name}.b2nd"), mode="w")
     write_pickle({}, str(tmp_path / "a.pkl"))
     found = image_features(tmp_path, ["a"], label="test")
-    assert found["sharpness, channel 0"] == [pytest.approx(10 / 3 / 3)]
+    assert found["sharpness, channel 0"] == [pytest.approx(10 / 2 / 3)]  # the step from outside into the mask is none
     # inside the mask: 16 zeros and 32 tens
     assert found["intensity, 50th percentile, channel 0"] == [10.0]
     assert found["intensity, standard deviation, channel 0"] == [pytest.approx(10 * np.sqrt(2) / 3)]
+
+
+def test_p_is_corrected_for_features_and_groups() -> None:
+    random = np.random.default_rng(0)
+    labelled, pool = ({"a": list(random.normal(size=40)), "b": list(random.normal(at, size=60))} for at in (0, 0.5))
+    once = {s.feature: s.p for s in compare(labelled, pool)}
+    for feature, p in once.items():
+        alone = float(ks_2samp(labelled[feature], pool[feature]).pvalue)
+        assert p == pytest.approx(min(1, 2 * alone))
+    assert once["b"] < 0.5
+    assert {s.feature: s.p for s in compare(labelled, pool, num_comparisons=2)}["b"] == pytest.approx(2 * once["b"])
 
 
 def test_compare_finds_the_shifted_feature() -> None:
@@ -122,27 +149,130 @@ def test_compare_finds_the_shifted_feature() -> None:
     assert found[0].pool_median - found[0].labelled_median == pytest.approx(2, abs=0.5)
 
 
-def annotate_one_plane(project: Project, cases: list[str]) -> None:
-    """All planes but one of the foreground get the ignore label."""
-    folder = project.setup().data_folder
-    for case in cases:
-        label = phantom(case)[1].astype(np.int16)
-        plane = label.shape[0] // 2
-        label[:plane], label[plane + 1 :] = IGNORE, IGNORE
-        blosc2.asarray(label[None], urlpath=str(folder / f"{case}_seg.b2nd"), mode="w")
+def begin_with_planes_missing(project: Project, held_out: int, pool: int) -> Any:
+    """The teacher misses so many planes of every held-out case, and so many of every pool case."""
+    run = begin(project, doubt=lambda _: 0.1, seen=lambda case: smaller(phantom(case)[1], held_out))
+    for store in run.teacher_stores().values():
+        write_evidence(store, doubt=lambda _: 0.1, label=lambda case: smaller(phantom(case)[1], pool))
+    return run
 
 
-def test_cases_annotated_in_part_have_no_volume(cross_fitted: Project) -> None:
-    """The volume of a part of the foreground against predicted foreground would find every pool to differ."""
-    declare_ignore(cross_fitted)
-    annotate_one_plane(cross_fitted, LABELLED[:3])
-    run = begin(cross_fitted, doubt=rising)
-    (shift,) = [s for s in audit(run, device=CPU).shifts if s.feature == VOLUME]
-    assert shift.labelled_median == np.median([(phantom(case)[1] > 0).sum() for case in LABELLED[3:]])
-    annotate_one_plane(cross_fitted, LABELLED[3:])
-    found = audit(run, device=CPU)
-    assert VOLUME not in {s.feature for s in found.shifts}
+def test_what_the_teacher_always_misses_is_no_shift(cross_fitted: Project) -> None:
+    """Manual volumes against predicted ones would find every pool to differ."""
+    found = audit(begin_with_planes_missing(cross_fitted, 4, 4), device=CPU)
+    (shift,) = [s for s in found.shifts if s.feature == VOLUME]
+    assert not shift.is_shifted
+    held_out = [(smaller(phantom(case)[1], 4) > 0).sum() for case in HELD_OUT]
+    assert shift.labelled_median == np.median(held_out)
     assert VOLUME not in found.reason
+
+
+def test_what_the_teacher_misses_in_the_pool_alone_is_a_shift(cross_fitted: Project) -> None:
+    found = audit(begin_with_planes_missing(cross_fitted, 0, 7), device=CPU)
+    assert VOLUME in {s.feature for s in found.shifts if s.is_shifted}
+    assert found.advice == "label first"
+
+
+def test_teacher_that_is_less_certain_of_the_pool(cross_fitted: Project) -> None:
+    run = begin(cross_fitted, doubt=lambda case: 0.05 + 0.002 * int(case[-1]))
+    for store in run.teacher_stores().values():
+        write_evidence(store, doubt=lambda case: 0.3 + 0.002 * int(case[-1]))
+    (shift,) = [s for s in audit(run, device=CPU).shifts if s.feature == "case score pairwise_dice"]
+    assert shift.is_shifted
+    assert shift.pool_median < shift.labelled_median - 0.2
+
+
+def test_class_that_no_teacher_finds_is_at_risk(cross_fitted: Project) -> None:
+    found = audit(begin(cross_fitted, doubt=rising, seen=lambda case: np.minimum(phantom(case)[1], 1)), device=CPU)
+    assert found.at_risk == ["core"]
+    assert found.advice == "label first"
+    assert "core" in found.reason
+
+
+def test_class_that_is_found_badly_is_at_risk(cross_fitted: Project) -> None:
+    """Half of the core is called rim: it is found, with a Dice below one half."""
+
+    def seen(case: str) -> Any:
+        label = phantom(case)[1].copy()
+        label.flat[np.flatnonzero(label == 2)[::5]] = 0
+        core = np.flatnonzero(label == 2)
+        label.flat[core[: len(core) * 7 // 10]] = 1
+        return label
+
+    found = audit(begin(cross_fitted, doubt=rising, seen=seen), device=CPU)
+    assert 0 < found.dice["core"][0] < 0.5
+    assert found.study is not None
+    assert found.study.blind == ()
+    assert found.at_risk == ["core"]
+
+
+def test_pool_is_predicted_by_scores_of_single_teachers(cross_fitted: Project) -> None:
+    """All five together have 40 samples, whose pairwise Dice is another than that of the eight of one."""
+    run = begin(cross_fitted, doubt=rising)
+    found = audit(run, device=CPU)
+    assert found.study is not None
+    store = run.teacher_stores()[0]
+    of_one = [pairwise_dice(store.read(case)).value for case in POOL]
+    of_all = [pairwise_dice(merge([store.read(case)] * 5)).value for case in POOL]
+    line = fit_dice_prediction([case.scores["pairwise_dice"] for case in found.study.cases], [c.mean_dice for c in found.study.cases])
+    assert line is not None
+    assert found.predicted is not None
+    assert found.predicted.mean == pytest.approx(line.predict(of_one).mean(), abs=1e-4)
+    assert abs(line.predict(of_all).mean() - line.predict(of_one).mean()) > 1e-3
+
+
+def test_refuted_ranking_names_no_worst_cases(cross_fitted: Project) -> None:
+    """Where the score says the wrong way round how good a case is, its last places are no worse than others."""
+    run = begin(cross_fitted, doubt=lambda case: 0.2 - rising(case))
+    found = audit(run, device=CPU)
+    assert found.study is not None
+    assert found.study.ranking.verdict == "refuted"
+    by_score = [f"pool_{i}" for i in range(len(POOL))]  # doubt falls with the number: the first are ranked last
+    assert sorted(found.label_first) == by_score
+    assert found.label_first != by_score
+
+
+def test_cases_without_a_score_are_told(cross_fitted: Project) -> None:
+    run = begin(cross_fitted, doubt=rising)
+    for store in run.teacher_stores().values():
+        write_evidence(
+            store,
+            doubt=lambda case: 0.0 if case in POOL[:2] else rising(case),
+            label=lambda case: phantom(case)[1] * (case not in POOL[:2]),
+        )
+    text = audit_lines(audit(run, device=CPU), run)
+    assert "  of 4 cases: in 2 nothing was found, about these it says nothing" in text
+
+
+def test_class_that_a_fold_was_not_taught_is_named(cross_fitted: Project) -> None:
+    run = begin(cross_fitted, doubt=rising)
+    found = audit(run, device=CPU)
+    assert found.study is not None
+    told = audit_lines(replace(found, study=replace(found.study, untaught={2: ["core"]})), run)
+    assert "  no training case of fold 2 has core: its teacher cannot find it in the cases that it judges" in told
+
+
+def test_audit_of_a_fold_speaks_of_the_run_that_follows(taught_project: Project) -> None:
+    """Held-out cases decide nothing there: labels are not calibrated, and a refuted ranking is used."""
+    splits = [{"train": LABELLED[5:], "val": LABELLED[:5]}]
+    (taught_project.preprocessed / DATASET / "splits_final.json").write_text(json.dumps(splits))
+    run = open_tiny_run(taught_project)
+    write_evidence(teacher_store(run), doubt=lambda _: 0.1)
+    (store,) = run.held_out_stores().values()
+    for case in LABELLED[:5]:
+        wrong = phantom(case)[1].copy()
+        wrong[wrong == 0] = 1
+        sure: Any = evidence_of(phantom(case)[1], doubt=0.2 - rising(case))
+        store.write(case, replace(sure, mean=evidence_of(smaller(wrong, int(case[-1])), doubt=0.4).mean))
+    found = audit(run, device=CPU)
+    assert found.study is not None
+    plain = [case.plain_dice["rim"] for case in found.study.cases]
+    assert [case.dice["rim"] for case in found.study.cases] != plain
+    assert found.dice["rim"] == (pytest.approx(np.mean(plain)), 5)  # type: ignore[arg-type]
+    refuted = replace(found.study.ranking.proofs[found.study.ranking.chosen], verdict="refuted")
+    ranking = replace(found.study.ranking, proofs={**found.study.ranking.proofs, found.study.ranking.chosen: refuted})
+    said = advise(replace(found.study, ranking=ranking), {"a": (0.9, 5)}, [], [], decides=False)
+    assert said == ("go on", "held-out cases refute the ranking, but decide nothing in this run: give it --order random")
 
 
 def test_groups_are_judged_apart(cross_fitted: Project) -> None:

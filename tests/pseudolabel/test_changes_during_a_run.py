@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from cross_fitted import cross_fitted
 from given_labels import write_labels
 from tiny_setup import (
@@ -129,6 +131,53 @@ def test_intensities_matter_where_they_normalise(taught_project: Project, scheme
             open_tiny_run(taught_project)
     else:
         open_tiny_run(taught_project)
+
+
+def change_checkpoint(project: Project, fold: int, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Edit the final checkpoint of a fold of the teacher in place."""
+    path = next((project.results / DATASET).iterdir()) / f"fold_{fold}" / "checkpoint_final.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    change(checkpoint)
+    torch.save(checkpoint, path)
+
+
+def test_one_fold_of_the_teacher_was_trained_by_other_plans(cross_fitted: Project) -> None:
+    """The plans beside the model are those of its newest training, of another fold."""
+
+    def other_spacing(checkpoint: dict[str, Any]) -> None:
+        checkpoint["init_args"]["plans"]["configurations"][CONFIGURATION]["spacing"] = [1.0, 1.0, 0.8]
+
+    change_checkpoint(cross_fitted, 3, other_spacing)
+    wanted = (
+        r"fold_3/checkpoint_final\.pth was trained on other images than \S+/plans\.json makes: 'spacing' is \[1\.0, 1\.0, 0\.8\] in .*"
+        r"; train that fold again: nnUNetv2_train 137 3d_fullres 3 -tr TransASPPTeacherTrainer -p nnUNetPlans_nnssl_tiny$"
+    )
+    with pytest.raises(StateError, match=wanted):
+        open_tiny_run(cross_fitted, "all")
+    assert not list(cross_fitted.results.glob("*/*/*/nnssl/manifest.json"))
+
+
+@pytest.mark.parametrize(("scheme", "matters"), [("ZScoreNormalization", False), ("CTNormalization", True)])
+def test_intensities_of_one_fold_matter_where_they_normalise(cross_fitted: Project, scheme: str, matters: bool) -> None:
+    def use(plans: dict[str, Any], *, more: int = 0) -> None:
+        plans["configurations"][CONFIGURATION]["normalization_schemes"] = [scheme]
+        plans["foreground_intensity_properties_per_channel"]["0"]["mean"] += more
+
+    cross_fitted.change_plans(lambda plans, _: use(plans))
+    cross_fitted.prepare_pool()
+    shutil.copy(cross_fitted.plans_file, next((cross_fitted.results / DATASET).iterdir()) / "plans.json")
+    for fold in range(5):
+        change_checkpoint(cross_fitted, fold, lambda checkpoint, more=fold // 4: use(checkpoint["init_args"]["plans"], more=more))
+    if matters:
+        with pytest.raises(StateError, match=r"fold_4/checkpoint_final\.pth was trained on other images .* 'intensities' is"):
+            open_tiny_run(cross_fitted, "all")
+    else:
+        assert open_tiny_run(cross_fitted, "all").manifest.teacher_folds == [0, 1, 2, 3, 4]
+
+
+def test_checkpoint_that_does_not_say_its_plans(cross_fitted: Project) -> None:
+    change_checkpoint(cross_fitted, 3, lambda checkpoint: checkpoint["init_args"].pop("plans"))
+    assert open_tiny_run(cross_fitted, "all").manifest.teacher_folds == [0, 1, 2, 3, 4]
 
 
 # ---- splits

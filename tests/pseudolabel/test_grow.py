@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from tiny_setup import (
     DATASET,
     POOL,
@@ -27,6 +30,8 @@ from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.data.stage_dataset import read_sidecar
 from nnunet_ssl.data.workspace_lock import changing_run
 from nnunet_ssl.errors import SetupError, StateError
+from nnunet_ssl.locations import STAGE_SIDECAR
+from nnunet_ssl.pseudolabel.rewrite_stage import rewrite_stage
 
 
 def begin(project: Project, **settings: Any) -> Any:
@@ -107,6 +112,23 @@ def test_agreement_with_the_student(taught_project: Project, caplog: pytest.LogC
     # the student has the larger share where they differ
     assert np.array_equal(stage_label(taught_project, record.dataset, "pool_0"), shifted("pool_0"))
     assert np.array_equal(stage_label(taught_project, "Dataset601_Tiny_f0s1", "pool_0"), phantom("pool_0")[1])
+
+
+def test_stage_with_labels_of_a_student_that_was_trained_anew_since(taught_project: Project) -> None:
+    """A kill before the manifest left the stage whole, and nobody knows of it."""
+    run = begin(taught_project, agreement__weight=0.6, agreement__max_change=0.5)
+    grow_stage(run)
+    write_student(run, 1)
+    write_evidence(run.student_store(1), doubt=lambda case: 0.1)
+    first = grow_stage(run)
+    run.manifest.stages.pop()
+    run.manifest.save(run.workspace)
+    shutil.rmtree(run.student(1).folder)
+    write_student(run, 1, seed=9)
+    write_evidence(run.student_store(1), label=shifted, doubt=lambda case: 0.1)
+    second = grow_stage(run)
+    assert second.cases == first.cases
+    assert np.array_equal(stage_label(taught_project, second.dataset, "pool_0"), shifted("pool_0"))
 
 
 def test_labels_that_change_too_much_are_kept(taught_project: Project, caplog: pytest.LogCaptureFixture) -> None:
@@ -243,6 +265,21 @@ def test_workspace_lies_in_the_teachers_fold(taught_project: Project) -> None:
     run = begin(taught_project)
     assert run.workspace.parent == run.teacher.fold_folder(0)
     assert DATASET in run.workspace.parts
+
+
+@pytest.mark.parametrize("held_out", [None, "lab_0", [0]])
+def test_sidecar_of_the_stage_before_does_not_say_what_was_held_out(taught_project: Project, held_out: Any) -> None:
+    run = begin(taught_project, agreement__weight=0.0)
+    first = grow_stage(run)
+    write_student(run, 1)
+    path = taught_project.preprocessed / first.dataset / STAGE_SIDECAR
+    sidecar = json.loads(path.read_text())
+    del sidecar["validation_cases"]
+    path.write_text(json.dumps(sidecar if held_out is None else {**sidecar, "validation_cases": held_out}))
+    with pytest.raises(StateError, match=rf"{path} is damaged \(no list .* 'validation_cases'\); write the stage again with nnssl_pseudo"):
+        grow_stage(run)
+    rewrite_stage(run, 1, device=torch.device("cpu"))
+    assert grow_stage(run).stage == 2
 
 
 # ---- two processes at once

@@ -28,6 +28,7 @@ from tiny_setup import (
 
 from nnunet_ssl.confidence.calibration import calibrated
 from nnunet_ssl.confidence.calibration_map import CalibrationMap, LogitLine
+from nnunet_ssl.confidence.curriculum import rank_cases
 from nnunet_ssl.data.held_out_use import uses_held_out
 from nnunet_ssl.data.stage_dataset import read_sidecar
 from nnunet_ssl.pseudolabel.held_out_study import study_held_out
@@ -108,6 +109,15 @@ def test_ranking_is_proven_or_refuted(cross_fitted: Project, caplog: pytest.LogC
     assert refuted.study.ranking.verdict == "refuted"
     assert refuted.method.curriculum.order == "random"
     assert "held-out cases refute the ranking: cases enter in random order" in caplog.messages
+
+
+def test_refuted_ranking_does_not_order_the_pool(cross_fitted: Project) -> None:
+    refuted = grow_stage(begin(cross_fitted, doubt=lambda case: 0.2 - rising(case), curriculum__seed=3))
+    assert refuted.order == "random"
+    scores = dict.fromkeys(POOL, 1.0)
+    at_random = [ranked.case for ranked in rank_cases(scores, dict.fromkeys(POOL, "rim+core"), order="random", seed=3)]
+    assert refuted.cases == at_random[: len(refuted.cases)]
+    assert refuted.cases != POOL[::-1][: len(refuted.cases)]  # in the order of the score
 
 
 @pytest.mark.parametrize(("folds", "asked"), [(FOLDS, "pairwise_dice"), ([0, 1], "expected_dice")])

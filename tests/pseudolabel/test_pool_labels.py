@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -229,3 +231,23 @@ def test_confident_voxels_of_regions_are_so_in_all() -> None:
     predicted = np.ones((2, 3, 1, 1), dtype=bool)
     assert confident_voxels(confidence, predicted, 0.7).ravel().tolist() == [True, False, False]
     assert confident_voxels(confidence, predicted, (0.5, 0.7)).ravel().tolist() == [True, False, True]
+
+
+def test_memory_does_not_grow_with_the_folds(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (40, 60, 60)
+    sure = evidence_of(np.ones(shape, dtype=np.uint8), doubt=0.1)
+    monkeypatch.setattr(EvidenceStore, "read", lambda *_: replace(sure, mean=sure.mean.copy(), votes=sure.votes.copy()))
+    monkeypatch.setattr(PoolLabels, "_nonzero", lambda *_: np.ones(shape, dtype=bool))
+    line = CalibrationMap(kind="logistic", has_regions=False, heads=(LogitLine(slope=1.5),) * 3)
+    peaks = {}
+    for number in (3, 6):
+        teacher = dict.fromkeys(range(number), stores(tmp_path)[0])
+        found = PoolLabels(
+            project.setup(), load_pool(project.setup()), teacher, None, 0.0, maps=dict.fromkeys(teacher, line), student_map=line
+        )
+        tracemalloc.start()
+        found.evidence(CASE)
+        peaks[number] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peaks[3] > 4 * sure.mean.nbytes
+    assert peaks[6] < 1.1 * peaks[3]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from tiny_setup import (
     write_teacher,
 )
 
+from nnunet_ssl.data.files import TEMPORARY_PREFIX
 from nnunet_ssl.errors import SetupError, StateError
 from nnunet_ssl.locations import results_root
 from nnunet_ssl.pseudolabel.publish import is_published, publish, published_model
@@ -61,6 +63,19 @@ def test_published_model_is_one_of_the_labelled_dataset(finished: Any) -> None:
     assert marker["student"] == f"{student.dataset}/{student.name}/fold_0"
     assert results_root() / marker["workspace"] == finished.workspace
     assert marker["teacher_fingerprint"] == finished.manifest.teacher_fingerprint
+
+
+def test_fingerprint_of_the_labelled_dataset_is_its_own(finished: Any) -> None:
+    """nnU-Net's extractor opens it for writing where it stands."""
+    own = finished.setup.preprocessed_folder / "dataset_fingerprint.json"
+    published = publish(finished).folder / own.name
+    before = published.read_bytes()
+    assert before == own.read_bytes()
+    with own.open("w") as file:
+        file.write("{}")
+    assert published.read_bytes() == before
+    publish(finished)
+    assert published.read_bytes() == b"{}"
 
 
 def test_validation_of_a_new_training_does_not_reach_what_is_published(finished: Any) -> None:
@@ -230,6 +245,25 @@ def test_taken_place_is_said_where_a_run_begins(finished: Any, taught_project: P
         open_tiny_run(taught_project)
     (said,) = [message for message in caplog.messages if "published student" in message]
     assert said.startswith(f"{model.fold_folder(0)} holds the published student of the run in {finished.workspace}; ")
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_publication_that_was_cut_off_at_its_first_file(finished: Any, monkeypatch: pytest.MonkeyPatch, is_killed: bool) -> None:
+    """Of a process that was killed the temporary file stays."""
+    replace, fold = os.replace, published_model(finished).fold_folder(0)
+
+    def cut_off(source: Path, target: Path) -> None:
+        if is_killed:
+            shutil.copyfile(source, fold / f"{TEMPORARY_PREFIX}elsewhere")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        publish(finished)
+    assert len(list(fold.iterdir())) == is_killed
+    monkeypatch.setattr(os, "replace", replace)
+    assert publish(finished).checkpoint(0).is_file()
+    assert not list(fold.glob(f"{TEMPORARY_PREFIX}*"))
 
 
 def test_publication_that_was_cut_off_is_finished(finished: Any) -> None:

@@ -83,11 +83,13 @@ def test_new_settings_of_an_earlier_stage_are_its_own(taught_project: Project) -
     assert (after.stages[1], after.method) == (before.stages[1], before.method)
 
 
-@pytest.mark.parametrize(("path", "value"), [("agreement.weight", 0.5), ("evidence.case_score", "mean")])
+@pytest.mark.parametrize(
+    ("path", "value"), [("agreement.weight", 0.5), ("evidence.case_score", "mean"), ("evidence.confidence", "calibrated")]
+)
 def test_settings_that_a_stage_keeps(taught_project: Project, path: str, value: Any) -> None:
     run = write_stages(taught_project, 1)
     before = (run.workspace / "manifest.json").read_bytes()
-    with pytest.raises(ConfigError, match=f"--stage 1: {path} = {json.dumps(value)} would change nothing: a stage that is written again"):
+    with pytest.raises(ConfigError, match=f"--stage 1: {path} = {json.dumps(value)} is refused: a stage that is written again keeps its"):
         rewrite_stage(open_tiny_run(taught_project, settings={path: value}), 1, device=CPU)
     assert (run.workspace / "manifest.json").read_bytes() == before
 

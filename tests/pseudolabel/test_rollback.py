@@ -11,7 +11,7 @@ from cross_fitted import smaller
 from tiny_setup import Project, grow_stage, open_tiny_run, phantom, teacher_store, write_evidence, write_student
 
 from nnunet_ssl.locations import ModelLocation
-from nnunet_ssl.pseudolabel.rollback import worse_than_before
+from nnunet_ssl.pseudolabel.rollback import worse_than_in_force
 
 BEST, GOOD, POOR = ([base - step * i for i in range(5)] for base, step in ((0.9, 0.01), (0.8, 0.02), (0.6, 0.03)))
 """Dice of five validation cases."""
@@ -52,10 +52,10 @@ def run(taught_project: Project) -> Any:
 def test_only_a_test_says_worse(run: Any, before: list[float], after: list[float], is_worse: bool) -> None:
     write_summary(run.teacher, 0, before)
     write_summary(run.student(1), 0, after)
-    found = worse_than_before(run, 1)
+    found = worse_than_in_force(run, 1, in_force=None)
     assert (found is not None) is is_worse
     if found:
-        assert found == "student 1 is worse than the teacher on 5 validation cases (mean Dice 0.7400 after 0.8200, Wilcoxon p = 0.031)"
+        assert found == "student 1 is worse than the teacher on 5 validation cases (mean Dice 0.8700 after 0.9100, Wilcoxon p = 0.031)"
 
 
 def test_labels_are_kept(run: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -71,18 +71,56 @@ def test_level_of_zero_turns_it_off(taught_project: Project, run: Any) -> None:
     write_summary(run.teacher, 0, [0.8, 0.81, 0.82, 0.83, 0.84])
     write_summary(run.student(1), 0, [0.7, 0.72, 0.74, 0.76, 0.78])
     again = open_tiny_run(taught_project, settings={"agreement.rollback_level": 0.0})
-    assert worse_than_before(again, 1) is None
+    assert worse_than_in_force(again, 1, in_force=None) is None
     assert grow_stage(again).label_stage == 1
 
 
-def test_second_student_is_compared_with_the_first(run: Any) -> None:
+def test_student_is_compared_with_the_model_in_force(run: Any) -> None:
     for model, dice in ((run.teacher, POOR), (run.student(1), BEST), (run.student(2), GOOD)):
         write_summary(model, 0, dice)
-    expected = "student 2 is worse than student 1 on 5 validation cases (mean Dice 0.7600 after 0.8800, Wilcoxon p = 0.031)"
-    assert worse_than_before(run, 2) == expected
-    for model, dice in ((run.teacher, BEST), (run.student(1), POOR)):
-        write_summary(model, 0, dice)
-    assert worse_than_before(run, 2) is None
+    expected = "student 2 is worse than student 1 on 5 validation cases (mean Dice 0.8800 after 0.9400, Wilcoxon p = 0.031)"
+    assert worse_than_in_force(run, 2, in_force=1) == expected
+    assert worse_than_in_force(run, 2, in_force=None) is None
+
+
+@pytest.mark.parametrize(
+    ("lesions", "num_healthy", "is_worse"),
+    [
+        # a structure in scans that have none: before, nnU-Net writes no Dice at all
+        ([0.0] * 5, 10, True),
+        ([-0.1, -0.11, -0.12, -0.13, -0.14], 0, True),
+        # four that are worse never are enough, however many have not changed
+        ([-0.1, -0.2, -0.3, -0.4] + [0.0] * 12, 0, False),
+        ([-0.1] * 3 + [0.0] * 20, 0, False),
+        ([-0.1], 0, False),
+        ([-0.1] * 5 + [0.0] * 20, 0, True),
+    ],
+)
+def test_what_counts_as_worse(run: Any, lesions: list[float], num_healthy: int, is_worse: bool) -> None:
+    nothing = float("nan")
+    write_summary(run.teacher, 0, [0.8] * len(lesions) + [nothing] * num_healthy)
+    write_summary(run.student(1), 0, [0.8 + change for change in lesions] + [0.0] * num_healthy)
+    assert (worse_than_in_force(run, 1, in_force=None) is not None) is is_worse
+
+
+def test_structures_that_are_no_longer_invented_count(run: Any) -> None:
+    write_summary(run.teacher, 0, [0.8, 0.81, 0.82, 0.83, 0.84] + [0.0] * 5)
+    write_summary(run.student(1), 0, [0.79, 0.8, 0.81, 0.82, 0.83] + [float("nan")] * 5)
+    assert worse_than_in_force(run, 1, in_force=None) is None
+
+
+def test_student_after_a_refused_one_is_compared_with_the_teacher(taught_project: Project) -> None:
+    settings = {"curriculum.fractions": [0.3, 0.6, 1.0], "student.length.num_epochs": 3}
+    begun = open_tiny_run(taught_project, settings=settings)
+    write_evidence(teacher_store(begun))
+    write_summary(begun.teacher, 0, BEST)
+    for stage in (1, 2):
+        grow_stage(begun)
+        write_student(begun, stage)
+        write_summary(begun.student(stage), 0, POOR)
+        write_evidence(begun.student_store(stage))
+    third = grow_stage(begun)
+    assert (third.kept_previous, third.label_stage, third.agreement_weight) == (True, None, 0.0)
 
 
 def test_labels_of_the_student_before_are_kept(taught_project: Project, caplog: pytest.LogCaptureFixture) -> None:

@@ -70,7 +70,8 @@ def test_groups_are_fixed_with_the_first_stage(grouped: Project, tmp_path: Path)
     write_evidence(teacher_store(run))
     grow_stage(run)
     for asked in (other, "none"):
-        with pytest.raises(StateError, match=r"the groups of .* are fixed since its first stage; leave --groups out"):
+        said = r"the groups of .* are fixed since its first stage; leave --groups out, or remove \S+/manifest\.json to start over"
+        with pytest.raises(StateError, match=said):
             open_tiny_run(grouped, groups=asked)
     assert open_tiny_run(grouped, groups=table(tmp_path / "same.csv", GROUPS)).manifest.groups == GROUPS
     # what is kept for other runs does not touch this one
@@ -111,7 +112,7 @@ def test_left_out_group_is_seen_by_nobody(grouped: Project) -> None:
 
 def test_run_that_has_seen_the_group_cannot_leave_it_out(grouped: Project) -> None:
     open_tiny_run(grouped)
-    with pytest.raises(StateError, match="began without --leave-group-out; remove it to start over"):
+    with pytest.raises(StateError, match=r"began without --leave-group-out; remove \S+/manifest\.json to start over"):
         open_tiny_run(grouped, leave_group_out=True)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from given_labels import write_labels
 from tiny_setup import (
     CONFIGURATION,
     DATASET,
@@ -20,6 +21,7 @@ from tiny_setup import (
     Project,
     grow_stage,
     open_tiny_run,
+    phantom,
     teacher_store,
     write_evidence,
     write_student,
@@ -29,6 +31,7 @@ from tiny_setup import (
 from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.data.workspace_lock import changing_run
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
+from nnunet_ssl.pseudolabel.accept import accept
 from nnunet_ssl.pseudolabel.dataset_ids import allotting
 from nnunet_ssl.pseudolabel.start_run import settings_in_force
 from nnunet_ssl.pseudolabel.student_start import default_student
@@ -50,6 +53,16 @@ def test_run_begins_with_a_manifest(taught_project: Project) -> None:
     assert manifest.method == taught_project.setup().method.to_dict()
     assert (manifest.stages, manifest.published) == ([], False)
     assert len(manifest.teacher_fingerprint) == 12
+
+
+def test_run_begins_only_where_its_stages_can_be_written(taught_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: Path(path) != taught_project.raw)
+        with pytest.raises(StateError, match=f"{taught_project.raw} cannot be written to"):
+            open_tiny_run(taught_project)
+    run = open_tiny_run(taught_project)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert open_tiny_run(taught_project).manifest == run.manifest  # to look at it, nothing has to be written
 
 
 def test_opening_again_changes_nothing(taught_project: Project) -> None:
@@ -153,6 +166,21 @@ def test_other_student_is_another_run(taught_project: Project) -> None:
     ):
         open_tiny_run(taught_project, student_trainer="SemiSupervisedStudentTrainer")
     open_tiny_run(taught_project, student_trainer=OUR_STUDENT)
+
+
+def test_labels_accepted_before_a_run_began_are_named(taught_project: Project, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run, given = open_tiny_run(taught_project), write_labels(tmp_path / "given", {case: phantom(case)[1] for case in POOL[:2]})
+    accept(run, given)
+    assert caplog.messages == []
+    (run.workspace / "manifest.json").unlink()
+    again = open_tiny_run(taught_project)
+    assert again.manifest.accepted == {}
+    said = "holds labels of 2 pool cases that a run before this one accepted; they are no part of this run unless they are given again with"
+    assert [message for message in caplog.messages if message.startswith(f"{run.workspace / 'accepted'} {said} --accept FOLDER")]
+    caplog.clear()
+    open_tiny_run(taught_project)  # once is enough
+    assert accept(again, given) == POOL[:2]
+    assert caplog.messages == []
 
 
 def test_settings_of_a_run_are_kept_and_can_be_replaced(taught_project: Project) -> None:

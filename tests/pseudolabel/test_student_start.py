@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_setup import CONFIGURATION, DATASET, OUR_STUDENT, PLANS, Project, write_teacher
 
-from nnunet_ssl.errors import SetupError
+from nnunet_ssl.errors import SetupError, StateError
 from nnunet_ssl.locations import ModelLocation
-from nnunet_ssl.pseudolabel.student_start import resolve_start
+from nnunet_ssl.pseudolabel.student_start import default_student, resolve_start, teacher_mirroring
 
 TEACHER = f"{DATASET}/TransASPPTeacherTrainer__{PLANS}__{CONFIGURATION}/fold_0/checkpoint_final.pth"
 PREVIOUS = f"Dataset601_Tiny_f0s1/{OUR_STUDENT}__{PLANS}__{CONFIGURATION}/fold_0/checkpoint_final.pth"
@@ -52,6 +54,48 @@ def test_students_with_another_network(project: Project, caplog: pytest.LogCaptu
         start(project, "teacher", 1, teacher="nnUNetTrainer")
     found = start(project, "auto", 1, teacher="nnUNetTrainer", student="SemiSupervisedStudentTrainer")
     assert found == ("teacher", f"{DATASET}/nnUNetTrainer__{PLANS}__{CONFIGURATION}/fold_0/checkpoint_final.pth")
+
+
+def test_a_trainer_derived_from_our_teacher_gets_our_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from nnunet_ssl.training.teacher import TransASPPTeacherTrainer\n"
+        "from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer\n"
+        "class PatientTeacher(TransASPPTeacherTrainer): pass\n"
+        "class PatientTrainer(nnUNetTrainer): pass\n"
+        "class PlainTeacher(TransASPPTeacherTrainer):\n"
+        "    has_uncertainty_head = None\n"
+        "    build_network_architecture = staticmethod(nnUNetTrainer.build_network_architecture)\n"
+    )
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path))
+    assert default_student("PatientTeacher") == OUR_STUDENT
+    # the plans' network is theirs
+    assert default_student("PatientTrainer") == default_student("PlainTeacher") == "SemiSupervisedStudentTrainer"
+    assert default_student("NobodysTrainer") == "SemiSupervisedStudentTrainer"
+
+
+@pytest.mark.parametrize(
+    ("by_fold", "expected"),
+    [([(0, 1, 2)], [0, 1, 2]), ([None], []), ([(0, 1)], [0, 1]), ([(0, 1, 2), (1, 2)], [1, 2]), ([(0,), None], []), ([], None)],
+)
+def test_axes_along_which_the_teacher_was_mirrored(
+    project: Project, by_fold: list[tuple[int, ...] | None], expected: list[int] | None
+) -> None:
+    for fold, axes in enumerate(by_fold):
+        write_teacher(fold=fold, mirroring=axes)
+    teacher = ModelLocation(dataset=DATASET, trainer="TransASPPTeacherTrainer", plans=PLANS, configuration=CONFIGURATION)
+    assert teacher_mirroring(teacher, range(max(1, len(by_fold)))) == expected
+
+
+@pytest.mark.parametrize("axes", ["01", 3, (3,), (-1,), [0.5]])
+def test_axes_that_no_image_has_are_refused(project: Project, axes: Any) -> None:
+    path = write_teacher(mirroring=axes) / "checkpoint_final.pth"
+    teacher = ModelLocation(dataset=DATASET, trainer="TransASPPTeacherTrainer", plans=PLANS, configuration=CONFIGURATION)
+    with pytest.raises(StateError, match=r"checkpoint_final\.pth has the mirroring axes .*, which are none of an image's"):
+        teacher_mirroring(teacher, [0])
+    checkpoint = torch.load(path, weights_only=False)
+    del checkpoint["inference_allowed_mirroring_axes"]
+    torch.save(checkpoint, path)
+    assert teacher_mirroring(teacher, [0]) is None  # nothing is known
 
 
 PLAIN = {
