@@ -4,7 +4,7 @@
 # make thorough     the tests that take minutes each
 # make kill-check   60 kills of nnssl_run at seeded moments; each run has to end as an undisturbed one does
 # Other targets: venv, lint, types, format, clean. PYTHON, VENV and JOBS can be set: make test PYTHON=python3.12 JOBS=8
-# VENV is made for these targets alone, and emptied first.
+# VENV is made for these targets alone, and anew whenever pyproject.toml changes.
 
 PYTHON ?= python3
 # processes that run tests
@@ -25,8 +25,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 venv: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml
-	@test ! -e $(VENV) || test -f $(VENV)/pyvenv.cfg || { echo "$(VENV) is no virtual environment, and would be emptied: name another VENV" >&2; exit 1; }
+	@test ! -e $(VENV) || test -f $(VENV)/.made_by_make || test -f $@ || \
+		{ echo "$(VENV) was not made by this Makefile, and would be emptied: remove it, or name another VENV" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
+	touch $(VENV)/.made_by_make
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 

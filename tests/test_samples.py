@@ -18,8 +18,8 @@ from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.errors import NnsslError
 from nnunet_ssl.locations import AUDIT_FILE, PUBLISHED_MARKER, STAGE_SIDECAR, STUDY_FILE, ModelLocation
-from nnunet_ssl.prediction.findings import _read_study
 from nnunet_ssl.prediction.origin import Origin, find_origin
+from nnunet_ssl.prediction.study_files import read_study
 from nnunet_ssl.report.held_out import read_held_out
 from nnunet_ssl.training.stage import read_stage
 
@@ -57,7 +57,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any], int]] = {
     "pool_index": ("data__pool_1234.json", read_pool, pool_index.SCHEMA),
     "settings": ("section.json", read_settings, config.SCHEMA),
     "held_out": (STUDY_FILE, lambda path: read_held_out(path.parent), schemas.STUDY),
-    "audit": (AUDIT_FILE, _read_study, schemas.STUDY),
+    "audit": (AUDIT_FILE, read_study, schemas.STUDY),
 }
 """Kinds of files that need no folders of nnU-Net: their name, their reader, and the newest version."""
 OTHERS = {"stage": config.SCHEMA, "published": schemas.PUBLISHED, "evidence": evidence_store.SCHEMA}

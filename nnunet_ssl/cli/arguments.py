@@ -177,7 +177,7 @@ def add_method_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags that replace single settings of the plans' `nnssl` section."""
     group = parser.add_argument_group(
         "method",
-        "settings of this run; without a flag those that it has, and where it begins those of the plans' nnssl section "
+        "settings of this run; without a flag a run keeps those it has, and a run that begins takes them from the plans' nnssl section "
         "(docs/reference/plans.md)",
     )
     group.add_argument("--stages", nargs="+", type=float, metavar="K", help="fractions of the pool per stage, increasing, e.g. 0.2 0.5 1.0")

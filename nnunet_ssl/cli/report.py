@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from nnunet_ssl.nnunet_api.load_setup import load_setup
     from nnunet_ssl.report.write_report import write_report
 
-    setup = load_setup(arguments.d, arguments.c, arguments.p)
+    setup = load_setup(arguments.d, arguments.c, arguments.p, only_looks=True)
     facts, page, tables = write_report(setup, arguments.f, arguments.tr, arguments.o)
     print(f"report: {page}")
     print(f"tables: {', '.join(tables)} in {page.parent}")

@@ -155,7 +155,7 @@ def _requests(arguments: argparse.Namespace, assignments: dict[str, object]) -> 
     from nnunet_ssl.run.run_request import RunRequest
 
     check_asked(arguments.groups)
-    setup = load_setup(arguments.d, arguments.c, arguments.p)
+    setup = load_setup(arguments.d, arguments.c, arguments.p, only_looks=arguments.status)
     only_looks = arguments.status or arguments.dry_run
     if arguments.preset:
         make = overlaid if only_looks else lay_preset

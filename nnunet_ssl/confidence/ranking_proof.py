@@ -87,7 +87,12 @@ class RankingChoice:
 
 
 def prove_ranking(
-    scores: Mapping[str, Mapping[str, float | None]], dice: Mapping[str, float], *, in_use: str = "pairwise_dice", seed: int = 0
+    scores: Mapping[str, Mapping[str, float | None]],
+    dice: Mapping[str, float],
+    *,
+    in_use: str = "pairwise_dice",
+    may_choose: bool = True,
+    seed: int = 0,
 ) -> RankingChoice:
     """Prove every score on the held-out cases and choose the one to use.
 
@@ -98,6 +103,7 @@ def prove_ranking(
         scores: by name of the score, then by case; None or NaN where a case has no such score. `softmax` is a baseline.
         dice: true Dice by held-out case in [0, 1]; a case with NaN (no foreground in truth and prediction) counts for nothing.
         in_use: the score that ranks unless another is better, see `choose_case_score`.
+        may_choose: whether another may; else the one in use is kept, whatever the cases say.
         seed: of the resamples.
 
     Raises:
@@ -106,6 +112,8 @@ def prove_ranking(
     if in_use not in scores:
         raise StateError(f"the case score in use is '{in_use}', but held-out cases have only: {', '.join(sorted(scores)) or 'none'}.")
     proofs = {name: prove_score(name, scores[name], dice, seed=seed) for name in sorted(scores)}
+    if not may_choose:
+        return RankingChoice(proofs=proofs, chosen=in_use, reason=f"{in_use} ranks: held-out cases decide nothing here.")
     chosen, reason = choose_case_score(scores, dice, in_use=in_use, seed=seed)
     if chosen != in_use:
         among = len(set(scores) - set(BASELINES))

@@ -11,7 +11,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,7 @@ def cell_text(cell: str) -> str:
     return cell.removeprefix("'")
 
 
-def link(source: Path, destination: Path, *, lasting: Path | None = None) -> None:
+def link(source: Path, destination: Path, *, lasting: Path | None = None, may_be_symbolic: bool = True) -> None:
     """Hard link, or a symbolic link across file systems, or a copy where neither exists; an existing destination is left alone.
 
     The linked file must never be written through: that would change the source.
@@ -156,6 +156,7 @@ def link(source: Path, destination: Path, *, lasting: Path | None = None) -> Non
         source: the file.
         destination: the link.
         lasting: where the source will be found once the folder that it was written in is renamed; what a symbolic link has to name.
+        may_be_symbolic: whether a symbolic link will do, as where the source keeps its name as long as the destination is wanted.
 
     Raises:
         FileNotFoundError: if the source does not exist (a symbolic link to it could be made all the same).
@@ -166,7 +167,8 @@ def link(source: Path, destination: Path, *, lasting: Path | None = None) -> Non
         source = source.resolve(strict=True)
     except (OSError, RuntimeError) as error:  # a link that leads to itself raises either
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(source)) from error
-    for make, path in ((os.link, source), (os.symlink, lasting or source)):
+    ways: list[tuple[Callable[..., None], Path]] = [(os.link, source), (os.symlink, lasting or source)]
+    for make, path in ways if may_be_symbolic else ways[:1]:
         try:
             make(path, destination)
         except OSError:

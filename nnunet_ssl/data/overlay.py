@@ -116,7 +116,7 @@ def laid_before(setup: NnunetSetup, preset: str) -> NnunetSetup | None:
     if not path.is_file():
         return None
     plans = read_json(path)
-    if plans.get("configurations", {}).get(setup.configuration) == setup.plans["configurations"][setup.configuration]:
+    if "nnssl" not in plans.get("configurations", {}).get(setup.configuration, {}):
         return None  # it was laid over another configuration alone
     laid = replace(wanted, plans=plans)
     refuse_old_plans(laid)

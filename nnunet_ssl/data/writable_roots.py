@@ -18,9 +18,14 @@ def require_writable_roots(dataset: str) -> None:
     Raises:
         StateError: for the first folder that cannot be written to.
     """
-    for variable, root in {"nnUNet_raw": raw_root(), "nnUNet_preprocessed": preprocessed_root(), "nnUNet_results": results_root()}.items():
+    places = {
+        "nnUNet_raw": (raw_root(), f"in which {dataset} is a link (ln -s {raw_root() / dataset} FOLDER)"),
+        "nnUNet_preprocessed": (preprocessed_root(), f"with a copy of {dataset} (cp -r {preprocessed_root() / dataset} FOLDER)"),
+        "nnUNet_results": (results_root(), f"with a copy of {dataset} if it has models that you need"),
+    }
+    for variable, (root, with_dataset) in places.items():
         if not os.access(existing(root), os.W_OK | os.X_OK):
             raise StateError(
-                f"{root} cannot be written to, and every stage becomes a dataset there; change its permissions, or let {variable} name a "
-                f"folder of your own in which {dataset} is a link (ln -s {root / dataset} FOLDER)."
+                f"{root} cannot be written to, and the run writes there; change its permissions, or let {variable} name a folder of your "
+                f"own {with_dataset}."
             )

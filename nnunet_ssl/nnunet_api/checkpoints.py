@@ -124,7 +124,7 @@ def mirroring_axes(checkpoint: dict[str, Any], path: Path) -> tuple[int, ...] | 
     except TypeError:
         axes = (-1,)
     if any(axis not in range(3) for axis in axes):
-        raise StateError(f"{path} has the mirroring axes {found!r}, which are none of an image's; restore it, or train again.")
+        raise StateError(f"{path} has the mirroring axes {found!r}, which no image has; restore it, or train again.")
     return axes
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
-from nnunet_ssl.errors import ConfigError, InputError, SetupError
+from nnunet_ssl.errors import ConfigError, InputError, SetupError, StateError
 from nnunet_ssl.locations import dataset_number, preprocessed_root, raw_root, results_root
 from nnunet_ssl.names import check_names
 from nnunet_ssl.nnunet_api.dataset_name import resolve_dataset
@@ -15,14 +16,17 @@ from nnunet_ssl.nnunet_api.plans_check import check_dataset_json, check_plans
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.nnunet_api.shared_data import refuse_old_plans
 
+logger = logging.getLogger(__name__)
 
-def load_setup(dataset: str, configuration: str, plans_name: str) -> NnunetSetup:
+
+def load_setup(dataset: str, configuration: str, plans_name: str, *, only_looks: bool = False) -> NnunetSetup:
     """Resolve and check a set-up.
 
     Args:
         dataset: id or name, as for `nnUNetv2_train`.
         configuration: for instance `3d_fullres`.
         plans_name: for instance `nnUNetPlans`.
+        only_looks: whether nothing is to be made from the data, so that plans which are older are only warned of.
 
     Raises:
         SetupError: if a variable, the dataset, its plans or its preprocessed data are missing (the message says which command makes them),
@@ -39,7 +43,12 @@ def load_setup(dataset: str, configuration: str, plans_name: str) -> NnunetSetup
         raise SetupError(missing_plans(folder, number, configuration, plans_name))
     plans, dataset_json = read_json(plans_file), read_json(folder / "dataset.json")
     setup = checked_setup(name, plans_name, configuration, plans, dataset_json, folder=folder, plans_file=plans_file)
-    refuse_old_plans(setup)
+    try:
+        refuse_old_plans(setup)
+    except StateError as error:
+        if not only_looks:
+            raise
+        logger.warning("%s", error)
     if not setup.data_folder.is_dir():
         raise SetupError(
             f"{setup.data_folder} is missing; run: nnUNetv2_preprocess -d {number} -plans_name {plans_name} -c {configuration}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -16,6 +17,8 @@ from nnunet_ssl.nnunet_api.model_data import first_difference
 from nnunet_ssl.nnunet_api.plans_check import check_plans
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
+logger = logging.getLogger(__name__)
+
 _OVER = "_nnssl_"
 """Stands in the name of an overlay's or a control's plans, behind the name of those that they lie over."""
 _OUR_PLANNER = "TransASPPPlanner"
@@ -25,7 +28,8 @@ _OUR_PLANNER = "TransASPPPlanner"
 def refuse_old_plans(setup: NnunetSetup) -> None:
     """See that plans of ours which have taken over data still shape them as those plans do that the data are of.
 
-    Where nnU-Net plans a dataset again it makes the data anew, and plans of ours keep the spacing and intensities from before.
+    Where nnU-Net plans a dataset again it makes the data anew, and plans of ours keep the spacing and intensities from before. Other plans
+    that differ are only warned of where those that ours lie over do not.
 
     Raises:
         StateError: with the entry that differs and what to do.
@@ -33,6 +37,14 @@ def refuse_old_plans(setup: NnunetSetup) -> None:
     if not (others := differing_owners(setup)):
         return
     base = setup.plans_name.rpartition(_OVER)[0]
+    agreeing = {owner.plans_name for owner in _owners(setup)} - {other.plans_name for other in others}
+    if base in agreeing:
+        logger.warning(
+            "%s and %s name the same data and shape them otherwise; if the first made them last, plan and preprocess again with the other",
+            _file(others[0]),
+            _file(setup),
+        )
+        return
     other = min(others, key=lambda found: found.plans_name != base)
     if (difference := first_difference(setup, other)) is not None:
         name, ours, theirs = difference

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import ModelLocation
@@ -52,7 +55,8 @@ def check_model_of_fold(model: ModelLocation, fold: int | str) -> None:
 
 def _refuse_other_plans(checkpoint: Mapping[str, Any], path: Path, model: ModelLocation, fold: int | str) -> None:
     """See that the plans beside a model, which nnU-Net writes anew with every training of any fold, make the images of this one."""
-    trained, newest = _setup_of(checkpoint.get("init_args", {}).get("plans"), path, model), model.folder / "plans.json"
+    plans = _as_in_a_file(checkpoint.get("init_args", {}).get("plans"))
+    trained, newest = _setup_of(plans, path, model), model.folder / "plans.json"
     if trained is None or (now := _setup_of(read_json(newest), newest, model)) is None:
         return
     if (difference := first_difference(trained, now)) is not None:
@@ -61,6 +65,11 @@ def _refuse_other_plans(checkpoint: Mapping[str, Any], path: Path, model: ModelL
             f"{path} was trained on other images than {newest} makes: '{name}' is {then} in the plans of that training, and {there} there; "
             f"train that fold again: {training_command(model, fold, anew=True)}"
         )
+
+
+def _as_in_a_file(plans: Any) -> Any:
+    """Plans as they come back from JSON: tuples that a trainer's constructor has put into them as lists, NumPy's numbers as plain ones."""
+    return json.loads(json.dumps(plans, default=lambda value: value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)))
 
 
 def _setup_of(plans: Any, path: Path, model: ModelLocation) -> NnunetSetup | None:

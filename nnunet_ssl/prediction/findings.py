@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from nnunet_ssl.confidence.calibration_map import CalibrationMap
@@ -12,10 +11,9 @@ from nnunet_ssl.confidence.case_scores import Score
 from nnunet_ssl.confidence.predicted_dice import DicePrediction, PredictedMean, fit_dice_prediction
 from nnunet_ssl.confidence.review import review_limit
 from nnunet_ssl.errors import StateError
-from nnunet_ssl.locations import AUDIT_FILE, PREDICTIONS, STUDY_FILE
-from nnunet_ssl.nnunet_api.json_file import read_json
+from nnunet_ssl.locations import PREDICTIONS
 from nnunet_ssl.prediction.origin import NO_RUN, Origin
-from nnunet_ssl.schemas import STUDY, schema_of
+from nnunet_ssl.prediction.study_files import find_study
 
 DEFAULT_SCORE = "pairwise_dice"
 SINGLE_PASS_SCORE = "foreground"
@@ -34,6 +32,8 @@ class Findings:
     """Where the maps come from, or why there are none, in a clause."""
     score: str
     """Name of the case score in force."""
+    teacher_effects: tuple[float, ...] = ()
+    """What each predicted fold scores higher by than the teachers of the held-out cases, whatever the case; empty: nothing is known."""
     relation: DicePrediction | None
     """From the score to the Dice; None where held-out cases give none. A score below all of its held-out ones is reviewed."""
     limit: float | None
@@ -49,6 +49,12 @@ class Findings:
         if self.maps is None:
             return "not calibrated"
         return "borrowed" if self.is_borrowed else "calibrated"
+
+    def comparable(self, scores: Sequence[Score]) -> list[Score]:
+        """Scores of a case by the predicted folds, as held-out cases have theirs: without what tells one teacher from another."""
+        effects = self.teacher_effects or (0.0,) * len(scores)
+        pairs = zip(scores, effects, strict=True)
+        return [score if score.value is None else Score(score.value - effect, score.reason) for score, effect in pairs]
 
     def predicted_dice(self, score: Score) -> PredictedMean | None:
         """Predicted Dice of one case with the 95 % interval of a single case."""
@@ -90,7 +96,7 @@ def findings_of(origins: Sequence[Origin | str], folds: Sequence[int | str], num
     for origin in known:
         if origin.num_samples != num_samples:
             return no_findings(f"{num_samples} samples are asked for, the run's held-out cases have {origin.num_samples}", default_score)
-    looked_at = [_study_of(origin) for origin in known]
+    looked_at = [find_study(origin.workspace, origin.manifest.teacher_fingerprint) for origin in known]
     if any(found is None for found in looked_at):
         helps = all(origin.manifest.teacher_trainer != PREDICTIONS for origin in known)
         return no_findings("its run has not looked at held-out cases", default_score, audit_helps=helps)
@@ -104,27 +110,6 @@ def findings_of(origins: Sequence[Origin | str], folds: Sequence[int | str], num
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         names = ", ".join(map(str, studies))
         raise StateError(f"{names} is no study of held-out cases ({error!r}); remove it and run nnssl_run --audit again.") from error
-
-
-def _study_of(origin: Origin) -> tuple[Path, dict[str, Any] | None] | None:
-    """File and content of what the run knows of held-out cases; one of an earlier run, with another teacher or number of samples, is none.
-
-    A file of an older version does not say whose it is.
-    """
-    for path in (origin.workspace / name for name in (STUDY_FILE, AUDIT_FILE)):
-        if path.is_file():
-            study, own = _read_study(path), origin.manifest.teacher_fingerprint
-            if not isinstance(study, dict) or study.get("teacher_fingerprint", own) == own:
-                return path, study
-    return None
-
-
-def _read_study(path: Path) -> dict[str, Any] | None:
-    """The study in a file; None where the audit found nothing to study."""
-    content = read_json(path)
-    schema_of(content, STUDY, path, first_has_none=True)
-    study: dict[str, Any] | None = content["study"] if path.name == AUDIT_FILE and "study" in content else content
-    return study
 
 
 def _combine(
@@ -145,6 +130,10 @@ def _combine(
     # the labels of a prediction are nnU-Net's, without calibration
     means = [case.get("plain_mean_dice", case["mean_dice"]) for case in cases]
     dice = [None if mean is None else float(mean) for mean in means]
+    effects = [
+        0.0 if origin.is_student else float(study.get("teacher_effects", {}).get(score, {}).get(str(fold), 0.0))
+        for study, origin, fold in zip(of_folds, origins, folds, strict=True)
+    ]
     relation = None if "refuted" in verdicts else fit_dice_prediction([case["scores"].get(score) for case in cases], dice)
     if relation is not None:
         ranking = f"{score} in {len(relation.scores)} held-out cases, as a ranking {'/'.join(sorted(verdicts))}"
@@ -155,6 +144,7 @@ def _combine(
         is_borrowed=is_borrowed,
         calibration=f"{kinds} map of {len(cases)} held-out cases" if is_calibrated else f"{len(cases)} held-out cases are too few",
         score=score,
+        teacher_effects=tuple(effects),
         relation=relation,
         limit=None if relation is None else review_limit(relation.dice),
         ranking=ranking,

@@ -10,10 +10,11 @@ from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.data.stage_dataset import read_sidecar
 from nnunet_ssl.errors import NnsslError, SetupError
-from nnunet_ssl.locations import AUDIT_FILE, PUBLISHED_MARKER, STAGE_SIDECAR, STUDY_FILE, ModelLocation, raw_root, results_root
+from nnunet_ssl.locations import PUBLISHED_MARKER, STAGE_SIDECAR, ModelLocation, raw_root, results_root
 from nnunet_ssl.names import check_relative_path
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint_of_samples
 from nnunet_ssl.nnunet_api.json_file import read_json
+from nnunet_ssl.prediction.study_files import has_study
 from nnunet_ssl.schemas import PUBLISHED, SIDECAR, schema_of
 
 NO_RUN = "the model belongs to no run of nnssl_run, or its run has another teacher by now"
@@ -35,8 +36,8 @@ class Origin:
 
     @property
     def has_study(self) -> bool:
-        """Whether held-out cases were looked at, for labels or in an audit."""
-        return any((self.workspace / name).is_file() for name in (STUDY_FILE, AUDIT_FILE))
+        """Whether held-out cases of this teacher were looked at, for labels or in an audit."""
+        return has_study(self.workspace, self.manifest.teacher_fingerprint)
 
 
 def find_origin(model: ModelLocation, fold: int | str) -> Origin | str:

@@ -40,7 +40,7 @@ class CasePrediction:
     probabilities: FloatArray | None
     """(H, X', Y', Z') in [0, 1], calibrated where there is a map; where they were asked for."""
     score: Score
-    """The case score in force."""
+    """The case score in force, as the model gives it; predicted Dice and review take off what tells its folds from other teachers."""
     predicted_dice: PredictedMean | None
     """Predicted Dice of this one case with its 95 % interval; None where held-out cases give no relation."""
     review: Review
@@ -78,7 +78,7 @@ def predict_case(new: NewCase, prepared: PreparedModel, *, with_probabilities: b
     else:
         confidence = calibrated_confidence(q, has_regions=setup.has_regions, labels=on_grid)
     images = _on_image_grid(confidence, variance_of_labels(merged, on_grid), q if with_probabilities else None, setup, new.properties)
-    score = mean_score_of(scores)
+    score, judged = mean_score_of(scores), mean_score_of(findings.comparable(scores))
     labels = stock_labels(logits, setup, new.properties)
     return CasePrediction(
         labels=labels,
@@ -86,8 +86,8 @@ def predict_case(new: NewCase, prepared: PreparedModel, *, with_probabilities: b
         uncertainty=images[1],
         probabilities=images[2],
         score=score,
-        predicted_dice=findings.predicted_dice(score),
-        review=review(score, findings.relation, findings.limit),
+        predicted_dice=findings.predicted_dice(judged),
+        review=review(judged, findings.relation, findings.limit),
         volumes_ml=volumes_ml(labels, voxel_volume_ml(new.properties), setup),
     )
 

@@ -42,7 +42,7 @@ class PreparedModel:
         found = self.findings
         maps = None if found.maps is None else [used.to_dict() for used in found.maps]
         relation = None if found.relation is None else [found.relation.scores, found.relation.dice]
-        held_out = json.dumps([maps, relation, found.limit, found.is_borrowed])
+        held_out = json.dumps([maps, relation, found.limit, found.is_borrowed, found.teacher_effects])
         return {
             "model": f"{self.model.dataset}/{self.model.name}",
             "folds": self.folds,

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from nnunet_ssl.confidence.curriculum import RankedCase
 from nnunet_ssl.confidence.predicted_dice import DicePrediction, PredictedMean, fit_dice_prediction
 from nnunet_ssl.confidence.review import WEAK_DICE
 from nnunet_ssl.config import Order
@@ -77,25 +76,25 @@ def audit(run: Run, *, device: torch.device, engine: Engine | None = None) -> Au
     gather_teacher_evidence(run, device, engine=engine)
     gather_held_out_evidence(run, device, engine=engine)
     study = study_held_out(run)
-    scored, ranking = _rank(run, study)
     decides = uses_held_out(run.method, run.fold)
+    scored, score = _score(run, study, decides=decides)
     dice = {} if study is None else _class_dice(study, decides=decides)
     at_risk = [] if study is None else _at_risk(run, study, dice)
-    singles = None if study is None else single_teachers(run, study, scored)
-    scores = [s.scores.get(possible_score(run, "pairwise_dice")) for s in scored] if singles is None else singles.mean_scores
+    singles = None if study is None else single_teachers(run, study)
+    scores = [s.scores.get(score) for s in scored] if singles is None else singles.mean_scores
     labelled_features, pool_features = _features(run, study, singles)
     shifts = compare(labelled_features, pool_features)
     prediction = None if study is None else _prediction(study, decides=decides)
     of_pool = [run.manifest.groups[case] for case in run.pseudo_cases] if run.manifest.groups else []
-    to_label = [ranked.case for ranked in reversed(ranking)][:NUM_TO_LABEL]
-    advice, reason = advise(study, dice, at_risk, shifts, decides=decides, order=run.method.curriculum.order)
+    order = run.method.curriculum.order
+    advice, reason = advise(study, dice, at_risk, shifts, decides=decides, order=order, has_stages=bool(run.manifest.stages))
     found = Audit(
         study=study,
         dice=dice,
         predicted=None if prediction is None else prediction.mean_of_pool(scores),
         at_risk=at_risk,
         shifts=shifts,
-        label_first=to_label,
+        label_first=_label_first(run, study, scored, score),
         advice=advice,
         reason=reason,
         groups=audit_groups(of_pool, labelled_features, pool_features, scores, prediction),
@@ -113,6 +112,7 @@ def advise(
     *,
     decides: bool = True,
     order: Order = "ranked",
+    has_stages: bool = False,
 ) -> tuple[Advice, str]:
     """What to do, by rules: useless labels stop, weak classes and images that look different ask for labels, all else goes on.
 
@@ -123,6 +123,7 @@ def advise(
         shifts: comparisons of labelled and pool images.
         decides: whether held-out cases decide in the run that follows.
         order: of the curriculum that was asked for.
+        has_stages: whether a stage is written, so that its order is fixed.
 
     Returns:
         The advice and why, in a sentence.
@@ -142,18 +143,24 @@ def advise(
     if study.ranking.verdict == "refuted" and order == "ranked":
         if decides:
             return "go on", "with cases in random order, since held-out cases refute the ranking"
-        return "go on", "held-out cases refute the ranking, but decide nothing in this run: give it --order random"
+        return "go on", "held-out cases refute the ranking, but decide nothing in this run" + (
+            "" if has_stages else ": give it --order random"
+        )
     return "go on", f"the held-out Dice is {mean:.2f} and nothing speaks against the pool"
 
 
-def _rank(run: Run, study: HeldOutStudy | None) -> tuple[list[ScoredCase], list[RankedCase]]:
-    """The pool as a run would rank it; where held-out cases refute the ranking, at random, as its last places then mean nothing."""
-    labels = labels_of(run, TEACHER_ALONE, study)
-    scored = score_pool(labels, run.pseudo_cases, run.method.student.fixed_tau)
-    score = possible_score(run, "pairwise_dice") if study is None else study.ranking.chosen
+def _score(run: Run, study: HeldOutStudy | None, *, decides: bool) -> tuple[list[ScoredCase], str]:
+    """The pool with the labels and the score that the run would rank it by."""
+    scored = score_pool(labels_of(run, TEACHER_ALONE, study if decides else None), run.pseudo_cases, run.method.student.fixed_tau)
+    return scored, possible_score(run, run.method.evidence.case_score) if study is None else study.ranking.chosen
+
+
+def _label_first(run: Run, study: HeldOutStudy | None, scored: Sequence[ScoredCase], score: str) -> list[str]:
+    """The last of the ranking; where held-out cases refute it, so that its last places mean nothing, what has no score, then any cases."""
     order = "random" if study is not None and study.ranking.verdict == "refuted" else "ranked"
     method = run.method.with_settings({"evidence.case_score": score, "curriculum.order": order})
-    return scored, rank_pool(scored, method.evidence, method.curriculum, run.manifest.groups)
+    ranking = rank_pool(scored, method.evidence, method.curriculum, run.manifest.groups)
+    return [ranked.case for ranked in reversed(ranking)][:NUM_TO_LABEL]
 
 
 def _class_dice(study: HeldOutStudy, *, decides: bool) -> dict[str, tuple[float, int]]:

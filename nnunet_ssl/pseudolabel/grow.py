@@ -228,7 +228,7 @@ def _refuse_changed_splits(run: Run, previous: int, validation: list[str]) -> No
     if sorted(held_out) != validation:
         raise StateError(
             f"fold {run.fold} of the splits of {run.setup.dataset} holds out {', '.join(validation)}, in {run.stage_name(previous)} it was "
-            f"{', '.join(sorted(held_out))}: restore splits_final.json, or remove {run.workspace} to start over."
+            f"{', '.join(sorted(held_out))}: restore splits_final.json, or remove {run.workspace / 'manifest.json'} to start over."
         )
 
 

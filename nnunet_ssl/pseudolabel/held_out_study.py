@@ -22,6 +22,7 @@ from nnunet_ssl.confidence.prediction_counts import PredictionCounts, count_pred
 from nnunet_ssl.confidence.ranking_proof import RankingChoice, prove_ranking
 from nnunet_ssl.confidence.teacher_effects import teacher_effects
 from nnunet_ssl.confidence.thresholds import UnlearningGate, blind_classes, class_thresholds, unlearning_gate
+from nnunet_ssl.data.held_out_use import uses_held_out
 from nnunet_ssl.data.spread import spread
 from nnunet_ssl.nnunet_api.preprocessed_case import open_segmentation
 from nnunet_ssl.nnunet_api.region_labels import written_regions
@@ -90,7 +91,7 @@ class HeldOutStudy:
     untaught: dict[int | str, list[str]]
     """By fold, classes (regions) that labelled cases have, but none of those that the fold's teacher was trained on."""
     teacher_effects: dict[str, dict[int | str, float]]
-    """By case score, then fold: what that fold's teacher scores pool cases higher by than all teachers do in the mean."""
+    """By case score, then fold: what that fold's teacher scores pool cases higher by than those with held-out cases do in the mean."""
     ranking: RankingChoice
 
     def to_dict(self) -> dict[str, Any]:
@@ -152,7 +153,7 @@ def study_held_out(run: Run) -> HeldOutStudy | None:
         own_maps=found.own,
         tau=class_thresholds(predictions, precision=run.method.student.precision) if predictions else None,
         gate=unlearning_gate(predictions) if predictions else None,
-        blind=blind_classes(of_labels, has_regions=run.setup.has_regions),
+        blind=blind_classes(of_labels if uses_held_out(run.method, run.fold) else counts, has_regions=run.setup.has_regions),
         untaught=_untaught(run, counts),
         teacher_effects=effects,
         ranking=_prove(run, cases),
@@ -171,8 +172,8 @@ def _seen_under(
 
 
 def _teacher_effects(run: Run, maps: Mapping[int | str, CalibrationMap] | None) -> dict[str, dict[int | str, float]]:
-    """By case score, what each teacher scores higher by than the others; empty where a single teacher has held-out cases."""
-    stores = {fold: store for fold, store in run.teacher_stores().items() if fold in run.held_out_cases}
+    """By case score, what each teacher scores higher by than those that have held-out cases; empty for a single teacher."""
+    stores = run.teacher_stores()
     if len(stores) < 2:
         return {}
     of_folds: dict[str, dict[int | str, list[float | None]]] = {}
@@ -182,7 +183,7 @@ def _teacher_effects(run: Run, maps: Mapping[int | str, CalibrationMap] | None) 
             evidence = store.read(case, (run.setup.heads, *nonzero.shape))
             for name, value in _seen_under(run, None if maps is None else maps[fold], evidence, nonzero)[2].items():
                 of_folds.setdefault(name, {each: [] for each in stores})[fold].append(value)
-    return {name: teacher_effects(scores) for name, scores in of_folds.items()}
+    return {name: teacher_effects(scores, among=run.held_out_cases) for name, scores in of_folds.items()}
 
 
 def _observed(run: Run) -> Any:
@@ -244,7 +245,10 @@ def _prove(run: Run, cases: list[HeldOutCase]) -> RankingChoice:
     names = sorted({name for case in cases for name in case.scores})
     scores = {name: {case.case: case.scores.get(name) for case in cases} for name in names}
     dice = {case.case: np.nan if case.mean_dice is None else case.mean_dice for case in cases}
-    return prove_ranking(scores, dice, in_use=_measured_score(run.method.evidence.case_score, scores))
+    asked, decides = run.method.evidence.case_score, uses_held_out(run.method, run.fold)
+    if asked == "expected_dice" and not decides:  # the labels of that run are not calibrated
+        asked = STAND_INS[asked]
+    return prove_ranking(scores, dice, in_use=_measured_score(asked, scores), may_choose=decides)
 
 
 def _measured_score(asked: str, scores: Mapping[str, Mapping[str, float | None]]) -> str:

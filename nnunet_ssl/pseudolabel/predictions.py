@@ -86,7 +86,7 @@ def take_predictions(run: Run, cases: Sequence[str], engine: Engine | None = Non
     if replaced := [case for case in todo if store.is_of_replaced_image(case)]:
         raise StateError(
             f"the image of case '{replaced[0]}' was replaced since its prediction was taken; predict it again, and start over with that "
-            f"prediction: remove {run.workspace}."
+            f"prediction: remove {run.workspace / 'manifest.json'}."
         )
     require_evidence_room(run, store, len(todo), "predictions")
     store.remove_leftovers()
@@ -95,7 +95,7 @@ def take_predictions(run: Run, cases: Sequence[str], engine: Engine | None = Non
     if stamp(files) != run.manifest.predictions.stamp and content_fingerprint(files) != run.manifest.teacher_fingerprint:
         raise StateError(
             f"the predictions in {', '.join(run.manifest.predictions.folders)} are not those that the run in {run.workspace} began with; "
-            "put them back, or remove that folder to start over."
+            f"put them back, or remove {run.workspace / 'manifest.json'} to start over."
         )
     jobs = {case: _job(run, store, case, [of_folder[case] for of_folder in files]) for case in todo}
     with closing(_each(jobs) if engine is None else engine.run(_take_case, jobs)) as done:

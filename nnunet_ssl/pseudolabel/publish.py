@@ -142,7 +142,7 @@ def _holds_another_model(fold: Path) -> bool:
 
 
 def _link_tree(source: Path, target: Path) -> None:
-    """Link checkpoints and logs, copy what nnU-Net writes in place; files of an earlier publication make way."""
+    """Link checkpoints and logs (copies without hard links), copy what nnU-Net writes in place; an earlier publication makes way."""
     for path in sorted(source.rglob("*")):
         if path.name.startswith(OWN_PREFIX):
             continue
@@ -156,7 +156,7 @@ def _link_tree(source: Path, target: Path) -> None:
                 shutil.copyfile(path, temporary)
             continue
         place.unlink(missing_ok=True)
-        link(path, place)
+        link(path, place, may_be_symbolic=False)  # a training anew takes the student's checkpoint its name
 
 
 def _is_rewritten(path: Path, fold: Path) -> bool:

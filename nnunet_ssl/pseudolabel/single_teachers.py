@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from nnunet_ssl.pseudolabel.held_out_study import HeldOutStudy
 from nnunet_ssl.pseudolabel.label_source import TEACHER_ALONE, labels_of
-from nnunet_ssl.pseudolabel.ranking import ScoredCase, score_pool
+from nnunet_ssl.pseudolabel.ranking import score_pool
 from nnunet_ssl.pseudolabel.run import Run
 
 
@@ -27,13 +26,8 @@ class SingleTeachers:
     """Voxels that the same teacher predicts as foreground."""
 
 
-def single_teachers(run: Run, study: HeldOutStudy, scored: Sequence[ScoredCase]) -> SingleTeachers:
+def single_teachers(run: Run, study: HeldOutStudy) -> SingleTeachers:
     """Score the pool by every fold's teacher alone, under its own map, with the score that ranks.
-
-    Args:
-        run: the run.
-        study: of its held-out cases.
-        scored: the pool as all teachers together score it, which is enough where there is one.
 
     Raises:
         StateError: if evidence of a pool case is missing.
@@ -42,9 +36,7 @@ def single_teachers(run: Run, study: HeldOutStudy, scored: Sequence[ScoredCase])
     effects = study.teacher_effects.get(score, {})
     per_fold, voxels = [], []
     for fold, store in labels.teacher.items():
-        of_fold = scored
-        if len(labels.teacher) > 1:
-            of_fold = score_pool(replace(labels, teacher={fold: store}), run.pseudo_cases, run.method.student.fixed_tau)
+        of_fold = score_pool(replace(labels, teacher={fold: store}), run.pseudo_cases, run.method.student.fixed_tau)
         per_fold.append([np.nan if (value := s.scores.get(score)) is None else value - effects.get(fold, 0.0) for s in of_fold])
         voxels.append([s.foreground_voxels for s in of_fold])
     values = np.array(per_fold, dtype=np.float64)

@@ -37,6 +37,7 @@ from nnunet_ssl.pseudolabel.run_groups import (
 from nnunet_ssl.pseudolabel.run_pool import known_pool, own_cases
 from nnunet_ssl.pseudolabel.stage_ids import allot_again
 from nnunet_ssl.pseudolabel.student_start import default_student
+from nnunet_ssl.pseudolabel.teacher_anew import refuse_training_anew
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +77,9 @@ def open_run(
     Raises:
         SetupError: if the teacher is not trained or its weights do not fit, the student's trainer does not exist, or no block of ids is
             free.
-        StateError: if the run on disk belongs to another teacher, pool, curriculum or groups, the teacher knows a group to be left out,
-            splits or plans have changed since its training, an id that is asked for is in use, or a run that begins could not write
-            into one of nnU-Net's folders.
+        StateError: if the run on disk belongs to another teacher, pool, curriculum or groups, its teacher is being trained anew, the
+            teacher knows a group to be left out, splits or plans have changed since its training, an id that is asked for is in use, or
+            a run that begins could not write into one of nnU-Net's folders.
         ConfigError: if a fold's run would use another fold's teacher, the settings do not fit the dataset, or the fold holds out no group.
         InputError: if a file of predictions, or the table of groups, is missing or unusable, or a case of the pool is labelled by now.
     """
@@ -178,7 +179,7 @@ def _warn_of_labels_before(run: Run) -> None:
     if left := kept.intersection(run.manifest.pool).difference(run.manifest.accepted):
         logger.warning(
             "%s holds labels of %d pool cases that a run before this one accepted; they are no part of this run unless they are given "
-            "again with --accept FOLDER",
+            "again: --accept with your folder of them, or with one that you copy them into from the subfolders there",
             folder,
             len(left),
         )
@@ -254,6 +255,7 @@ def _check_what_teachers_saw(setup: NnunetSetup, teacher: ModelLocation, folds: 
 def _teacher_fingerprint(teacher: ModelLocation, folds: Sequence[int | str], method: MethodConfig) -> str:
     for fold in folds:
         if not teacher.checkpoint(fold).is_file():
+            refuse_training_anew(teacher, fold)
             missing, train = teacher.checkpoint(fold), training_command(teacher, fold)
             raise SetupError(f"the teacher of fold {fold} is not trained ({missing} is missing); run: {train}")
     return fingerprint_of_samples([teacher.checkpoint(fold) for fold in folds], method.evidence.num_samples)
@@ -268,8 +270,7 @@ def _check_same_run(
     method: MethodConfig,
     workspace: str,
 ) -> None:
-    start_over = f"remove {workspace} to start over"
-    start_over_with_evidence = f"remove {workspace}/manifest.json to start over"
+    start_over = f"remove {workspace}/manifest.json to start over"
     if str(manifest.fold) != str(fold):
         raise StateError(f"the run in {workspace} is of fold {manifest.fold}, not of fold {fold}; {start_over}.")
     if manifest.teacher_fingerprint != teacher_print and manifest.predictions is not None:
@@ -279,10 +280,10 @@ def _check_same_run(
     if manifest.pool != pool:
         raise StateError(f"another process has begun the run in {workspace} with other pool cases in the meantime; give the command again.")
     if manifest.student_trainer != student_trainer:
-        raise StateError(f"the run in {workspace} trains {manifest.student_trainer}, not {student_trainer}; {start_over_with_evidence}.")
+        raise StateError(f"the run in {workspace} trains {manifest.student_trainer}, not {student_trainer}; {start_over}.")
     before = MethodConfig.from_dict(manifest.method)
     if manifest.stages and before.curriculum != method.curriculum:
-        raise StateError(f"the curriculum of {workspace} is fixed since its first stage ({before.curriculum}); {start_over_with_evidence}.")
+        raise StateError(f"the curriculum of {workspace} is fixed since its first stage ({before.curriculum}); {start_over}.")
 
 
 def refuse_idle_settings(setup: NnunetSetup, teacher: ModelLocation, fold: int | str, method: MethodConfig) -> None:

@@ -18,7 +18,7 @@ from nnunet_ssl.data.evidence_store import student_store, teacher_stores
 from nnunet_ssl.data.manifest import Manifest, StageRecord
 from nnunet_ssl.data.pool_index import load_pool
 from nnunet_ssl.data.stage_dataset import CODE_IGNORED, read_sidecar
-from nnunet_ssl.errors import NnsslError, StateError
+from nnunet_ssl.errors import WRITE_AGAIN, NnsslError, StateError
 from nnunet_ssl.locations import STAGE_SIDECAR, preprocessed_root, targets_folder
 from nnunet_ssl.nnunet_api.array_file import open_array
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
@@ -100,10 +100,10 @@ def _num_confidence_channels(record: StageRecord) -> int:
     folder = preprocessed_root() / record.dataset
     sidecar = read_sidecar(folder)
     if sidecar is None:
-        raise StateError(f"the dataset of stage {record.stage}, {record.dataset}, is no longer there.")
+        raise StateError(f"{folder} of stage {record.stage} is no longer there, or its {STAGE_SIDECAR} is damaged; {WRITE_AGAIN}")
     count = sidecar.get("num_confidence_channels")
     if type(count) is not int or count < 1:
-        raise StateError(f"{folder / STAGE_SIDECAR} is damaged: num_confidence_channels is {count!r}, not a whole number of channels.")
+        raise StateError(f"{folder / STAGE_SIDECAR} is damaged (num_confidence_channels is {count!r}, not a whole number); {WRITE_AGAIN}")
     return count
 
 

@@ -20,6 +20,7 @@ from nnunet_ssl.pseudolabel.grow import grow
 from nnunet_ssl.pseudolabel.publish import is_published, publish
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.pseudolabel.stage_ids import ids_of_stages
+from nnunet_ssl.pseudolabel.teacher_anew import refuse_training_anew
 from nnunet_ssl.run.group_steps import group_steps
 from nnunet_ssl.run.label_steps import accept_step, predictions_step
 from nnunet_ssl.run.models_there import flags_of_trained_models
@@ -151,6 +152,7 @@ def _train_teacher(request: RunRequest, fold: int | str, logs: Path) -> Callable
     log = logs / f"teacher_fold_{fold}.txt"
 
     def work() -> None:
+        refuse_training_anew(request.teacher, fold)
         others = flags_of_trained_models(request.teacher, fold)
         if others and checkpoint_to_open(request.teacher, fold) is None:
             given = training_command(request.teacher, fold)

@@ -17,13 +17,14 @@ from torch import nn
 
 from nnunet_ssl.config import CpuPrecision, MethodConfig, OptimizerName
 from nnunet_ssl.data.files import remove_leftovers, replacing
+from nnunet_ssl.disk import flush_to_disk
 from nnunet_ssl.networks import StochasticSampler, unwrap
 from nnunet_ssl.nnunet_api.checkpoints import CHECKPOINT_ENTRY, UNCERTAINTY_TERM, load_checkpoint, weights_only
+from nnunet_ssl.nnunet_api.earlier_training import remove_set_aside, set_aside
 from nnunet_ssl.nnunet_api.external_trainers import trains_uncertainty_head
 from nnunet_ssl.training.cpu_layout import lay_channels_last
 from nnunet_ssl.training.cpu_precision import computes_in_bfloat16, use_bfloat16
 from nnunet_ssl.training.distributed import broadcast_parameters, leave_head_out
-from nnunet_ssl.training.earlier_training import remove_set_aside, set_aside
 from nnunet_ssl.training.epoch_terms import EpochTerms
 from nnunet_ssl.training.finite_steps import FiniteSteps, require_finite
 from nnunet_ssl.training.next_stage import leave_out_missing_next_stages
@@ -183,8 +184,10 @@ class PhasedTrainer(nnUNetTrainer):
                 super().save_checkpoint(str(temporary))
             if entry := self._checkpoint_entry():
                 torch.save({**load_checkpoint(temporary), CHECKPOINT_ENTRY: entry}, temporary)
-            if earlier := set_aside(path):
-                self.print_to_log_file(f"Of an earlier training, until this one is finished: {', '.join(map(str, earlier))}")
+            flush_to_disk(temporary)  # may fail, and take long: from here on nothing is left to do but rename
+            earlier = set_aside(path)
+        if earlier:
+            self.print_to_log_file(f"The finished model of an earlier training is kept until this one ends: {', '.join(map(str, earlier))}")
         remove_set_aside(path)
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:

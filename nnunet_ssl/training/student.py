@@ -128,7 +128,7 @@ class SemiSupervisedStudent(PhasedTrainer):
         if self.stage.mirroring_axes is not None:
             axes = self._axes_of_the_teacher(axes)
             self.inference_allowed_mirroring_axes = self._axes_of_the_teacher(self.inference_allowed_mirroring_axes)
-            self.print_to_log_file(f"Axes that are mirrored, none but the teacher's: {axes}")
+            self.print_to_log_file(f"Mirrored along axes {axes}, as the teacher was" if axes else "No mirroring, as for the teacher")
         return rotation, is_dummy_2d, patch_size, axes
 
     def get_dataloaders(self) -> tuple[Any, Any]:

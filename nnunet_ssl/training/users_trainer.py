@@ -18,10 +18,11 @@ def refuse_optimizer_in_stages(trainer: str, configure_optimizers: Callable[...,
         configure_optimizers: of the trainer underneath, bound to it.
 
     Raises:
-        ConfigError: if it takes an argument, the stage that an optimiser is for.
+        ConfigError: if it takes the stage that an optimiser is for, or an argument that nnU-Net would not give.
     """
     unnamed = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    stages = [p.name for p in inspect.signature(configure_optimizers).parameters.values() if p.kind not in unnamed]
+    named = [p for p in inspect.signature(configure_optimizers).parameters.values() if p.kind not in unnamed]
+    stages = [p.name for p in named if p.name == "stage" or p.default is p.empty]
     if stages:
         raise ConfigError(
             f"{trainer} is built on {configure_optimizers.__qualname__.partition('.')[0]}, which has another optimiser for each of its own "

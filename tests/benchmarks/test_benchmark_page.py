@@ -19,10 +19,10 @@ from paired_draws import t_interval
 
 RESULTS = Path(__file__).with_name("results")
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "benchmark.md").read_text(encoding="utf-8")
-FLAGS = re.search(r"`FLAGS` for `(.+?)`", PAGE)
+FLAGS = re.search(r"`FLAGS` for `(.+?)`", " ".join(PAGE.split()))
 COMMANDS = [line for block in re.findall(r"```text\n(.+?)```", PAGE, flags=re.DOTALL) for line in block.splitlines()]
-RECORD = (Path(__file__).resolve().parents[2] / "docs" / "benchmark-development.md").read_text(encoding="utf-8")
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+RECORD = " ".join((Path(__file__).resolve().parents[2] / "docs" / "benchmark-development.md").read_text(encoding="utf-8").split())
+README = " ".join((Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8").split())
 PARSERS = {"benchmark.py": benchmark.parse, "by_difficulty.py": by_difficulty.parse}
 
 

@@ -173,15 +173,18 @@ def test_folder_that_is_read_only_is_said_before_anything_is_trained(
     fresh_project: Project, capsys: Any, trainings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = everything(fresh_project)
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+    ways = {
+        "nnUNet_raw": "in which {0} is a link (ln -s {1}/{0} FOLDER)",
+        "nnUNet_preprocessed": "with a copy of {0} (cp -r {1}/{0} FOLDER)",
+        "nnUNet_results": "with a copy of {0} if it has models that you need",
+    }
+    for variable, way in ways.items():
         root = Path(os.environ[variable])
         with monkeypatch.context() as patch:
             patch.setattr(os, "access", lambda path, mode, root=root: Path(path) != root)
             err = call(capsys, fresh_project, code=2)
-            assert err.startswith(f"nnssl_run: error: {root} cannot be written to, and every stage becomes a dataset there; ")
-            assert err.endswith(
-                f"or let {variable} name a folder of your own in which {DATASET} is a link (ln -s {root / DATASET} FOLDER).\n"
-            )
+            assert err.startswith(f"nnssl_run: error: {root} cannot be written to, and the run writes there; ")
+            assert err.endswith(f"or let {variable} name a folder of your own {way.format(DATASET, root)}.\n")
             call(capsys, fresh_project, "--dry-run")
     assert everything(fresh_project) == before
     assert trainings == []

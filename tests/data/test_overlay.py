@@ -295,3 +295,25 @@ def test_a_second_configuration_leaves_the_first(project: Project) -> None:
         found = laid_before(setup, "cpu")
         assert found is not None
         assert found.plans["configurations"] == json.loads(json.dumps(second))
+
+
+@pytest.mark.parametrize("change", ["new", "edited"])
+def test_a_second_configuration_that_came_or_changed_since_is_laid_as_well(project: Project, change: str) -> None:
+    """The plans that the preset has made know it not, or as it was."""
+    before = lay_preset(project.setup("nnUNetPlans"), "cpu").plans["configurations"][CONFIGURATION]
+    path = project.preprocessed / DATASET / "nnUNetPlans.json"
+    plans = json.loads(path.read_text())
+    if change == "new":
+        name, plans["configurations"]["3d_fullres_bs5"] = "3d_fullres_bs5", {"inherits_from": CONFIGURATION, "batch_size": 5}
+    else:
+        name = "2d"
+        plans["configurations"]["2d"]["batch_size"] += 1
+    path.write_text(json.dumps(plans))
+    second = replace(project.setup("nnUNetPlans"), configuration=name)
+    assert laid_before(second, "cpu") is None
+    laid_now = lay_preset(second, "cpu").plans["configurations"]
+    assert "nnssl" in laid_now[name]
+    assert laid_now[CONFIGURATION] == json.loads(json.dumps(before))
+    found = laid_before(second, "cpu")
+    assert found is not None
+    assert found.configuration_manager.network_arch_class_name.endswith("TransASPPUNet")

@@ -125,12 +125,13 @@ def test_make_replaces_an_environment_of_another_python(project: Path, tmp_path:
     assert (tmp_path / "asked").read_text() == f"-m venv --clear {tmp_path / 'venv'}\n"
 
 
-def test_make_empties_nothing_but_an_environment(project: Path, tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("all of it")
+def test_make_empties_nothing_but_its_own_environment(project: Path, tmp_path: Path) -> None:
+    for name in ("thesis.tex", "pyvenv.cfg"):
+        (tmp_path / name).write_text("all of it")
     done = subprocess.run(["make", "venv", f"VENV={tmp_path}"], cwd=project, capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    assert f"{tmp_path} is no virtual environment, and would be emptied: name another VENV" in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    assert f"{tmp_path} was not made by this Makefile, and would be emptied: remove it, or name another VENV" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pyvenv.cfg", "thesis.tex"]
 
 
 def test_readme_says_semi_supervised_first(project: Path) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+LONGEST = 150
+"""Characters in a line of prose."""
 _LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 
 
@@ -68,3 +70,10 @@ def test_no_page_has_placeholders(page: str, project: Path, pages: dict[Path, st
 )
 def test_anchor_of_a_heading(heading: str, anchor: str) -> None:
     assert anchors(f"{heading}\n\ntext\n") == {anchor}
+
+
+def test_prose_is_wrapped(page: str, project: Path, pages: dict[Path, str]) -> None:
+    """Lines of code and tables are as long as they are; a change in a longer line of prose cannot be reviewed."""
+    prose = re.sub(r"^```.*?^```$", lambda code: "\n" * code[0].count("\n"), pages[project / page], flags=re.MULTILINE | re.DOTALL)
+    long = [number for number, line in enumerate(prose.splitlines(), start=1) if len(line) > LONGEST and not line.startswith("|")]
+    assert long == []

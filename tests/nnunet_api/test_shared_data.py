@@ -162,16 +162,26 @@ def test_fresh_plans_with_data_of_their_own(project: Project) -> None:
     assert "makes other images than nnUNetTransASPPPlans_24G.json" in refused(project, "nnUNetPlans_nnssl_old")
 
 
+def test_who_only_looks_is_warned(laid: Project, caplog: pytest.LogCaptureFixture) -> None:
+    """A report, or the state of a run, needs nothing of the data that have changed."""
+    change(laid, coarser)
+    refused(laid, CPU)
+    assert load_setup("137", CONFIGURATION, CPU, only_looks=True).plans_name == CPU
+    assert any("makes other images than" in message for message in caplog.messages)
+
+
 # ---- other plans beside them
 
 
-def test_nnunets_plans_that_contradict_each_other(laid: Project) -> None:
+def test_nnunets_plans_that_contradict_each_other(laid: Project, caplog: pytest.LogCaptureFixture) -> None:
     """Its ResEnc presets share the data of its default plans; which of them made the data no file tells."""
     resenc = "nnUNetResEncUNetMPlans"
     change(laid, larger_batch, into=resenc)
     assert laid.setup(CPU).plans_name == CPU
     change(laid, coarser, resenc)
-    assert refused(laid, CPU).endswith(f"one of the two is older than {IDENTIFIER}: plan it again, or remove it.")
+    assert caplog.messages == []
+    assert laid.setup(CPU).plans_name == CPU
+    assert any(f"{resenc}.json and " in message and "name the same data" in message for message in caplog.messages)
     change(laid, coarser)
     assert refused(laid, CPU).endswith("--preset cpu")
 

@@ -17,6 +17,7 @@ from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import PUBLISHED_MARKER, ModelLocation, results_root
 from nnunet_ssl.prediction.findings import Findings, findings_of
 from nnunet_ssl.prediction.origin import NO_RUN, Origin, find_origin
+from nnunet_ssl.prediction.predict_case import mean_score_of
 from nnunet_ssl.pseudolabel.audit import audit
 from nnunet_ssl.pseudolabel.in_force import in_force
 
@@ -171,6 +172,30 @@ def test_runs_that_cannot_be_found(run: Any) -> None:
 def test_without_raw_data(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("nnUNet_raw")
     assert isinstance(find_origin(TEACHER, 0), Origin)
+
+
+def test_one_fold_is_judged_as_all_folds_are(run: Any) -> None:
+    """Teacher 0 scores lower than the others, whatever the case: alone it must not make every case a bad one."""
+    study = study_of(run)
+    effects = {"0": -0.06, **{str(fold): 0.015 for fold in range(1, 5)}}
+    write_json(run.workspace / "held_out.json", {**study, "teacher_effects": {"pairwise_dice": effects}})
+    everybody, alone = known(TEACHER, 0, 1, 2, 3, 4), known(TEACHER, 0)
+    scores = [Score(0.84), *[Score(0.915)] * 4]
+    judged = [mean_score_of(found.comparable(of)) for found, of in ((everybody, scores), (alone, scores[:1]))]
+    assert [score.value for score in judged] == pytest.approx([0.9, 0.9])
+    assert alone.comparable([Score(None, "nothing was found")]) == [Score(None, "nothing was found")]
+    mark_as_published(run)
+    assert known(STUDENT, "all").comparable([Score(0.84)]) == [Score(0.84)]
+
+
+def test_study_of_another_workspace_serves_where_the_first_is_of_an_earlier_run(run: Any) -> None:
+    study = study_of(run)
+    write_json(run.workspace / "held_out.json", {**study, "teacher_fingerprint": "0123456789ab"})
+    origin = find_origin(TEACHER, 0)
+    assert isinstance(origin, Origin)
+    assert not origin.has_study
+    write_json(run.workspace / "held_out.json", study)
+    assert origin.has_study
 
 
 def test_study_of_an_earlier_run_is_not_used(run: Any) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from batchgenerators.utilities.file_and_folder_operations import write_pickle
-from cross_fitted import HELD_OUT, begin, rising, smaller
+from cross_fitted import FOLDS, HELD_OUT, begin, rising, smaller
 from scipy.stats import ks_2samp
 from tiny_setup import (
     DATASET,
@@ -219,6 +219,50 @@ def test_pool_is_predicted_by_scores_of_single_teachers(cross_fitted: Project) -
     assert found.predicted is not None
     assert found.predicted.mean == pytest.approx(line.predict(of_one).mean(), abs=1e-4)
     assert abs(line.predict(of_all).mean() - line.predict(of_one).mean()) > 1e-3
+
+
+def test_teacher_that_is_in_more_doubt_than_the_others(cross_fitted: Project) -> None:
+    """Its scores are lower whatever the case: neither its held-out case nor the pool are worse for that."""
+
+    def doubt(case: str) -> float:
+        return 0.05 + 0.002 * int(case[-1])
+
+    def begin_with_offset(offset: float) -> Any:
+        run = begin(cross_fitted, doubt=doubt, seen=lambda case: phantom(case)[1], evidence__confidence="paper")
+        for stores, cases in ((run.teacher_stores(), dict.fromkeys(FOLDS, POOL)), (run.held_out_stores(), run.held_out_cases)):
+            for case in cases[0]:
+                stores[0].write(case, evidence_of(phantom(case)[1], doubt=doubt(case) + offset))
+        return run
+
+    plain, offset = (audit(begin_with_offset(each), device=CPU) for each in (0.0, 0.1))
+    assert plain.study is not None
+    assert offset.study is not None
+    effects = offset.study.teacher_effects["pairwise_dice"]
+    assert effects[0] < -0.1
+    assert effects[1] == pytest.approx(-effects[0] / 4)
+    assert plain.study.teacher_effects["pairwise_dice"] == pytest.approx(dict.fromkeys(FOLDS, 0.0), abs=1e-6)
+    scores = [{case.case: case.scores["pairwise_dice"] for case in found.study.cases} for found in (plain, offset)]  # type: ignore[union-attr]
+    # all are lower by the share of the offset that lowers the mean of the teachers
+    differences = [scores[0][case] - scores[1][case] for case in HELD_OUT]  # type: ignore[operator]
+    assert np.ptp(differences) < 0.03
+    assert plain.predicted is not None
+    assert offset.predicted is not None
+    assert offset.predicted.mean == pytest.approx(plain.predicted.mean, abs=0.01)
+    assert not any(shift.is_shifted for shift in offset.shifts if shift.feature.startswith("case score"))
+
+
+def test_audit_where_nothing_is_decided_judges_the_score_of_the_run(cross_fitted: Project) -> None:
+    """The asked score is refuted, and another one would be better: the run ranks by the asked one all the same."""
+    run = begin(cross_fitted, doubt=lambda case: 0.2 - rising(case), evidence__confidence="paper", evidence__case_score="foreground")
+    found = audit(run, device=CPU)
+    assert found.study is not None
+    assert found.study.ranking.chosen == "foreground"
+    assert "foreground ranks: held-out cases decide nothing here." in found.study.ranking.reason
+    text = audit_lines(found, run)
+    assert any(line.startswith("ranking: foreground is ") for line in text)
+    without = advise(found.study, {"a": (0.9, 5)}, [], [], decides=False, has_stages=True)
+    if found.study.ranking.verdict == "refuted":
+        assert without == ("go on", "held-out cases refute the ranking, but decide nothing in this run")
 
 
 def test_refuted_ranking_names_no_worst_cases(cross_fitted: Project) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from cross_fitted import cross_fitted
@@ -178,6 +179,18 @@ def test_intensities_of_one_fold_matter_where_they_normalise(cross_fitted: Proje
 def test_checkpoint_that_does_not_say_its_plans(cross_fitted: Project) -> None:
     change_checkpoint(cross_fitted, 3, lambda checkpoint: checkpoint["init_args"].pop("plans"))
     assert open_tiny_run(cross_fitted, "all").manifest.teacher_folds == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("kind", [tuple, np.array])
+def test_plans_that_a_trainer_has_edited_in_its_constructor(taught_project: Project, kind: Callable[[Any], Any]) -> None:
+    """As nnU-Net's `_Primus_S_96_BS1` does; its checkpoint keeps what it has put there, `plans.json` a list."""
+
+    def edit(checkpoint: dict[str, Any]) -> None:
+        configuration = checkpoint["init_args"]["plans"]["configurations"][CONFIGURATION]
+        configuration.update(patch_size=kind(configuration["patch_size"]), spacing=kind(configuration["spacing"]))
+
+    change_checkpoint(taught_project, 0, edit)
+    assert open_tiny_run(taught_project).manifest.teacher_folds == [0]
 
 
 # ---- splits

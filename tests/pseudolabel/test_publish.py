@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -31,6 +32,7 @@ from tiny_setup import (
 from nnunet_ssl.data.files import TEMPORARY_PREFIX
 from nnunet_ssl.errors import SetupError, StateError
 from nnunet_ssl.locations import results_root
+from nnunet_ssl.nnunet_api.earlier_training import set_aside
 from nnunet_ssl.pseudolabel.publish import is_published, publish, published_model
 
 
@@ -273,3 +275,19 @@ def test_publication_that_was_cut_off_is_finished(finished: Any) -> None:
     publish(finished)
     assert model.checkpoint(0).is_file()
     assert (model.folder / "plans.json").is_file()
+
+
+def test_what_is_published_stays_where_there_are_no_hard_links(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the student is trained anew its checkpoint has another name."""
+
+    def no_link(*_: Any) -> None:
+        raise OSError(errno.EXDEV, "no hard links here")
+
+    monkeypatch.setattr(os, "link", no_link)
+    published, student = publish(finished), finished.student(2).checkpoint(0)
+    content = student.read_bytes()
+    assert is_published(finished)
+    set_aside(student.with_name("checkpoint_latest.pth"))
+    assert not student.exists()
+    assert published.checkpoint(0).is_file()
+    assert published.checkpoint(0).read_bytes() == content

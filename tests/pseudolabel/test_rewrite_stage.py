@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_setup import Project, digests, grow_stage, open_tiny_run, phantom, teacher_store, write_evidence, write_student
+from tiny_setup import Project, digests, evidence_of, grow_stage, open_tiny_run, phantom, teacher_store, write_evidence, write_student
 
 from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.data.stage_dataset import read_sidecar
@@ -92,6 +92,27 @@ def test_settings_that_a_stage_keeps(taught_project: Project, path: str, value: 
     with pytest.raises(ConfigError, match=f"--stage 1: {path} = {json.dumps(value)} is refused: a stage that is written again keeps its"):
         rewrite_stage(open_tiny_run(taught_project, settings={path: value}), 1, device=CPU)
     assert (run.workspace / "manifest.json").read_bytes() == before
+
+
+def test_stage_keeps_its_confidence(taught_project: Project) -> None:
+    """The run has another one since stage 2; labels of stage 1 are those that its student has learnt from."""
+    run = write_stages(taught_project, 1)
+    first = saved(run).stages[0]
+    whole = digests(sorted(path for half in halves(taught_project) for path in half.rglob("*.*")))
+    write_student(run, 1)
+    write_evidence(run.student_store(1))
+    later = open_tiny_run(taught_project, settings={"evidence.confidence": "calibrated"})
+    splits = later.setup.fold_cases(0)[1]
+    (store,) = later.held_out_stores().values()
+    for case in splits:
+        store.write(case, evidence_of(phantom(case)[1], doubt=0.1))
+    grow_stage(later)
+    for settings in ({}, {"evidence.confidence": "paper"}):
+        assert rewrite_stage(open_tiny_run(taught_project, settings=settings), 1, device=CPU) == first
+        assert digests(sorted(path for half in halves(taught_project) for path in half.rglob("*.*"))) == whole
+        assert saved(run).method["evidence"]["confidence"] == "calibrated"
+    shutil.rmtree(taught_project.preprocessed / STAGE)
+    assert rewrite_stage(open_tiny_run(taught_project), 1, device=CPU) == first
 
 
 def halves(project: Project) -> tuple[Path, Path]:

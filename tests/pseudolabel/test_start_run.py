@@ -175,8 +175,8 @@ def test_labels_accepted_before_a_run_began_are_named(taught_project: Project, t
     (run.workspace / "manifest.json").unlink()
     again = open_tiny_run(taught_project)
     assert again.manifest.accepted == {}
-    said = "holds labels of 2 pool cases that a run before this one accepted; they are no part of this run unless they are given again with"
-    assert [message for message in caplog.messages if message.startswith(f"{run.workspace / 'accepted'} {said} --accept FOLDER")]
+    said = "holds labels of 2 pool cases that a run before this one accepted; they are no part of this run unless they are given again:"
+    assert [message for message in caplog.messages if message.startswith(f"{run.workspace / 'accepted'} {said} --accept with your folder")]
     caplog.clear()
     open_tiny_run(taught_project)  # once is enough
     assert accept(again, given) == POOL[:2]

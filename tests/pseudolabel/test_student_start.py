@@ -90,7 +90,7 @@ def test_axes_along_which_the_teacher_was_mirrored(
 def test_axes_that_no_image_has_are_refused(project: Project, axes: Any) -> None:
     path = write_teacher(mirroring=axes) / "checkpoint_final.pth"
     teacher = ModelLocation(dataset=DATASET, trainer="TransASPPTeacherTrainer", plans=PLANS, configuration=CONFIGURATION)
-    with pytest.raises(StateError, match=r"checkpoint_final\.pth has the mirroring axes .*, which are none of an image's"):
+    with pytest.raises(StateError, match=r"checkpoint_final\.pth has the mirroring axes .*, which no image has"):
         teacher_mirroring(teacher, [0])
     checkpoint = torch.load(path, weights_only=False)
     del checkpoint["inference_allowed_mirroring_axes"]

@@ -29,6 +29,7 @@ from tiny_setup import (
 from nnunet_ssl.data.pool_index import load_pool
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
 from nnunet_ssl.locations import ModelLocation
+from nnunet_ssl.nnunet_api.earlier_training import set_aside
 from nnunet_ssl.pseudolabel.publish import published_model
 from nnunet_ssl.run import pipeline as module
 from nnunet_ssl.run.pipeline import execute, pipeline, student_epochs, teacher_epochs
@@ -326,6 +327,52 @@ def test_our_teacher_is_done_when_it_is_validated(project: Project) -> None:
     assert done(asked)[0] is True
     (folder / "validation" / "summary.json").unlink()
     assert done(asked)[0] is False
+
+
+def train_anew(model: ModelLocation, fold: int) -> Path:
+    """Leave what a training without `--c` leaves of a finished teacher once it has saved a checkpoint; returns its fold's folder."""
+    folder = model.fold_folder(fold)
+    latest = folder / "checkpoint_latest.pth"
+    shutil.copy(model.checkpoint(fold), folder / "new")
+    set_aside(latest)
+    (folder / "new").rename(latest)
+    return folder
+
+
+@pytest.mark.parametrize(("fold", "teacher_folds", "anew"), [(0, None, 0), ("all", (0, 1), 1)])
+def test_teacher_of_a_run_is_not_trained_anew_to_its_end(
+    project: Project, trainings: list[Any], fold: Any, teacher_folds: Any, anew: int
+) -> None:
+    """The run knows the one before alone, of which the new one would remove the last copy."""
+    asked = request(project, fold=fold, teacher_folds=teacher_folds, unlabelled=())
+    count = len(asked.folds)
+    execute(pipeline(asked)[:count])
+    asked.open()
+    trained, before = len(trainings), asked.teacher.checkpoint(anew).read_bytes()
+    folder = train_anew(asked.teacher, anew)
+    said = rf"^the teacher of fold {anew}, which the run in \S+/fold_{fold}/nnssl uses, is being trained anew; .*manifest\.json and train"
+    with pytest.raises(StateError, match=said):
+        execute(pipeline(asked))
+    with pytest.raises(StateError, match=said):
+        asked.open()
+    assert len(trainings) == trained
+    assert (folder / "earlier_checkpoint_final.pth").read_bytes() == before
+    # the way back that the message names
+    (folder / "checkpoint_latest.pth").unlink()
+    for place in (folder / "earlier_checkpoint_final.pth", folder / "validation" / "earlier_summary.json"):
+        place.rename(place.with_name(place.name.removeprefix("earlier_")))
+    assert done(asked)[:count] == [True] * count
+
+
+def test_teacher_that_is_trained_anew_is_continued_where_no_run_uses_it(project: Project, trainings: list[Any]) -> None:
+    asked = request(project, unlabelled=())
+    execute(pipeline(asked)[:1])
+    folder = train_anew(asked.teacher, 0)
+    with pytest.raises(SetupError, match=r"the teacher of fold 0 is not trained .* --c$"):
+        asked.open()
+    shutil.rmtree(folder / "validation")  # which the pretended training makes
+    execute(pipeline(asked)[:1])
+    assert len(trainings) == 2
 
 
 def test_run_without_teacher_or_pool(fresh_project: Project) -> None:

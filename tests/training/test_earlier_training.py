@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +15,9 @@ from short_training import run, same
 
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint, load_checkpoint
+from nnunet_ssl.nnunet_api.earlier_training import set_aside
 from nnunet_ssl.nnunet_api.training_state import is_trained_and_validated, training_command
 from nnunet_ssl.run import training_process
-from nnunet_ssl.training.earlier_training import set_aside
 from nnunet_ssl.training.student import SemiSupervisedStudentTrainer
 
 MODEL = ModelLocation(
@@ -94,6 +95,26 @@ def test_a_checkpoint_that_could_not_be_written_leaves_the_old_model(make: Calla
     trainer.on_train_start()
     with pytest.raises(OSError, match="no space left"):
         trainer.save_checkpoint(str(MODEL.checkpoint(0).with_name("checkpoint_latest.pth")))
+    assert is_trained_and_validated(MODEL, 0)
+
+
+def test_a_checkpoint_that_did_not_reach_the_disk_leaves_the_old_model(make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """File systems that allot space late, and quotas of network drives, say only then that there is none."""
+    run(make())
+    validate()
+    before = files()
+
+    def no_room(*_: Any) -> None:
+        raise OSError(errno.EDQUOT, "quota exceeded")
+
+    trainer = make()
+    trainer.on_train_start()
+    monkeypatch.setattr("os.fsync", no_room)
+    latest = MODEL.checkpoint(0).with_name("checkpoint_latest.pth")
+    with pytest.raises(OSError, match="quota exceeded") as raised:
+        trainer.save_checkpoint(str(latest))
+    assert raised.value.filename == str(latest)
+    assert files() == before
     assert is_trained_and_validated(MODEL, 0)
 
 

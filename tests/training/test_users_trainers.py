@@ -65,6 +65,31 @@ class Over250Epochs(SemiSupervisedStudent, nnUNetTrainer_250epochs):
     pass
 
 
+class FusedSGD(nnUNetTrainer):
+    """A trainer whose optimiser can be had in another way, which nnU-Net never asks for."""
+
+    def configure_optimizers(self, *, fused: bool = True) -> Any:
+        optimizer, scheduler = super().configure_optimizers()
+        optimizer.param_groups[0]["fused"] = fused
+        return optimizer, scheduler
+
+
+class OverFusedSGD(SemiSupervisedStudent, FusedSGD):  # type: ignore[misc]
+    pass
+
+
+class NeedsRate(nnUNetTrainer):
+    """A trainer that gives its own optimiser a rate."""
+
+    def configure_optimizers(self, rate: float) -> Any:
+        self.initial_lr = rate
+        return super().configure_optimizers()
+
+
+class OverNeedsRate(SemiSupervisedStudent, NeedsRate):  # type: ignore[misc]
+    pass
+
+
 class OverWarmup(SemiSupervisedStudent, nnUNetTrainer_warmup):
     pass
 
@@ -101,6 +126,17 @@ def test_a_warm_up_is_refused_by_name(tiny: Any, short: Settings) -> None:
     with pytest.raises(ConfigError, match=r"OverWarmup is built on nnUNetTrainer_warmup, which has another optimiser .*'stage'"):
         tiny.trainer(OverWarmup, settings=short())
     assert list(tiny.results.rglob("*Warmup*")) == []
+
+
+def test_an_argument_that_nnunet_does_not_give_is_refused_by_name(tiny: Any, short: Settings) -> None:
+    with pytest.raises(ConfigError, match=r"OverNeedsRate is built on NeedsRate, .*'rate'"):
+        tiny.trainer(OverNeedsRate, settings=short())
+
+
+def test_an_optional_argument_is_no_warm_up(tiny: Any, short: Settings) -> None:
+    trainer = tiny.trainer(OverFusedSGD, settings=short())
+    trainer.initialize()
+    assert trainer.optimizer.param_groups[0]["fused"] is True
 
 
 @pytest.mark.parametrize(("factor", "expected"), [(1.0, 0.3), (0.5, 0.15)])
