@@ -78,13 +78,13 @@ def audit(run: Run, *, device: torch.device, engine: Engine | None = None) -> Au
     study = study_held_out(run)
     decides = uses_held_out(run.method, run.fold)
     scored, score = _score(run, study, decides=decides)
-    dice = {} if study is None else _class_dice(study, decides=decides)
+    dice = {} if study is None else _class_dice(study)
     at_risk = [] if study is None else _at_risk(run, study, dice)
     singles = None if study is None else single_teachers(run, study)
     scores = [s.scores.get(score) for s in scored] if singles is None else singles.mean_scores
     labelled_features, pool_features = _features(run, study, singles)
     shifts = compare(labelled_features, pool_features)
-    prediction = None if study is None else _prediction(study, decides=decides)
+    prediction = None if study is None else _prediction(study)
     of_pool = [run.manifest.groups[case] for case in run.pseudo_cases] if run.manifest.groups else []
     order = run.method.curriculum.order
     advice, reason = advise(study, dice, at_risk, shifts, decides=decides, order=order, has_stages=bool(run.manifest.stages))
@@ -163,10 +163,9 @@ def _label_first(run: Run, study: HeldOutStudy | None, scored: Sequence[ScoredCa
     return [ranked.case for ranked in reversed(ranking)][:NUM_TO_LABEL]
 
 
-def _class_dice(study: HeldOutStudy, *, decides: bool) -> dict[str, tuple[float, int]]:
-    """Of the labels that the pool gets: without calibration where held-out cases decide nothing."""
-    of_cases = [case.dice if decides else case.plain_dice for case in study.cases]
-    known = {name: [value for dice in of_cases if (value := dice[name]) is not None] for name in of_cases[0]}
+def _class_dice(study: HeldOutStudy) -> dict[str, tuple[float, int]]:
+    names = study.cases[0].dice
+    known = {name: [value for case in study.cases if (value := case.dice[name]) is not None] for name in names}
     return {name: (float(np.mean(values)), len(values)) for name, values in known.items() if values}
 
 
@@ -175,11 +174,10 @@ def _at_risk(run: Run, study: HeldOutStudy, dice: dict[str, tuple[float, int]]) 
     return [name for name, (value, _) in dice.items() if name in blind or value < WEAK_DICE]
 
 
-def _prediction(study: HeldOutStudy, *, decides: bool) -> DicePrediction | None:
+def _prediction(study: HeldOutStudy) -> DicePrediction | None:
     """How the score that ranks foretells the Dice."""
     score = study.ranking.chosen
-    dice = [case.mean_dice if decides else case.plain_mean_dice for case in study.cases]
-    return fit_dice_prediction([case.scores.get(score) for case in study.cases], dice)
+    return fit_dice_prediction([case.scores.get(score) for case in study.cases], [case.mean_dice for case in study.cases])
 
 
 def _features(run: Run, study: HeldOutStudy | None, singles: SingleTeachers | None) -> tuple[Features, Features]:

@@ -44,8 +44,8 @@ class HeldOutCase:
     fold: int | str
     """Of the teacher."""
     dice: dict[str, float | None]
-    """True Dice of the labels that the pool gets, by class (region) name: with calibration argmax q. None where a class is neither in the
-    truth nor in the prediction."""
+    """True Dice of the labels that the pool gets, by class (region) name: argmax q where held-out cases decide and calibrate, else argmax
+    M1. None where a class is neither in the truth nor in the prediction."""
     plain_dice: dict[str, float | None]
     """The same of argmax M1, which is as good as what nnU-Net's own prediction labels."""
     foreground_voxels: int
@@ -136,10 +136,11 @@ def study_held_out(run: Run) -> HeldOutStudy | None:
         has_regions=run.setup.has_regions,
     )
     maps, effects = found.maps, _teacher_effects(run, found.maps)
+    is_calibrated = maps is not None and uses_held_out(run.method, run.fold)
     cases, predictions, of_labels = [], {}, {}
     for o in _observed(run):
         under, written, scores = _seen_under(run, None if maps is None else maps[o.fold], o.evidence, o.label.nonzero)
-        of_labels[o.case] = counts[o.case] if maps is None else _count(o, under, written)
+        of_labels[o.case] = _count(o, under, written) if is_calibrated else counts[o.case]
         of_case = {name: None if value is None else value - effects.get(name, {}).get(o.fold, 0.0) for name, value in scores.items()}
         voxels = _foreground_voxels(under, written, o.label.nonzero)
         cases.append(_held_out_case(run, o, of_labels[o.case], counts[o.case], voxels, of_case))
@@ -153,7 +154,7 @@ def study_held_out(run: Run) -> HeldOutStudy | None:
         own_maps=found.own,
         tau=class_thresholds(predictions, precision=run.method.student.precision) if predictions else None,
         gate=unlearning_gate(predictions) if predictions else None,
-        blind=blind_classes(of_labels if uses_held_out(run.method, run.fold) else counts, has_regions=run.setup.has_regions),
+        blind=blind_classes(of_labels, has_regions=run.setup.has_regions),
         untaught=_untaught(run, counts),
         teacher_effects=effects,
         ranking=_prove(run, cases),

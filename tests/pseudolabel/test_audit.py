@@ -311,7 +311,8 @@ def test_audit_of_a_fold_speaks_of_the_run_that_follows(taught_project: Project)
     found = audit(run, device=CPU)
     assert found.study is not None
     plain = [case.plain_dice["rim"] for case in found.study.cases]
-    assert [case.dice["rim"] for case in found.study.cases] != plain
+    assert [case.dice["rim"] for case in found.study.cases] == plain
+    assert found.study.maps is not None  # which would make better labels, and do not
     assert found.dice["rim"] == (pytest.approx(np.mean(plain)), 5)  # type: ignore[arg-type]
     refuted = replace(found.study.ranking.proofs[found.study.ranking.chosen], verdict="refuted")
     ranking = replace(found.study.ranking, proofs={**found.study.ranking.proofs, found.study.ranking.chosen: refuted})
