@@ -54,7 +54,9 @@ def _shipped_folder(name: str) -> Path:
     for folder in (package / name, package.parent / name):
         if folder.is_dir():
             return folder
-    raise SetupError(f"the folder '{name}' of nnunet-ssl is missing beside {package}; reinstall the package (pip install nnunet-ssl).")
+    raise SetupError(
+        f"the folder '{name}' of nnunet-ssl is missing beside {package}; install the package again (pip install . in a checkout of it)."
+    )
 
 
 def trainers_folder() -> Path:

@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 """Every part of the package and the other parts it may import; the plain `nnunet_ssl` (its version) is open to all."""
 
 NNUNET = {"nnunetv2", "batchgenerators", "batchgeneratorsv2", "acvl_utils"}
-NNUNET_ALLOWED = {"nnunet_api", "data", "training"}
+NNUNET_ALLOWED = {"nnunet_api", "training"}
 FILE_MODULES = {"pathlib", "os", "io", "shutil", "tempfile", "glob", "pickle", "SimpleITK", "nibabel", "blosc2", "tifffile"}
 FILE_CALLS = {
     *("open", "read_text", "read_bytes", "write_text", "write_bytes"),

@@ -60,7 +60,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any], int]] = {
     "audit": (AUDIT_FILE, read_study, schemas.STUDY),
 }
 """Kinds of files that need no folders of nnU-Net: their name, their reader, and the newest version."""
-OTHERS = {"stage": config.SCHEMA, "published": schemas.PUBLISHED, "evidence": evidence_store.SCHEMA}
+OTHERS = {"stage": schemas.SIDECAR, "published": schemas.PUBLISHED, "evidence": evidence_store.SCHEMA}
 
 
 def samples(kind: str) -> list[str]:
@@ -119,7 +119,7 @@ def test_stage(nnunet_environment: Any, place: Any) -> None:
     path = place("stage_1.json", f"nnUNet_preprocessed/Dataset601_Tiny_f0s1/{STAGE_SIDECAR}")
     assert read_stage("Dataset601_Tiny_f0s1").pool_cases == ("a",)
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 99}))
-    with pytest.raises(NnsslError, match=rf"{path} has schema 99, this version reads up to {config.SCHEMA}; update nnunet-ssl\."):
+    with pytest.raises(NnsslError, match=rf"{path} has schema 99, this version reads up to {schemas.SIDECAR}; update nnunet-ssl\."):
         read_stage("Dataset601_Tiny_f0s1")
 
 

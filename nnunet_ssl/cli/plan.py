@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     print(f"plans: {fresh.path}" + ("" if fresh.is_new else " (there already, the same)"))
     for setup in fresh.configurations:
-        print(describe_size(setup))
+        print(f"{setup.configuration}: {describe_size(setup)}")
         print(f"    data: {setup.data_folder}" + (" (to be preprocessed)" if setup.configuration in fresh.without_data else ""))
     number, plans = dataset_number(fresh.configurations[0].dataset), fresh.path.stem
     if missing := fresh.without_data:

@@ -105,8 +105,7 @@ def _lay_preset(setup: NnunetSetup, preset: str) -> NnunetSetup:
 
     laid = laid_before(setup, preset) or lay_preset(setup, preset)
     print(f"plans: {laid.preprocessed_folder / laid.plans_name}.json")
-    if size := describe_size(laid):
-        print(size)
+    print(f"{laid.configuration}: {describe_size(laid)}")
     return laid
 
 
@@ -136,6 +135,10 @@ def _pool(setup: NnunetSetup, arguments: argparse.Namespace) -> PoolIndex:
 def _print_next(setup: NnunetSetup) -> None:
     """The commands that train a teacher, or use one that is trained already."""
     number, configuration, flags = dataset_number(setup.dataset), setup.configuration, plans_flag(setup.plans_name)
+    from nnunet_ssl.data.gpu_estimate import describe_size
+
+    if size := describe_size(setup):
+        print(f"{configuration} with TransASPPUNet: {size}")
     print(f"next: nnUNetv2_train {number} {configuration} FOLD -tr {OUR_TEACHER}{flags}")
     run_line = f"nnssl_run -d {number} -c {configuration} -f FOLD"
     print(f"  or: {run_line}{flags}")
@@ -145,10 +148,9 @@ def _print_next(setup: NnunetSetup) -> None:
 
 def _trained_models(setup: NnunetSetup) -> list[str]:
     """Flags of models of the dataset that could be the teacher, in any fold."""
-    from nnunet_ssl.locations import ModelLocation
     from nnunet_ssl.run.models_there import flags_of_trained_models
 
-    ours = ModelLocation(dataset=setup.dataset, trainer=OUR_TEACHER, plans=setup.plans_name, configuration=setup.configuration)
+    ours = setup.model(OUR_TEACHER)
     return flags_of_trained_models(ours, *range(5), "all")
 
 

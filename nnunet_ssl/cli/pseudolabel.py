@@ -66,24 +66,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     from nnunet_ssl.data.groups import check_asked, keep_groups
     from nnunet_ssl.nnunet_api.load_setup import load_setup
     from nnunet_ssl.pseudolabel.accept import accept
-    from nnunet_ssl.pseudolabel.start_run import open_run, refuse_idle_settings, settings_in_force
+    from nnunet_ssl.pseudolabel.run_spec import RunSpec, settings_in_force
+    from nnunet_ssl.pseudolabel.start_run import open_run, refuse_idle_settings
 
     check_asked(arguments.groups)
     setup = load_setup(arguments.d, arguments.c, arguments.p)
-    run = open_run(
-        setup,
-        arguments.f,
+    spec = RunSpec(
+        setup=setup,
+        fold=arguments.f,
         teacher_trainer=arguments.tr,
-        predictions=arguments.from_predictions,
-        teacher_folds=arguments.teacher_folds,
+        predictions=tuple(arguments.from_predictions),
+        teacher_folds=tuple(arguments.teacher_folds) if arguments.teacher_folds else None,
         student_trainer=arguments.student_tr,
         method=settings_in_force(setup, arguments.tr, arguments.f, arguments.from_predictions).with_settings(assignments),
         first_id=arguments.first_id,
         groups=arguments.groups,
         leave_group_out=arguments.leave_group_out,
     )
+    run = open_run(spec)
     if arguments.stage is None:
-        refuse_idle_settings(run.setup, run.teacher, run.fold, run.method)
+        refuse_idle_settings(spec)
     if arguments.groups is not None:
         keep_groups(run.pool, run.manifest.groups)
     if part is not None:

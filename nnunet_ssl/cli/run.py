@@ -63,6 +63,12 @@ def parser() -> argparse.ArgumentParser:
         help="repeat a finished run from the same teacher and evidence with one thing changed, under plans of its own, and compare; "
         "'supervised' says whether the pool helps at all: the same stages and steps on manual labels alone",
     )
+    made.add_argument(
+        "--npz",
+        action="store_true",
+        help="save the last student's probabilities of the fold's validation cases, too: nnUNetv2_find_best_configuration needs them to "
+        "ensemble models",
+    )
     made.add_argument("--only", metavar="STEP", help="do this one step, if those before it are done, and stop; --dry-run prints the names")
     made.add_argument("--dry-run", action="store_true", help="print the steps and the disk space they need, and stop")
     made.add_argument("--status", action="store_true", help="print what is done and the table so far, and stop")
@@ -103,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     use_device(arguments.device)
     if not arguments.audit:
         for request in requests:  # none is trained for days before another one stops
-            refuse_taken_place(request.published, request.fold, request.teacher.workspace(request.fold))
+            refuse_taken_place(request.published, request.fold, request.workspace)
     for request in requests:
         print_fold(request, requests)
         print_settings(request)
@@ -137,6 +143,8 @@ def _check_folds(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"-f {given}: --only is a step of one fold at a time.")
     if arguments.only is not None and (arguments.audit or arguments.status or arguments.dry_run):
         raise ConfigError("--only does one step; leave out --audit, --status and --dry-run.")
+    if arguments.npz and "all" in folds:
+        raise ConfigError("--npz: with -f all no case is held out, by which nnU-Net could choose between models; give folds.")
     if len(set(folds)) < len(folds):
         raise ConfigError(f"-f {given}: a fold is given twice.")
     if len(folds) > 1 and "all" in folds:
@@ -148,18 +156,22 @@ def _requests(arguments: argparse.Namespace, assignments: dict[str, object]) -> 
     from nnunet_ssl.data.groups import check_asked
     from nnunet_ssl.data.manifest import Manifest
     from nnunet_ssl.data.overlay import laid_before, lay_preset, overlaid
+    from nnunet_ssl.data.pool_index import load_pool
     from nnunet_ssl.data.writable_roots import require_writable_roots
     from nnunet_ssl.nnunet_api.load_setup import load_setup
+    from nnunet_ssl.pseudolabel.run_spec import settings_in_force
     from nnunet_ssl.pseudolabel.stage_ids import check_ids
-    from nnunet_ssl.pseudolabel.start_run import refuse_idle_settings, settings_in_force
+    from nnunet_ssl.pseudolabel.start_run import refuse_idle_settings
     from nnunet_ssl.run.run_request import RunRequest
 
     check_asked(arguments.groups)
-    setup = load_setup(arguments.d, arguments.c, arguments.p, only_looks=arguments.status)
     only_looks = arguments.status or arguments.dry_run
+    setup = load_setup(arguments.d, arguments.c, arguments.p, only_looks=only_looks)
     if arguments.preset:
         make = overlaid if only_looks else lay_preset
         setup = laid_before(setup, arguments.preset) or make(setup, arguments.preset)
+    if not (arguments.u or only_looks or arguments.only):
+        load_pool(setup)  # that it is missing is said before days of training; --only says so itself
     requests: list[RunRequest] = []
     first_id = arguments.first_id
     for fold in arguments.f:
@@ -181,12 +193,13 @@ def _requests(arguments: argparse.Namespace, assignments: dict[str, object]) -> 
             groups=arguments.groups,
             leave_group_out=arguments.leave_group_out,
             dask=arguments.dask,
+            npz=arguments.npz,
         )
         if not arguments.audit:  # which acts on what is given
-            refuse_idle_settings(setup, request.teacher, fold, method)
-        if not only_looks and Manifest.load(request.teacher.workspace(fold)) is None:
+            refuse_idle_settings(request)
+        if not only_looks and Manifest.load(request.workspace) is None:
             require_writable_roots(setup.dataset)
-        check_ids(request.teacher.workspace(fold), method.curriculum.num_stages, first_id)
+        check_ids(request.workspace, method.curriculum.num_stages, first_id)
         requests.append(request)
         first_id = None if first_id is None else first_id + method.curriculum.num_stages
     return requests

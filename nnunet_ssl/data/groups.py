@@ -11,7 +11,7 @@ from pathlib import Path
 from nnunet_ssl.data.files import write_json
 from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.errors import InputError, StateError
-from nnunet_ssl.nnunet_api.json_file import read_json
+from nnunet_ssl.nnunet_api.json_file import read_json_or_none
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.schemas import schema_of
 
@@ -165,9 +165,7 @@ def _read_groups(path: Path) -> dict[str, str] | None:
     """Groups in a file, empty where there is none; None where it is damaged."""
     if not path.is_file():
         return {}
-    try:
-        content = read_json(path)
-    except InputError:
+    if (content := read_json_or_none(path)) is None:
         return None
     schema_of(content, SCHEMA, path)
     groups = content.get("groups")

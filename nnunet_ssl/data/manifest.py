@@ -10,6 +10,7 @@ from typing import Any
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.files import write_json
 from nnunet_ssl.errors import ConfigError, StateError
+from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.names import check_names
 from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.schemas import schema_of
@@ -104,8 +105,8 @@ class Manifest:
     """Case ids, sorted."""
     dataset_ids: list[int]
     """Stage t uses the t-th; those of stages that are not written can be allotted again."""
-    method: dict[str, Any]
-    """All settings, as in the plans' `nnssl` section."""
+    method: MethodConfig
+    """All settings; in the file as in the plans' `nnssl` section."""
     stages: list[StageRecord] = field(default_factory=list)
     published: bool = False
     """Whether the last student stands as a model of the labelled dataset."""
@@ -123,7 +124,16 @@ class Manifest:
 
     def save(self, workspace: Path) -> None:
         """Write `manifest.json` whole or not at all."""
-        write_json(workspace / "manifest.json", asdict(self))
+        write_json(workspace / "manifest.json", {**asdict(self), "method": self.method.to_dict()})
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every stage is written; an adaptive schedule may end before its last one."""
+        return bool(self.stages) and self.stages[-1].is_last
+
+    def student_on(self, dataset: str) -> ModelLocation:
+        """The run's student as a model of a dataset: of a stage's, on which it trains, or of the labelled one, where it is published."""
+        return ModelLocation(dataset=dataset, trainer=self.student_trainer, plans=self.plans, configuration=self.configuration)
 
     @classmethod
     def load(cls, workspace: Path) -> Manifest | None:
@@ -144,7 +154,7 @@ class Manifest:
         if strange := sorted(name for name, is_sound in _SOUND.items() if not is_sound(content[name])):
             raise StateError(f"{path} has the damaged entry '{strange[0]}'; restore it or remove it to start over.")
         try:
-            MethodConfig.from_dict(content["method"])
+            content["method"] = MethodConfig.from_dict(content["method"])
         except ConfigError as error:
             raise StateError(f"{path}: {error} Restore it or remove it to start over.") from error
         try:

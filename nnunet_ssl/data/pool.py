@@ -50,7 +50,6 @@ def prepare_pool(
     *,
     skip_bad: bool,
     num_processes: int,
-    progress_bar: bool = True,
     engine: Engine | None = None,
 ) -> PoolIndex:
     """Check and preprocess the pool; cases that are done already and have not changed are left alone.
@@ -60,7 +59,6 @@ def prepare_pool(
         folders: one or more folders of unlabelled images; together they are the pool.
         skip_bad: leave bad cases out and list them, instead of stopping.
         num_processes: worker processes.
-        progress_bar: show one.
         engine: whose workers take the place of those processes.
 
     Raises:
@@ -70,7 +68,7 @@ def prepare_pool(
     images, incomplete = collect_images(setup, folders, skip_bad)
     folder, index_file = pool_places(setup)
     stamps = {case: file_stamp(files) for case, files in images.items()}
-    new, bad = _preprocess(setup, images, stamps, skip_bad, num_processes, progress_bar, engine)
+    new, bad = _preprocess(setup, images, stamps, skip_bad, num_processes, engine)
     skipped = dict(sorted({**incomplete, **bad}.items()))
     _say_skipped(skipped)
     good = {case: files for case, files in images.items() if case not in skipped}
@@ -101,7 +99,6 @@ def prepare_part(
     *,
     skip_bad: bool,
     num_processes: int,
-    progress_bar: bool = True,
     engine: Engine | None = None,
 ) -> PoolPart:
     """Check and preprocess one part of the pool; other processes may do other parts, or this one, at the same time.
@@ -114,7 +111,6 @@ def prepare_part(
         part: which of the pool's cases.
         skip_bad: leave bad cases out and list them, instead of stopping.
         num_processes: worker processes.
-        progress_bar: show one.
         engine: whose workers take the place of those processes.
 
     Raises:
@@ -123,7 +119,7 @@ def prepare_part(
     images, _ = collect_images(setup, folders, skip_bad)
     mine = {case: images[case] for case in part.share(list(images))}
     stamps = {case: file_stamp(files) for case, files in mine.items()}
-    new, bad = _preprocess(setup, mine, stamps, skip_bad, num_processes, progress_bar, engine)
+    new, bad = _preprocess(setup, mine, stamps, skip_bad, num_processes, engine)
     _say_skipped(bad)
     return PoolPart(pool_places(setup)[0], [case for case in mine if case not in bad], new, bad, len(images))
 
@@ -134,7 +130,6 @@ def _preprocess(
     stamps: Mapping[str, Any],
     skip_bad: bool,
     num_processes: int,
-    progress_bar: bool,
     engine: Engine | None,
 ) -> tuple[list[str], dict[str, str]]:
     """Preprocess the cases that are not done or have changed; returns those done now, and bad ones with the reason."""
@@ -146,7 +141,7 @@ def _preprocess(
     require_free(folder, len(todo) * pool_case_bytes(setup), f"the pool ({len(todo)} cases to be preprocessed)")
     dataset_json = json.dumps(setup.dataset_json)
     jobs = {c: (c, list(images[c]), setup.plans, setup.configuration, dataset_json, folder) for c in todo}
-    with closing(preprocess_cases(jobs, folder, num_processes, progress_bar, engine)) as results:
+    with closing(preprocess_cases(jobs, folder, num_processes, engine)) as results:
         for case, problem in results:
             if problem is None:
                 progress.add(case, stamps[case])

@@ -9,7 +9,7 @@ from typing import Any
 
 from nnunet_ssl.data.case_names import name_problem
 from nnunet_ssl.errors import NnsslError, SetupError, StateError
-from nnunet_ssl.locations import dataset_number, pool_folder, pool_index
+from nnunet_ssl.locations import dataset_number, plans_flag, pool_folder, pool_index, preprocessed_root
 from nnunet_ssl.names import check_names
 from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.nnunet_api.preprocessing import PARTS
@@ -47,7 +47,7 @@ def load_pool(setup: NnunetSetup) -> PoolIndex:
         number = dataset_number(setup.dataset)
         raise SetupError(
             f"no pool is prepared for {setup.dataset} {setup.configuration} ({setup.plans_name}); run: "
-            f"nnssl_prepare -d {number} -c {setup.configuration} -p {setup.plans_name} -u FOLDER"
+            f"nnssl_prepare -d {number} -c {setup.configuration}{plans_flag(setup.plans_name)} -u FOLDER"
         )
     pool = read_index(folder, index_file)
     if gone := [path for case in pool.case_ids for part in PARTS if not (path := folder / f"{case}{part}").is_file()]:
@@ -62,7 +62,7 @@ def find_pool(plans_manager: Any, configuration_manager: Any) -> PoolIndex | Non
     )
     if configuration is None:
         return None
-    dataset_json = read_json(pool_folder(plans_manager.dataset_name, "x", "x").parent / "dataset.json")
+    dataset_json = read_json(preprocessed_root() / plans_manager.dataset_name / "dataset.json")
     setup = NnunetSetup(plans_manager.dataset_name, plans_manager.plans_name, configuration, plans_manager.plans, dataset_json)
     folder, index_file = pool_places(setup)
     return read_index(folder, index_file) if index_file.is_file() else None

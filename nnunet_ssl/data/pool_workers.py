@@ -32,7 +32,7 @@ class _Outcome:
 
 
 def preprocess_cases(
-    jobs: Mapping[str, tuple[Any, ...]], folder: Path, num_processes: int, progress: bool, engine: Engine | None
+    jobs: Mapping[str, tuple[Any, ...]], folder: Path, num_processes: int, engine: Engine | None
 ) -> Generator[tuple[str, str | None], None, None]:
     """Yield (case, problem or None) as cases finish; what workers warn of is said here, when the bar has ended.
 
@@ -40,7 +40,6 @@ def preprocess_cases(
         jobs: arguments of `preprocess_case` by case, but for the temporary folder.
         folder: the pool's preprocessed files.
         num_processes: worker processes.
-        progress: show a bar.
         engine: whose workers take the place of those processes.
 
     Raises:
@@ -48,7 +47,7 @@ def preprocess_cases(
     """
     warnings: list[str] = []
     try:
-        with closing(_outcomes(jobs, folder, num_processes, progress, engine)) as outcomes:
+        with closing(_outcomes(jobs, folder, num_processes, engine)) as outcomes:
             for case, outcome in outcomes:
                 warnings += outcome.warnings
                 yield case, outcome.problem
@@ -58,14 +57,14 @@ def preprocess_cases(
 
 
 def _outcomes(
-    jobs: Mapping[str, tuple[Any, ...]], folder: Path, num_processes: int, progress: bool, engine: Engine | None
+    jobs: Mapping[str, tuple[Any, ...]], folder: Path, num_processes: int, engine: Engine | None
 ) -> Generator[tuple[str, _Outcome], None, None]:
     if engine is None:
         with temporary_folder(folder.parent) as temporary:
-            yield from _run([(*job, temporary) for job in jobs.values()], num_processes, progress)
+            yield from _run([(*job, temporary) for job in jobs.values()], num_processes)
         return
     with closing(engine.run(_work_elsewhere, jobs)) as results:
-        yield from tqdm(results, total=len(jobs), desc="preprocessing the pool", disable=not progress or not jobs)
+        yield from tqdm(results, total=len(jobs), desc="preprocessing the pool", disable=not jobs)
     remove_leftovers(folder.parent)  # of workers that have died
 
 
@@ -85,16 +84,16 @@ def _work_elsewhere(job: tuple[Any, ...]) -> _Outcome:
         return _work((*job, temporary))[1]
 
 
-def _run(jobs: Sequence[tuple[Any, ...]], num_processes: int, progress: bool) -> Iterator[tuple[str, _Outcome]]:
+def _run(jobs: Sequence[tuple[Any, ...]], num_processes: int) -> Iterator[tuple[str, _Outcome]]:
     """Yield cases with what has become of them as they finish; in this process when one is enough."""
     bar: Callable[..., Any] = tqdm
     if num_processes <= 1 or len(jobs) <= 1:
-        yield from bar(map(_work, jobs), total=len(jobs), desc="preprocessing the pool", disable=not progress or not jobs)
+        yield from bar(map(_work, jobs), total=len(jobs), desc="preprocessing the pool", disable=not jobs)
         return
     context = multiprocessing.get_context("spawn")
     workers = ProcessPoolExecutor(min(num_processes, len(jobs)), mp_context=context, initializer=use_one_thread)
     try:
-        yield from bar(workers.map(_work, jobs), total=len(jobs), desc="preprocessing the pool", disable=not progress)
+        yield from bar(workers.map(_work, jobs), total=len(jobs), desc="preprocessing the pool")
     except BrokenProcessPool as error:
         raise StateError(
             "a process that preprocesses the pool was ended from outside, probably for lack of memory; give the command again with a lower "

@@ -12,9 +12,7 @@ from nnunet_ssl.nnunet_api.json_file import read_json
 
 def place_of_student(manifest: Manifest) -> ModelLocation:
     """Where the last student of a run is published."""
-    return ModelLocation(
-        dataset=manifest.dataset, trainer=manifest.student_trainer, plans=manifest.plans, configuration=manifest.configuration
-    )
+    return manifest.student_on(manifest.dataset)
 
 
 def relative_workspace(workspace: Path) -> str:
@@ -30,15 +28,16 @@ def is_student_published(manifest: Manifest, workspace: Path) -> bool:
         return False
     if read_json(marker).get("workspace") != relative_workspace(workspace):
         return False
-    student = ModelLocation(
-        dataset=manifest.stages[-1].dataset, trainer=model.trainer, plans=model.plans, configuration=model.configuration
-    )
+    student = manifest.student_on(manifest.stages[-1].dataset)
     if not student.checkpoint(fold).is_file():
         return model.checkpoint(fold).is_file()  # the stage was removed, and what is published is all that is left of it
     if not _are_same(student.checkpoint(fold), model.checkpoint(fold)):
         return False
-    summary = student.validation_summary(fold)
-    return not summary.is_file() or _are_same(summary, model.validation_summary(fold))
+    summary, published = student.validation_summary(fold), model.validation_summary(fold)
+    if not summary.is_file():
+        return True
+    later = {path.name for path in summary.parent.glob("*.npz")} - {path.name for path in published.parent.glob("*.npz")}
+    return not later and _are_same(summary, published)
 
 
 def _are_same(student: Path, published: Path) -> bool:

@@ -3,111 +3,26 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
-import pickle
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import blosc2
-import numpy as np
-from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
-from numpy.typing import NDArray
-
-from nnunet_ssl.confidence.quantise import share_to_int16
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.accepted_labels import AcceptedFiles, accepted_files, link_label
 from nnunet_ssl.data.files import copy_file, link, mark_in_use, remove_folder, remove_leftovers, temporary_folder, write_json
 from nnunet_ssl.data.pool_images import refuse_labelled
 from nnunet_ssl.data.pool_index import PoolIndex
-from nnunet_ssl.data.whole_array import array_bytes, write_bytes
+from nnunet_ssl.data.pseudo_case import PseudoCase, preprocessed_files
+from nnunet_ssl.data.stage_sidecar import StageSidecar, read_sidecar
+from nnunet_ssl.data.whole_array import write_bytes
 from nnunet_ssl.errors import SetupError, StateError
 from nnunet_ssl.locations import STAGE_SIDECAR, dataset_number, preprocessed_root, raw_root, results_root, targets_folder
-from nnunet_ssl.nnunet_api.geometry import map_ending, sample_class_locations, write_label, write_map
+from nnunet_ssl.nnunet_api.geometry import map_ending, write_label, write_map
+from nnunet_ssl.nnunet_api.json_file import read_json_or_none
 from nnunet_ssl.nnunet_api.preprocessing import PARTS, load_properties
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
-
-CODE_POOL = 2
-"""Code channel of a target file: a pool voxel the student learns from."""
-CODE_IGNORED = 3
-"""Code channel of a target file: a pool voxel without validity (disagreement, or a doubtful label that must not be unlearned)."""
-_COMPRESSION = {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
-
-
-@dataclass(frozen=True)
-class PseudoCase:
-    """The pseudo-label of one pool case, on the network's grid and on the image's."""
-
-    case: str
-    labels: NDArray[np.int16]
-    """(X, Y, Z) label map on the preprocessed grid, -1 outside the nonzero mask."""
-    confidence: NDArray[np.float32]
-    """(C, X, Y, Z) with C = 1, or one channel per region."""
-    valid: NDArray[np.bool_]
-    """(X, Y, Z): False where nothing is learned: disagreement, or a doubtful label that must not be unlearned."""
-    probabilities: NDArray[np.float32] | None
-    """(H, X, Y, Z), where the loss needs them."""
-    confident: NDArray[np.bool_]
-    """(X, Y, Z): confidence of at least tau; classes are oversampled from these voxels only."""
-    labels_image: NDArray[Any]
-    """(X', Y', Z') label map on the image's grid, axes as the reader gives them."""
-    confidence_image: NDArray[np.float32]
-    """(X', Y', Z') or (R, X', Y', Z')."""
-    uncertainty_image: NDArray[np.float32]
-    """Variance of the predicted class (region), at most 1/4; (X', Y', Z') or (R, X', Y', Z')."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageSidecar:
-    """`nnssl.json` of a stage dataset: its provenance, and what the student trainer needs to know."""
-
-    schema: int
-    base_dataset: str
-    workspace: str
-    """Workspace the stage belongs to, relative to nnUNet_results."""
-    teacher: str
-    """Teacher model folder name."""
-    teacher_fingerprint: str
-    stage: int
-    num_stages: int
-    num_epochs: int
-    fold: int | str
-    labelled_cases: list[str]
-    """Labelled cases that train, accepted ones among them."""
-    validation_cases: list[str]
-    pool_cases: list[str]
-    """Cases with pseudo-labels."""
-    accepted: dict[str, str] = field(default_factory=dict)
-    """Pool cases that count as labelled, with the fingerprint of the manual label that was accepted."""
-    num_confidence_channels: int
-    num_probability_channels: int
-    blind_heads: list[int]
-    """Heads (classes, regions) that the teacher hardly ever finds: pool samples teach nothing about them, neither for nor against."""
-    mirroring_axes: list[int] | None = None
-    """Spatial axes along which the teacher was mirrored in training, and the student may be; None: its checkpoints do not say."""
-    agreement_weight: float
-    label_stage: int | None
-    student_fingerprint: str | None = None
-    """Of the student that took part in the labels, with its number of samples; None: they are the teacher's alone."""
-    init: str
-    """`teacher`, `previous` or `scratch`, resolved."""
-    init_checkpoint: str | None
-    """Checkpoint the student starts from, relative to nnUNet_results."""
-
-
-def read_sidecar(folder: Path) -> dict[str, Any] | None:
-    """The sidecar in a raw or preprocessed stage dataset, or None where there is none or it is damaged."""
-    return _object_in(folder / STAGE_SIDECAR)
-
-
-def _object_in(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 def check_stage_place(name: str, workspace: str, *, is_written: bool = False) -> None:
@@ -137,7 +52,7 @@ def stage_is_whole(name: str, setup: NnunetSetup, method: MethodConfig, sidecar:
     """Whether both halves of a stage are on disk and say that they are exactly this stage, written with these plans and settings."""
     wanted, plans = asdict(sidecar), preprocessed_root() / name / f"{setup.plans_name}.json"
     is_this_stage = all(read_sidecar(root / name) == wanted for root in (raw_root(), preprocessed_root()))
-    return is_this_stage and _object_in(plans) == _stage_plans(name, setup, method)
+    return is_this_stage and read_json_or_none(plans) == _stage_plans(name, setup, method)
 
 
 def write_stage(
@@ -183,41 +98,6 @@ def write_stage(
         writer.write_heads()
         os.rename(pre, preprocessed_root() / name)
         os.rename(raw, raw_root() / name)
-
-
-@dataclass(frozen=True)
-class PreprocessedFiles:
-    """Content of the preprocessed files of a pseudo-label."""
-
-    segmentation: bytes
-    properties: bytes
-    targets: bytes
-
-
-def preprocessed_files(pseudo: PseudoCase, setup: NnunetSetup, properties: Mapping[str, Any]) -> PreprocessedFiles:
-    """What nnU-Net's loader and the student read of a pool case besides its image.
-
-    Args:
-        pseudo: the pseudo-label.
-        setup: the labelled dataset and its plans.
-        properties: of the pool case, as nnU-Net's preprocessor stored them.
-    """
-    seg = pseudo.labels[None].astype(np.int16)
-    confident = np.where(pseudo.confident[None] & pseudo.valid[None], seg, np.int16(-2))
-    locations = sample_class_locations(confident, setup, taught=pseudo.valid[None])
-    code = np.where(pseudo.valid, np.int16(CODE_POOL), np.int16(CODE_IGNORED))[None]
-    channels = [code, share_to_int16(pseudo.confidence)]
-    if pseudo.probabilities is not None:
-        channels.append(share_to_int16(pseudo.probabilities))
-    return PreprocessedFiles(
-        _array_file(seg, setup), pickle.dumps({**properties, "class_locations": locations}), _array_file(np.concatenate(channels), setup)
-    )
-
-
-def _array_file(array: NDArray[np.int16], setup: NnunetSetup) -> bytes:
-    patch = tuple(setup.configuration_manager.patch_size)
-    blocks, chunks = comp_blosc2_params(array.shape, patch, array.itemsize)
-    return array_bytes(array, compression=_COMPRESSION, chunks=chunks, blocks=blocks)
 
 
 def _stage_plans(name: str, setup: NnunetSetup, method: MethodConfig) -> dict[str, Any]:

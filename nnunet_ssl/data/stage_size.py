@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_ssl.data.stage_dataset import PseudoCase, preprocessed_files
+from nnunet_ssl.data.pseudo_case import PseudoCase, preprocessed_files
 from nnunet_ssl.locations import preprocessed_root, raw_root
 from nnunet_ssl.nnunet_api.geometry import MAP_COMPRESSION, map_ending, map_values
 from nnunet_ssl.nnunet_api.setup import NnunetSetup

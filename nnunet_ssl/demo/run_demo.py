@@ -153,7 +153,7 @@ def _lay_control(run: Run, folder: Path) -> NnunetSetup:
 
 
 def _control(run: Run, setup: NnunetSetup) -> _Candidate:
-    model = ModelLocation(dataset=setup.dataset, trainer=OUR_TEACHER, plans=setup.plans_name, configuration=CONFIGURATION)
+    model = setup.model(OUR_TEACHER)
     steps = control_epochs(run.method) * run.method.teacher.length.iterations_per_epoch
     return _Candidate(name="supervised control", model=model, steps=steps)
 

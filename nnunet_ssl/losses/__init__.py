@@ -7,7 +7,7 @@ from nnunet_ssl.losses.dice_semimetric import dice_semimetric_loss
 from nnunet_ssl.losses.dual_loss import DualPoolLoss, DualTerms
 from nnunet_ssl.losses.gradient_cap import unlearning_scale
 from nnunet_ssl.losses.uncertainty_distillation import distillation_loss, distillation_weights, patch_foreground_band
-from nnunet_ssl.losses.unlearning import UNLEARNING, unlearning_loss
+from nnunet_ssl.losses.unlearning import UNLEARNING
 
 __all__ = [
     "UNLEARNING",
@@ -17,6 +17,5 @@ __all__ = [
     "distillation_loss",
     "distillation_weights",
     "patch_foreground_band",
-    "unlearning_loss",
     "unlearning_scale",
 ]

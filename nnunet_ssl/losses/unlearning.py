@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ssl.errors import ConfigError
-from nnunet_ssl.losses.voxel_prediction import VoxelPrediction, voxel_prediction
+from nnunet_ssl.losses.voxel_prediction import VoxelPrediction
 
 PAPER_MAX_NATS = 10.0
 """Where the paper's unbounded term is cut off; without it a single voxel can outweigh the batch."""
@@ -71,25 +71,3 @@ def unlearning_form(mode: str) -> Callable[[VoxelPrediction], Tensor]:
     if mode not in UNLEARNING:
         raise ConfigError(f"unlearning mode is {mode!r}; expected one of {', '.join(UNLEARNING)}.")
     return UNLEARNING[mode]
-
-
-def unlearning_loss(mode: str, *, logits: Tensor, labels: Tensor, q: Tensor | None = None, has_regions: bool = False) -> Tensor:
-    """R_low per voxel, in float32 nats, to be added to the loss.
-
-    Args:
-        mode: `off`, `paper`, `bounded`, `negative`, `complementary` or `soft`.
-        logits: (B, C, *spatial) for softmax heads, (B, R, *spatial) for region heads.
-        labels: pseudo-labels, (B, *spatial) int64, for regions (B, R, *spatial) in {0, 1}.
-        q: probabilities of the evidence in [0, 1], shaped as the logits; `complementary` and `soft` need them.
-        has_regions: whether the heads are regions.
-
-    Returns:
-        (B, *spatial) for softmax heads, (B, R, *spatial) for region heads.
-
-    Raises:
-        ConfigError: on an unknown mode, or without q where the mode needs it.
-        ValueError: if the shapes do not fit each other.
-    """
-    form = unlearning_form(mode)
-    per_voxel = form(voxel_prediction(logits=logits, labels=labels, q=q, has_regions=has_regions))
-    return per_voxel if has_regions else per_voxel.squeeze(1)

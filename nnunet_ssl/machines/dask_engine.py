@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-INSTALL = "pip install 'nnunet-ssl[dask]'"
+INSTALL = "pip install '.[dask]' in a checkout of nnunet-ssl"
 WAIT_SECONDS = 120
 """For the scheduler, and for its first worker."""
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import blosc2
 import numpy as np
+from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 
 _ACTIVE: Any = getattr(blosc2, "UnsafeDeserializationError", ())
 """Raised by versions that do not evaluate what they open."""
@@ -41,6 +43,18 @@ def open_array(path: Path, *, is_mapped: bool = False) -> Any:
     if not isinstance(found, blosc2.NDArray):
         raise ValueError(f"it holds a {type(found).__name__}, not an array")
     return found
+
+
+def blocks_and_chunks(shape: Sequence[int], patch_size: Sequence[int], itemsize: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of the parts in which nnU-Net compresses an array of preprocessed data, so that its loaders read few of them per patch.
+
+    Args:
+        shape: (channels, X, Y, Z) of the array.
+        patch_size: of the configuration.
+        itemsize: bytes per value.
+    """
+    blocks, chunks = comp_blosc2_params(tuple(shape), tuple(patch_size), itemsize)
+    return tuple(blocks), tuple(chunks)
 
 
 def fingerprint_of_values(path: Path) -> str:

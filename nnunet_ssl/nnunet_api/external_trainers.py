@@ -11,8 +11,9 @@ from typing import Any
 
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
+from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.errors import SetupError
-from nnunet_ssl.locations import trainers_folder
+from nnunet_ssl.locations import OUR_TEACHER, trainers_folder
 
 VARIABLE = "nnUNet_extTrainer"
 
@@ -56,6 +57,28 @@ def trains_uncertainty_head(trainer: type, network_class_name: str) -> bool:
     """
     of_its_own: bool | None = getattr(trainer, "has_uncertainty_head", None)
     return network_class_name.endswith("TransASPPUNet") if of_its_own is None else of_its_own
+
+
+def is_our_teacher(name: str) -> bool:
+    """Whether a trainer is our teacher or derived from it, so that it is trained by our settings and has phases of ours.
+
+    Raises:
+        SetupError: if there is no trainer of that name.
+    """
+    return name == OUR_TEACHER or any(base.__name__ == OUR_TEACHER for base in find_trainer(name).__mro__)
+
+
+def settings_of_student(method: MethodConfig, name: str) -> MethodConfig:
+    """The settings that a student's trainer trains by: some, of peers for instance, have settings of their own, whatever is given.
+
+    Args:
+        method: settings as given.
+        name: of the trainer.
+
+    Raises:
+        SetupError: if there is no trainer of that name.
+    """
+    return method.with_settings(getattr(find_trainer(name), "fixed_settings", {}))
 
 
 @functools.lru_cache

@@ -22,3 +22,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} holds {type(content).__name__} where a JSON object is expected.")
     return content
+
+
+def read_json_or_none(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None where the file is missing, unreadable or holds something else."""
+    try:
+        return read_json(path)
+    except InputError:
+        return None

@@ -16,7 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.errors import SetupError
-from nnunet_ssl.locations import preprocessed_root, raw_root
+from nnunet_ssl.locations import ModelLocation, preprocessed_root, raw_root
 from nnunet_ssl.nnunet_api.labelled_cases import LabelledCase, find_labelled_cases
 from nnunet_ssl.nnunet_api.splits_file import read_splits
 
@@ -58,6 +58,10 @@ class NnunetSetup:
     def data_folder(self) -> Path:
         """nnU-Net's preprocessed files of this configuration."""
         return self.preprocessed_folder / str(self.configuration_manager.data_identifier)
+
+    def model(self, trainer: str) -> ModelLocation:
+        """Where a trainer's model of this dataset stands, trained or not."""
+        return ModelLocation(dataset=self.dataset, trainer=trainer, plans=self.plans_name, configuration=self.configuration)
 
     @cached_property
     def plans_manager(self) -> PlansManager:

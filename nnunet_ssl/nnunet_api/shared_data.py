@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nnunet_ssl.errors import InputError, StateError
 from nnunet_ssl.locations import DEFAULT_PLANS, dataset_number
-from nnunet_ssl.nnunet_api.json_file import read_json
+from nnunet_ssl.nnunet_api.json_file import read_json_or_none
 from nnunet_ssl.nnunet_api.missing_plans import missing_plans
 from nnunet_ssl.nnunet_api.model_data import first_difference
 from nnunet_ssl.nnunet_api.plans_check import check_plans
@@ -68,9 +67,7 @@ def setups_beside(setup: NnunetSetup) -> Iterator[NnunetSetup]:
     """
     for path in sorted(setup.preprocessed_folder.glob("*.json"), key=lambda path: (path.stem != DEFAULT_PLANS, path.name)):
         if path.stem != setup.plans_name:
-            plans: dict[str, Any] = {}
-            with suppress(InputError):
-                plans = read_json(path)
+            plans = read_json_or_none(path) or {}
             for name in _usable_configurations(plans, path):
                 yield replace(setup, plans_name=path.stem, plans=plans, configuration=name)
 

@@ -8,17 +8,20 @@ from pathlib import Path
 from nnunet_ssl.locations import ModelLocation, dataset_number, plans_flag
 
 
-def training_command(model: ModelLocation, fold: int | str, *, anew: bool = False) -> str:
+def training_command(model: ModelLocation, fold: int | str, *, anew: bool = False, npz: bool = False) -> str:
     """The stock command that trains a model, or does what is missing of it, as a user would type it.
 
     Args:
         model: which.
         fold: fold of its dataset.
         anew: whether it is to train over what is there, as nnU-Net does without `--c` and `--val`.
+        npz: whether its validation is to save probabilities, also where it was done without.
     """
-    checkpoint = None if anew or is_trained_and_validated(model, fold) else checkpoint_to_open(model, fold)
+    is_done = is_trained_and_validated(model, fold) and not npz
+    checkpoint = None if anew or is_done else checkpoint_to_open(model, fold)
     flag = "" if checkpoint is None else " --val" if checkpoint == model.checkpoint(fold) else " --c"
-    return f"nnUNetv2_train {dataset_number(model.dataset)} {model.configuration} {fold} -tr {model.trainer}{plans_flag(model.plans)}{flag}"
+    flags = f"{plans_flag(model.plans)}{flag}{' --npz' if npz else ''}"
+    return f"nnUNetv2_train {dataset_number(model.dataset)} {model.configuration} {fold} -tr {model.trainer}{flags}"
 
 
 def is_trained_and_validated(model: ModelLocation, fold: int | str) -> bool:

@@ -65,6 +65,21 @@ def validated_cases(model: ModelLocation, fold: int | str, file_ending: str) -> 
     return {name.removesuffix(file_ending) for name in names or ()}
 
 
+def has_probabilities(model: ModelLocation, fold: int | str, file_ending: str) -> bool:
+    """Whether the probabilities of every validated case were saved, as `nnUNetv2_train --npz` does.
+
+    Args:
+        model: which.
+        fold: its fold.
+        file_ending: of label files.
+
+    Raises:
+        StateError: if the file is no summary.
+    """
+    cases, folder = validated_cases(model, fold, file_ending), model.validation_summary(fold).parent
+    return bool(cases) and all((folder / f"{case}.npz").is_file() for case in cases)
+
+
 def _read(model: ModelLocation, fold: int | str, take: Callable[[Any], T]) -> T | None:
     path = model.validation_summary(fold)
     if not path.is_file():

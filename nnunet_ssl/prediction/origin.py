@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.manifest import Manifest
-from nnunet_ssl.data.stage_dataset import read_sidecar
+from nnunet_ssl.data.stage_sidecar import read_sidecar
 from nnunet_ssl.errors import NnsslError, SetupError
 from nnunet_ssl.locations import PUBLISHED_MARKER, STAGE_SIDECAR, ModelLocation, raw_root, results_root
 from nnunet_ssl.names import check_relative_path
@@ -32,7 +31,7 @@ class Origin:
     @property
     def num_samples(self) -> int:
         """Samples per case that the run's evidence, and so its calibration and scores, are of."""
-        return MethodConfig.from_dict(self.manifest.method).evidence.num_samples
+        return self.manifest.method.evidence.num_samples
 
     @property
     def has_study(self) -> bool:
@@ -48,7 +47,7 @@ def find_origin(model: ModelLocation, fold: int | str) -> Origin | str:
     """
     try:
         if (marker := model.fold_folder(fold) / PUBLISHED_MARKER).is_file():
-            return _of_student(read_json(marker), marker, PUBLISHED)
+            return _of_student(read_json(marker), marker, PUBLISHED, first_has_none=True)
         if (sidecar := _sidecar(model.dataset)) is not None:
             return _of_student(sidecar, raw_root() / model.dataset / STAGE_SIDECAR, SIDECAR)
         return _of_teacher(model, fold)
@@ -63,8 +62,8 @@ def _sidecar(dataset: str) -> dict[str, Any] | None:
         return None
 
 
-def _of_student(content: dict[str, Any], source: Path, newest: int) -> Origin | str:
-    schema_of(content, newest, source, first_has_none=True)
+def _of_student(content: dict[str, Any], source: Path, newest: int, *, first_has_none: bool = False) -> Origin | str:
+    schema_of(content, newest, source, first_has_none=first_has_none)
     if "workspace" not in content or "teacher_fingerprint" not in content:
         return f"{source} does not name its run; publish the student again with nnssl_pseudolabel"
     check_relative_path(content["workspace"], "workspace", source)
@@ -93,5 +92,5 @@ def _is_teacher_of(manifest: Manifest, model: ModelLocation) -> bool:
     checkpoints = [model.checkpoint(fold) for fold in manifest.teacher_folds]
     if not all(path.is_file() for path in checkpoints):
         return False
-    num_samples = MethodConfig.from_dict(manifest.method).evidence.num_samples
+    num_samples = manifest.method.evidence.num_samples
     return fingerprint_of_samples(checkpoints, num_samples) == manifest.teacher_fingerprint

@@ -9,9 +9,9 @@ from typing import Any
 
 from nnunet_ssl.data.files import remove_leftovers, replacing, temporary_folder, write_csv, write_json
 from nnunet_ssl.disk import flush_to_disk
-from nnunet_ssl.errors import InputError, StateError
+from nnunet_ssl.errors import StateError
 from nnunet_ssl.nnunet_api.geometry import map_ending, write_label, write_map
-from nnunet_ssl.nnunet_api.json_file import read_json
+from nnunet_ssl.nnunet_api.json_file import read_json, read_json_or_none
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.prediction.predict_case import CasePrediction
 from nnunet_ssl.prediction.prepared_model import PreparedModel
@@ -119,10 +119,7 @@ class OutputFolder:
 
     def _record(self, case: str) -> dict[str, Any] | None:
         """What is remembered of a case; None where that is nothing, or damaged."""
-        try:
-            content = read_json(self._record_file(case))
-        except InputError:
-            return None
+        content = read_json_or_none(self._record_file(case)) or {}
         return content if {"stamp", "row"} <= set(content) else None
 
     def _images(self, case: str, *, with_probabilities: bool) -> list[Path]:

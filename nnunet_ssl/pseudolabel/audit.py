@@ -22,7 +22,7 @@ from nnunet_ssl.pseudolabel.group_audit import GroupAudit, audit_groups
 from nnunet_ssl.pseudolabel.held_out_study import HeldOutStudy, study_held_out
 from nnunet_ssl.pseudolabel.in_force import possible_score
 from nnunet_ssl.pseudolabel.label_source import TEACHER_ALONE, labels_of
-from nnunet_ssl.pseudolabel.ranking import ScoredCase, rank_pool, score_pool
+from nnunet_ssl.pseudolabel.ranking import PoolCaseScores, rank_pool, score_pool
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.pseudolabel.single_teachers import SingleTeachers, single_teachers
 from nnunet_ssl.schemas import STUDY
@@ -149,13 +149,13 @@ def advise(
     return "go on", f"the held-out Dice is {mean:.2f} and nothing speaks against the pool"
 
 
-def _score(run: Run, study: HeldOutStudy | None, *, decides: bool) -> tuple[list[ScoredCase], str]:
+def _score(run: Run, study: HeldOutStudy | None, *, decides: bool) -> tuple[list[PoolCaseScores], str]:
     """The pool with the labels and the score that the run would rank it by."""
     scored = score_pool(labels_of(run, TEACHER_ALONE, study if decides else None), run.pseudo_cases, run.method.student.fixed_tau)
     return scored, possible_score(run, run.method.evidence.case_score) if study is None else study.ranking.chosen
 
 
-def _label_first(run: Run, study: HeldOutStudy | None, scored: Sequence[ScoredCase], score: str) -> list[str]:
+def _label_first(run: Run, study: HeldOutStudy | None, scored: Sequence[PoolCaseScores], score: str) -> list[str]:
     """The last of the ranking; where held-out cases refute it, so that its last places mean nothing, what has no score, then any cases."""
     order = "random" if study is not None and study.ranking.verdict == "refuted" else "ranked"
     method = run.method.with_settings({"evidence.case_score": score, "curriculum.order": order})

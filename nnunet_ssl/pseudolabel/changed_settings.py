@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.manifest import StageRecord
-from nnunet_ssl.locations import preprocessed_root
-from nnunet_ssl.nnunet_api.json_file import read_json
+from nnunet_ssl.data.stage_settings import settings_of_stage
 from nnunet_ssl.pseudolabel.run import Run
 
 _SECTIONS = ("student.", "agreement.", "evidence.")
@@ -22,7 +20,7 @@ def changed_settings(run: Run) -> list[str]:
     They are seen in the manifest, as far as it records them, and in the plans of those stages whose files are there.
     """
     stages = run.manifest.stages
-    return sorted(_differing(map(_recorded, stages)) | _differing(_in_plans(run, record.stage) for record in stages))
+    return sorted(_differing(map(_recorded, stages)) | _differing(_in_plans(run, record) for record in stages))
 
 
 def _differing(stages: Iterable[Mapping[str, Any]]) -> set[str]:
@@ -39,11 +37,8 @@ def _recorded(record: StageRecord) -> dict[str, Any]:
     return settings
 
 
-def _in_plans(run: Run, stage: int) -> dict[str, Any]:
-    """The settings in a stage's plans; empty where its files are gone."""
-    path = preprocessed_root() / run.stage_name(stage) / f"{run.setup.plans_name}.json"
-    if not path.is_file():
+def _in_plans(run: Run, record: StageRecord) -> dict[str, Any]:
+    """The settings in a stage's plans; empty where they are gone or damaged."""
+    if (settings := settings_of_stage(run.manifest, record)) is None:
         return {}
-    section = read_json(path)["configurations"][run.setup.configuration]["nnssl"]
-    settings = MethodConfig.from_dict(section).by_path().items()
-    return {path: value for path, value in settings if path.startswith(_SECTIONS) and path not in _ELSEWHERE}
+    return {path: value for path, value in settings.by_path().items() if path.startswith(_SECTIONS) and path not in _ELSEWHERE}

@@ -40,7 +40,7 @@ def control_method(run: Run, name: str) -> MethodConfig:
     Raises:
         ConfigError: if the control would do what the run has done, or cannot repeat the run's stages.
     """
-    method = MethodConfig.from_dict(run.manifest.method)
+    method = run.method
     changed = method.with_settings(CONTROLS[name])
     if why := _why_the_same(run, method, changed, name):
         raise ConfigError(f"--control {name}: there is nothing to compare, since {why}.")
@@ -163,7 +163,7 @@ def begin_control(run: Run, name: str) -> NnunetSetup:
 def _manifest(run: Run, method: MethodConfig, plans_name: str, name: str) -> Manifest:
     """The manifest that a control begins with."""
     accepted = {case: replace(label, stage=1) for case, label in run.manifest.accepted.items()}
-    kept = replace(run.manifest, plans=plans_name, method=method.to_dict(), accepted=accepted, control=name)
+    kept = replace(run.manifest, plans=plans_name, method=method, accepted=accepted, control=name)
     return replace(kept, stages=[], dataset_ids=[], published=False)
 
 

@@ -14,21 +14,24 @@ from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.files import remove_leftovers
 from nnunet_ssl.data.held_out_use import uses_held_out
 from nnunet_ssl.data.manifest import StageRecord
+from nnunet_ssl.data.pseudo_case import PseudoCase
 from nnunet_ssl.data.spread import spread
-from nnunet_ssl.data.stage_dataset import PseudoCase, StageSidecar, read_sidecar, stage_is_whole, write_stage
+from nnunet_ssl.data.stage_dataset import stage_is_whole, write_stage
+from nnunet_ssl.data.stage_sidecar import StageSidecar, read_sidecar
 from nnunet_ssl.data.stage_size import NOTHING, frame_bytes, mean_of, pseudo_case_bytes
 from nnunet_ssl.disk import require_free_together
 from nnunet_ssl.errors import WRITE_AGAIN, SetupError, StateError
 from nnunet_ssl.locations import STAGE_SIDECAR, preprocessed_root, raw_root, results_root
 from nnunet_ssl.machines.engine import Engine
 from nnunet_ssl.machines.part import WHOLE, Part
+from nnunet_ssl.nnunet_api.label_classes import classes_in_labels
 from nnunet_ssl.nnunet_api.preprocessing import load_properties
 from nnunet_ssl.pseudolabel.gather import gather_held_out_evidence, gather_student_evidence, gather_teacher_evidence
 from nnunet_ssl.pseudolabel.in_force import SettingsInForce, in_force
 from nnunet_ssl.pseudolabel.label_change import ChangeReport
 from nnunet_ssl.pseudolabel.label_source import LabelSource, choose_source, labels_of, source_of
 from nnunet_ssl.pseudolabel.pool_labels import PoolLabels
-from nnunet_ssl.pseudolabel.ranking import ScoredCase, confident_share, rank_pool, score_pool, write_ranking
+from nnunet_ssl.pseudolabel.ranking import PoolCaseScores, confident_share, rank_pool, score_pool, write_ranking
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.pseudolabel.student_start import resolve_start, teacher_mirroring
 from nnunet_ssl.schemas import SIDECAR
@@ -91,14 +94,14 @@ def _grow(run: Run, *, device: torch.device, rescore: bool, engine: Engine | Non
     entered = {case: s.stage for s in reversed([*run.manifest.stages, record]) for case in s.cases}
     write_ranking(run.workspace / f"ranking_{stage}.csv", ranking, scored, entered)
     run.manifest.stages.append(record)
+    run.manifest.method = run.method
     run.manifest.save(run.workspace)
     return record
 
 
 def _student_before(run: Run) -> int | None:
     """The stage whose student took part in the labels of the newest stage, with which the next one's are compared."""
-    source = source_of(run.manifest.stages[-1]) if run.manifest.stages else None
-    return source.student_stage if source is not None and source.weight > 0 else None
+    return source_of(run.manifest.stages[-1]).student if run.manifest.stages else None
 
 
 def _require_labels_before(run: Run) -> None:
@@ -234,7 +237,7 @@ def _refuse_changed_splits(run: Run, previous: int, validation: list[str]) -> No
 
 def _student_fingerprint(run: Run, source: LabelSource) -> str | None:
     """As the student's evidence carries it; None where the labels are the teacher's alone."""
-    return None if source.student_stage is None or source.weight == 0 else run.student_store(source.student_stage).source
+    return None if source.student is None else run.student_store(source.student).source
 
 
 def _record(
@@ -243,7 +246,7 @@ def _record(
     fraction: float,
     source: LabelSource,
     change: ChangeReport | None,
-    scored: Sequence[ScoredCase],
+    scored: Sequence[PoolCaseScores],
     now: SettingsInForce,
     seconds: float,
 ) -> StageRecord:
@@ -273,9 +276,11 @@ def _record(
     )
 
 
-def _warn_of_missing_classes(run: Run, chosen: list[str], scored: Sequence[ScoredCase]) -> None:
+def _warn_of_missing_classes(run: Run, chosen: list[str], scored: Sequence[PoolCaseScores]) -> None:
     """Name a class that the labelled set has and no chosen pseudo-label contains."""
-    found = {name for s in scored if s.case in set(chosen) for name in s.stratum.split("+")}
-    for name in run.setup.foreground_names:
-        if name not in found:
+    found = {name for s in scored if s.case in set(chosen) for name in s.predicted}
+    missing = [name for name in run.setup.foreground_names if name not in found]
+    labelled = classes_in_labels(run.setup, run.setup.fold_cases(run.fold)[0]) if missing else set()
+    for name in missing:
+        if name in labelled:
             logger.warning("no chosen pseudo-label contains the class '%s'; the student learns it from manual labels alone", name)

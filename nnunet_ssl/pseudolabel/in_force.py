@@ -12,6 +12,7 @@ from nnunet_ssl.data.files import write_json
 from nnunet_ssl.data.held_out_use import uses_held_out
 from nnunet_ssl.locations import STUDY_FILE
 from nnunet_ssl.pseudolabel.held_out_study import HeldOutStudy, study_held_out
+from nnunet_ssl.pseudolabel.label_source import gates
 from nnunet_ssl.pseudolabel.run import Run
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,15 @@ def in_force(run: Run) -> SettingsInForce:
         write_json(run.workspace / STUDY_FILE, study.to_dict())
     elif run.method.evidence.confidence != "paper":
         # in fold mode this is as it should be
-        logger.log(logging.WARNING if run.fold == "all" else logging.INFO, "confidence is not calibrated: %s", _why_not(run))
+        logger.log(
+            logging.WARNING if run.fold == "all" else logging.INFO,
+            "confidence is not calibrated, and the ranking is not proven: %s",
+            _why_not(run),
+        )
+    if study is None and gates(run.method.student):
+        logger.warning(
+            "unlearning '%s' pushes every doubtful label down: no held-out cases say where it would be right", run.method.student.unlearning
+        )
     return SettingsInForce(run.method.with_settings(_decided(run, study)), study)
 
 

@@ -28,6 +28,11 @@ class LabelSource:
     weight: float
     kept_previous: bool = False
 
+    @property
+    def student(self) -> int | None:
+        """Stage whose student takes part in the labels; None: they are the teacher's alone."""
+        return self.student_stage if self.weight > 0 else None
+
 
 TEACHER_ALONE = LabelSource(None, 0.0)
 
@@ -45,7 +50,7 @@ def labels_of(run: Run, source: LabelSource, study: HeldOutStudy | None) -> Pool
         source: whose evidence.
         study: what held-out cases say, if they are to decide about labels.
     """
-    student = run.student_store(source.student_stage) if source.student_stage is not None and source.weight > 0 else None
+    student = None if source.student is None else run.student_store(source.student)
     return PoolLabels(
         setup=run.setup,
         pool=run.pool,
@@ -90,8 +95,7 @@ def choose_source(run: Run, stage: int, study: HeldOutStudy | None) -> tuple[Lab
             stage - 1,
         )
         return kept, change
-    in_force = previous.student_stage if previous.weight > 0 else None
-    if refined.student_stage is not None and (problem := worse_than_in_force(run, stage - 1, in_force=in_force)):
+    if refined.student is not None and (problem := worse_than_in_force(run, stage - 1, in_force=previous.student)):
         logger.warning("%s: the labels of stage %d are kept", problem, stage - 1)
         return kept, change
     if change.overall < agreement.stop_change:

@@ -17,7 +17,7 @@ from nnunet_ssl.confidence.thresholds import UnlearningGate, gate_at
 from nnunet_ssl.confidence.voxel_confidence import calibrated_confidence, confidence_of_written, paper_confidence, variance_of_labels
 from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.data.pool_index import PoolIndex
-from nnunet_ssl.data.stage_dataset import PseudoCase
+from nnunet_ssl.data.pseudo_case import PseudoCase
 from nnunet_ssl.nnunet_api.geometry import background_probabilities, to_image_grid
 from nnunet_ssl.nnunet_api.preprocessed_case import open_segmentation
 from nnunet_ssl.nnunet_api.preprocessing import load_properties

@@ -19,21 +19,26 @@ COLUMNS = ("rank", "case", "score", "stage", "review", "stratum", "group", *CASE
 
 
 @dataclass(frozen=True)
-class ScoredCase:
+class PoolCaseScores:
     """What the ranking table says of one case."""
 
     case: str
     scores: dict[str, float | None]
-    stratum: str
-    """Names of the predicted classes, joined by `+`; `none` where nothing is predicted."""
+    predicted: tuple[str, ...]
+    """Names of the predicted classes (regions)."""
     foreground_voxels: int
     confident_share: float | None
     """Share of predicted-foreground voxels with confidence of at least tau."""
 
+    @property
+    def stratum(self) -> str:
+        """Names of the predicted classes, joined by `+`; `none` where nothing is predicted."""
+        return "+".join(self.predicted) or "none"
 
-def score_case(
+
+def score_pool_case(
     case: str, found: CaseLabels, class_names: Sequence[str], tau: float | tuple[float, ...], *, is_calibrated: bool = False
-) -> ScoredCase:
+) -> PoolCaseScores:
     """All case scores of one case, side by side; `expected_dice` needs calibrated evidence."""
     evidence = found.evidence
     measured = all_scores(evidence, found.confidence, found.nonzero, evidence.mean if is_calibrated else None)
@@ -45,19 +50,19 @@ def score_case(
     else:
         present = [class_names[k] for k in np.unique(evidence.predicted_labels()[found.nonzero]) if k > 0]
     voxels = int(foreground.sum())
-    return ScoredCase(case, scores, "+".join(present) or "none", voxels, float(confident[foreground].mean()) if voxels else None)
+    return PoolCaseScores(case, scores, tuple(present), voxels, float(confident[foreground].mean()) if voxels else None)
 
 
-def score_pool(labels: PoolLabels, cases: Sequence[str], tau: float | tuple[float, ...]) -> list[ScoredCase]:
+def score_pool(labels: PoolLabels, cases: Sequence[str], tau: float | tuple[float, ...]) -> list[PoolCaseScores]:
     """Score every case from stored evidence; nothing is predicted."""
     names = labels.setup.class_names
     return [
-        score_case(case, labels.labels(case), names, tau, is_calibrated=labels.is_calibrated)
+        score_pool_case(case, labels.labels(case), names, tau, is_calibrated=labels.is_calibrated)
         for case in tqdm(cases, desc="scoring the pool")
     ]
 
 
-def confident_share(scored: Sequence[ScoredCase]) -> float:
+def confident_share(scored: Sequence[PoolCaseScores]) -> float:
     """Share of the predicted-foreground voxels of cases with confidence of at least tau; 0 where there are none."""
     voxels = sum(s.foreground_voxels for s in scored)
     confident = sum(s.foreground_voxels * s.confident_share for s in scored if s.confident_share is not None)
@@ -65,7 +70,7 @@ def confident_share(scored: Sequence[ScoredCase]) -> float:
 
 
 def rank_pool(
-    scored: Sequence[ScoredCase], evidence: EvidenceConfig, curriculum: CurriculumConfig, groups: Mapping[str, str] | None = None
+    scored: Sequence[PoolCaseScores], evidence: EvidenceConfig, curriculum: CurriculumConfig, groups: Mapping[str, str] | None = None
 ) -> list[RankedCase]:
     """The pool in the order in which it enters, interleaved over groups, where there are any, and sets of predicted classes."""
     scores = {s.case: s.scores[evidence.case_score] for s in scored}
@@ -74,7 +79,7 @@ def rank_pool(
     return rank_cases(scores, strata, order=order, seed=curriculum.seed, dropped_share=curriculum.dropped_share, groups=groups or None)
 
 
-def write_ranking(path: Path, ranking: Sequence[RankedCase], scored: Sequence[ScoredCase], entered: dict[str, int]) -> None:
+def write_ranking(path: Path, ranking: Sequence[RankedCase], scored: Sequence[PoolCaseScores], entered: dict[str, int]) -> None:
     """Write `ranking_<t>.csv`.
 
     Args:

@@ -9,11 +9,10 @@ import torch
 
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.held_out_use import uses_held_out
-from nnunet_ssl.data.manifest import KEPT_BY_STAGES, Manifest, StageRecord
-from nnunet_ssl.errors import ConfigError, NnsslError
-from nnunet_ssl.locations import preprocessed_root
+from nnunet_ssl.data.manifest import KEPT_BY_STAGES, StageRecord
+from nnunet_ssl.data.stage_settings import settings_of_stage
+from nnunet_ssl.errors import ConfigError
 from nnunet_ssl.machines.engine import Engine
-from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.pseudolabel.grow import gather_all_evidence, stage_sidecar, write_dataset
 from nnunet_ssl.pseudolabel.in_force import in_force
 from nnunet_ssl.pseudolabel.label_source import labels_of, source_of
@@ -50,14 +49,13 @@ def _rewrite(run: Run, stage: int, *, device: torch.device, engine: Engine | Non
     if not 1 <= stage <= len(records):
         written = f"stages 1 to {len(records)} are" if len(records) > 1 else "stage 1 alone is" if records else "none is"
         raise ConfigError(f"--stage {stage}: {written} written in {run.workspace}; without --stage the next one is.")
-    record, saved = records[stage - 1], Manifest.load(run.workspace) or run.manifest
-    given, own = run.method, run.method.with_settings({"evidence.confidence": _confidence_of(run, record)})
-    _refuse_kept_settings(run, stage, MethodConfig.from_dict(saved.method), own)
-    run.manifest.method = own.to_dict()
+    record, given = records[stage - 1], run.method
+    own = given.with_settings({"evidence.confidence": _confidence_of(run, record)})
+    _refuse_kept_settings(run, stage, own)
+    run = replace(run, method=own)
     source = source_of(record)
     cases = run.pool_without(record.accepted)
-    student = source.student_stage if source.weight > 0 else None
-    gather_all_evidence(run, device, cases, student_stage=student, engine=engine)
+    gather_all_evidence(run, device, cases, student_stage=source.student, engine=engine)
     now = in_force(run)
     sidecar = stage_sidecar(run, stage, record.cases, record.accepted, source, now, is_last=record.is_last)
     labels, chosen = labels_of(run, source, now.study), set(record.cases)
@@ -70,31 +68,28 @@ def _rewrite(run: Run, stage: int, *, device: torch.device, engine: Engine | Non
         calibration=now.calibration,
         share_confident=confident_share(scored),
     )
-    run.manifest.method = saved.method if stage < len(records) else given.to_dict()
+    if stage == len(records):
+        run.manifest.method = given
     run.manifest.save(run.workspace)
     return records[stage - 1]
 
 
 def _confidence_of(run: Run, record: StageRecord) -> str:
     """The kind of confidence that a stage was written with, by its own plans; by its entry in the manifest where these are lost."""
-    path = preprocessed_root() / record.dataset / f"{run.manifest.plans}.json"
-    try:
-        section = read_json(path)["configurations"][run.manifest.configuration]["nnssl"]
-        return MethodConfig.from_dict(section).evidence.confidence
-    except (NnsslError, KeyError, TypeError):
-        return "paper" if record.calibration is None else "calibrated"
+    if (settings := settings_of_stage(run.manifest, record)) is not None:
+        return settings.evidence.confidence
+    return "paper" if record.calibration is None else "calibrated"
 
 
-def _refuse_kept_settings(run: Run, stage: int, before: MethodConfig, own: MethodConfig) -> None:
+def _refuse_kept_settings(run: Run, stage: int, own: MethodConfig) -> None:
     """Refuse settings that differ from those of the run and decided what a stage is; its own confidence may be named.
 
     Args:
         run: with the settings that are given.
         stage: to be written again.
-        before: settings of the run as it is saved.
         own: those that the stage is to be written with.
     """
-    old = before.by_path()
+    old = run.manifest.method.by_path()
     for path, value in run.method.by_path().items():
         is_own = path == "evidence.confidence" and uses_held_out(run.method, run.fold) == uses_held_out(own, run.fold)
         if path.startswith(KEPT_BY_STAGES) and value != old[path] and not is_own:

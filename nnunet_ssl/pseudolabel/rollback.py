@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import permutation_test, rankdata
 
+from nnunet_ssl.nnunet_api.training_state import training_command
 from nnunet_ssl.nnunet_api.validation_summary import case_dice
 from nnunet_ssl.pseudolabel.run import Run
+
+logger = logging.getLogger(__name__)
 
 NUM_SIGNS = 2**16
 """Most assignments of signs to try: all of them up to 16 cases that differ, else so many at random."""
@@ -36,7 +40,19 @@ def worse_than_in_force(run: Run, stage: int, *, in_force: int | None) -> str | 
     level = run.method.agreement.rollback_level
     if run.fold == "all" or level == 0:
         return None
+    if in_force is None and run.manifest.predictions is not None:
+        logger.info("student %d is not compared with the predictions: these have no figures on validation cases", stage)
+        return None
     models = (run.teacher if in_force is None else run.student(in_force), run.student(stage))
+    for model in models:
+        if not model.validation_summary(run.fold).is_file():
+            logger.warning(
+                "whether student %d is worse than the model whose labels are in force was not tested, for %s is missing; to validate: %s",
+                stage,
+                model.validation_summary(run.fold),
+                training_command(model, run.fold),
+            )
+            return None
     before, after = (case_dice(model, run.fold, of_absent=1.0) for model in models)
     cases = sorted(set(before) & set(after))
     old, new = (np.array([dice[case] for case in cases]) for dice in (before, after))

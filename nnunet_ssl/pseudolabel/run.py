@@ -26,6 +26,8 @@ class Run:
     pool: PoolIndex
     manifest: Manifest
     teacher: ModelLocation
+    method: MethodConfig
+    """Settings in force; those of the manifest are of its newest stage."""
 
     @property
     def fold(self) -> int | str:
@@ -34,10 +36,6 @@ class Run:
     @property
     def workspace(self) -> Path:
         return self.teacher.workspace(self.fold)
-
-    @property
-    def method(self) -> MethodConfig:
-        return MethodConfig.from_dict(self.manifest.method)
 
     @property
     def start_model(self) -> ModelLocation:
@@ -61,12 +59,7 @@ class Run:
 
     def student(self, stage: int) -> ModelLocation:
         """The student of a stage, trained or not."""
-        return ModelLocation(
-            dataset=self.stage_name(stage),
-            trainer=self.manifest.student_trainer,
-            plans=self.setup.plans_name,
-            configuration=self.setup.configuration,
-        )
+        return self.manifest.student_on(self.stage_name(stage))
 
     def stage_name(self, stage: int) -> str:
         return stage_dataset_name(self.manifest.dataset_ids[stage - 1], self.setup.dataset, self.fold, stage)
@@ -77,8 +70,8 @@ class Run:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every stage is written; an adaptive schedule may end before its last one."""
-        return bool(self.manifest.stages) and self.manifest.stages[-1].is_last
+        """See `Manifest.is_complete`."""
+        return self.manifest.is_complete
 
     @property
     def next_stage(self) -> int | None:

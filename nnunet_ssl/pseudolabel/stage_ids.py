@@ -35,8 +35,7 @@ def ids_of_stages(manifest: Manifest | None, num_stages: int, first_id: int | No
     if manifest is None:
         return allot_ids(num_stages, first_id)
     written, own = manifest.dataset_ids[: len(manifest.stages)], manifest.dataset_ids
-    is_complete = bool(manifest.stages) and manifest.stages[-1].is_last
-    if is_complete or (first_id is None and num_stages <= len(own)):
+    if manifest.is_complete or (first_id is None and num_stages <= len(own)):
         return own
     count = len(written)
     unwritten = enumerate(own[count:], start=count + 1)

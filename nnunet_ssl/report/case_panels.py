@@ -17,12 +17,13 @@ from nnunet_ssl.confidence.quantise import share_from_int16
 from nnunet_ssl.data.evidence_store import student_store, teacher_stores
 from nnunet_ssl.data.manifest import Manifest, StageRecord
 from nnunet_ssl.data.pool_index import load_pool
-from nnunet_ssl.data.stage_dataset import CODE_IGNORED, read_sidecar
+from nnunet_ssl.data.pseudo_case import CODE_IGNORED
+from nnunet_ssl.data.stage_sidecar import read_sidecar
 from nnunet_ssl.errors import WRITE_AGAIN, NnsslError, StateError
 from nnunet_ssl.locations import STAGE_SIDECAR, preprocessed_root, targets_folder
 from nnunet_ssl.nnunet_api.array_file import open_array
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
-from nnunet_ssl.report.collect import RunFacts, student_of
+from nnunet_ssl.report.collect import RunFacts
 from nnunet_ssl.report.learned_cases import learned_pool_cases
 
 logger = logging.getLogger(__name__)
@@ -151,13 +152,9 @@ class _StageReader:
         teacher = merge(store.read(case) for store in stores.values())
         if record.label_stage is None or record.agreement_weight == 0:
             return teacher
-        dataset = self.manifest.stages[record.label_stage - 1].dataset
-        model, fold, num_samples = (
-            student_of(self.manifest, dataset),
-            self.manifest.fold,
-            int(self.manifest.method["evidence"]["num_samples"]),
-        )
-        student = student_store(self.workspace, record.label_stage, model, fold, num_samples)
+        manifest, stage = self.manifest, record.label_stage
+        model = manifest.student_on(manifest.stages[stage - 1].dataset)
+        student = student_store(self.workspace, stage, model, manifest.fold, manifest.method.evidence.num_samples)
         return fuse(teacher, student.read(case), weight=record.agreement_weight)
 
 

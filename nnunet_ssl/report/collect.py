@@ -106,8 +106,8 @@ class RunFacts:
     """Labelled cases of the fold that nothing trains on, and what else they served for."""
     class_names: tuple[str, ...]
     """Foreground classes (regions), in the order of the network's outputs."""
-    settings: Mapping[str, Any]
-    """As given, in the form of the plans' `nnssl` section."""
+    method: MethodConfig
+    """Settings as given."""
     decided: Mapping[str, Any]
     """Settings that are in force at the newest stage, whatever was given, by dotted path; none before the first stage."""
     num_stages: int
@@ -143,16 +143,6 @@ class RunFacts:
         return bool(self.students) and not any(student.pool_cases for student in self.students)
 
 
-def teacher_of(setup: NnunetSetup, teacher_trainer: str) -> ModelLocation:
-    """Where the teacher of a set-up stands."""
-    return ModelLocation(dataset=setup.dataset, trainer=teacher_trainer, plans=setup.plans_name, configuration=setup.configuration)
-
-
-def student_of(manifest: Manifest, dataset: str) -> ModelLocation:
-    """The student that trains on a stage's dataset."""
-    return ModelLocation(dataset=dataset, trainer=manifest.student_trainer, plans=manifest.plans, configuration=manifest.configuration)
-
-
 def collect(setup: NnunetSetup, fold: int | str, teacher_trainer: str) -> RunFacts:
     """Read what the files of a run say.
 
@@ -165,7 +155,7 @@ def collect(setup: NnunetSetup, fold: int | str, teacher_trainer: str) -> RunFac
         SetupError: if neither a run nor a trained teacher is there.
         StateError: if the manifest or a table is damaged.
     """
-    teacher = teacher_of(setup, teacher_trainer)
+    teacher = setup.model(teacher_trainer)
     manifest = Manifest.load(teacher.workspace(fold))
     if manifest is not None:
         owner: dict[str, str | int] = {"configuration": setup.configuration, "plans": setup.plans_name, "fold": fold}
@@ -181,8 +171,7 @@ def collect(setup: NnunetSetup, fold: int | str, teacher_trainer: str) -> RunFac
     records, accepted = (manifest.stages, manifest.accepted) if manifest else ([], {})
     if manifest is not None:
         models += [_student_facts(manifest, record, len(train), foreground_keys(setup)) for record in records]
-    settings = manifest.method if manifest else setup.method.to_dict()
-    method = MethodConfig.from_dict(settings)
+    method = manifest.method if manifest else setup.method
     return RunFacts(
         dataset=setup.dataset,
         configuration=setup.configuration,
@@ -199,9 +188,9 @@ def collect(setup: NnunetSetup, fold: int | str, teacher_trainer: str) -> RunFac
         partial_cases=sum(label.is_partial for label in accepted.values()),
         validation_use=validation_use(manifest, method, fold, len(validation)),
         class_names=tuple(foreground_keys(setup)),
-        settings=settings,
+        method=method,
         decided=_decided(records[-1]) if records else {},
-        num_stages=len(records) if records and records[-1].is_last else method.curriculum.num_stages,
+        num_stages=len(records) if manifest and manifest.is_complete else method.curriculum.num_stages,
         ranking_score=records[-1].case_score if records else method.evidence.case_score,
         models=tuple(models),
         ranking=read_ranking(teacher.workspace(fold) / f"ranking_{len(records)}.csv"),
@@ -255,7 +244,7 @@ def _without_figures_of_a_fold(log: TrainingLog | None) -> TrainingLog | None:
 
 
 def _student_facts(manifest: Manifest, record: StageRecord, labelled_cases: int, keys: Mapping[str, str]) -> ModelFacts:
-    student, fold = student_of(manifest, record.dataset), manifest.fold
+    student, fold = manifest.student_on(record.dataset), manifest.fold
     log = read_training_log(student, fold)
     return ModelFacts(
         stage=record.stage,

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from nnunet_ssl import __version__
-from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.report import tables
 from nnunet_ssl.report.case_panels import CasePanel
 from nnunet_ssl.report.collect import ModelFacts, RunFacts
@@ -224,7 +223,7 @@ def _review(facts: RunFacts) -> Iterator[str]:
 
 def _settings(facts: RunFacts) -> Iterator[str]:
     yield heading("Settings")
-    table = tables.settings_table(facts, MethodConfig().to_dict())
+    table = tables.settings_table(facts)
     changed = [f"{row['setting']} = {row['value']}" for row in table.rows if row["changed"]]
     yield paragraph("Given, other than the defaults: " + "; ".join(changed) + "." if changed else "All given as by default.")
     if facts.decided:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.report.collect import ModelFacts, RunFacts
 from nnunet_ssl.report.held_out import HeldOutFacts
 from nnunet_ssl.report.table import Column, Table, table
@@ -155,21 +156,13 @@ def _epoch_rows(log: TrainingLog, dice: list[str]) -> Iterator[dict[str, Any]]:
         yield {"epoch": epoch, **measured}
 
 
-def settings_table(facts: RunFacts, defaults: dict[str, Any]) -> Table:
+def settings_table(facts: RunFacts) -> Table:
     """Every setting as given, by dotted path; `*` marks those that differ from the defaults."""
-    standard = dict(_flat(defaults))
+    standard = MethodConfig().by_path()
     columns = [Column("setting", "setting", is_text=True), Column("value", "value", is_text=True), Column("changed", "", is_text=True)]
-    flat = [(path, value) for path, value in _flat(facts.settings) if path != "schema"]
-    rows = [{"setting": p, "value": plain(v), "changed": "*" if plain(v) != plain(standard.get(p)) else ""} for p, v in flat]
+    given = facts.method.by_path().items()
+    rows = [{"setting": path, "value": plain(value), "changed": "*" if value != standard[path] else ""} for path, value in given]
     return table(columns, rows)
-
-
-def _flat(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in section.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def plain(value: Any) -> str:

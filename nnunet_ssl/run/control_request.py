@@ -8,7 +8,7 @@ from nnunet_ssl.errors import SetupError
 from nnunet_ssl.nnunet_api.training_state import is_trained_and_validated, training_command
 from nnunet_ssl.pseudolabel.control_run import begin_control
 from nnunet_ssl.pseudolabel.run import Run
-from nnunet_ssl.pseudolabel.start_run import settings_in_force
+from nnunet_ssl.pseudolabel.run_spec import settings_in_force
 from nnunet_ssl.run.run_request import RunRequest
 
 
@@ -49,4 +49,5 @@ def control_request(request: RunRequest, run: Run, name: str) -> RunRequest:
         accept=None,
         groups=None,
         leave_group_out=False,
+        npz=False,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nnunet_ssl.confidence.curriculum import stage_size
 from nnunet_ssl.data.pool_index import load_pool
 from nnunet_ssl.data.pool_size import pool_case_bytes
 from nnunet_ssl.data.stage_size import frame_bytes
@@ -57,7 +58,7 @@ def estimate_disk(request: RunRequest, num_pool_cases: int) -> DiskEstimate:
     evidence_bytes = (stored_evidence_bytes(run) if run is not None else None) or case.evidence
     predictors = len(folds) + (method.curriculum.num_stages - 1 if method.agreement.weight > 0 else 0)
     held_out = len(setup.labelled_cases) if len(folds) > 1 else 0
-    entries = [max(1, int(k * num_cases)) for k in method.curriculum.stage_fractions]
+    entries = [stage_size(k, num_cases) for k in method.curriculum.stage_fractions]
     stages = sum(case.stage.times(n).plus(frame_bytes(setup, n)).total for n in entries)
     trainings = method.curriculum.num_stages * student_bytes(setup, method, request.student, request.fold)
     if not request.is_from_predictions:

@@ -36,7 +36,7 @@ def _keep_step(request: RunRequest, asked: str, command: str) -> Step:
     """Keep groups beside the pool, where a teacher's training finds them."""
 
     def known() -> PoolIndex:
-        workspace = request.teacher.workspace(request.fold)
+        workspace = request.workspace
         return known_pool(request.setup, Manifest.load(workspace), workspace)
 
     def is_done() -> bool:

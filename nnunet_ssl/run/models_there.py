@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nnunet_ssl.locations import PUBLISHED_MARKER, ModelLocation, plans_flag, results_root
 from nnunet_ssl.nnunet_api.json_file import read_json
 
@@ -18,7 +20,7 @@ def flags_of_trained_models(teacher: ModelLocation, *folds: int | str) -> list[s
     found = []
     for folder in sorted((results_root() / teacher.dataset).glob(f"*__*__{teacher.configuration}")):
         trainer, plans = folder.name.split("__")[:2]
-        model = ModelLocation(dataset=teacher.dataset, trainer=trainer, plans=plans, configuration=teacher.configuration)
+        model = replace(teacher, trainer=trainer, plans=plans)
         trained = [f for f in folds if model.checkpoint(f).is_file() and not (model.fold_folder(f) / PUBLISHED_MARKER).is_file()]
         if trained and model != teacher and model.folder == folder and not _is_of_control(model):
             found.append(f"-tr {trainer}{plans_flag(plans)}")

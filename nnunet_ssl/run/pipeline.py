@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,10 +13,11 @@ import torch
 from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.data.pool import pool_is_current, prepare_pool
 from nnunet_ssl.errors import SetupError
-from nnunet_ssl.locations import OUR_TEACHER, ModelLocation, dataset_number, plans_flag, stage_dataset_name
+from nnunet_ssl.locations import dataset_number, plans_flag, stage_dataset_name
 from nnunet_ssl.machines.engine import engine_at
-from nnunet_ssl.nnunet_api.external_trainers import find_trainer, trains_uncertainty_head
+from nnunet_ssl.nnunet_api.external_trainers import find_trainer, is_our_teacher, trains_uncertainty_head
 from nnunet_ssl.nnunet_api.training_state import checkpoint_to_open, is_trained_and_validated, training_command
+from nnunet_ssl.nnunet_api.validation_summary import has_probabilities
 from nnunet_ssl.pseudolabel.grow import grow
 from nnunet_ssl.pseudolabel.publish import is_published, publish
 from nnunet_ssl.pseudolabel.run import Run
@@ -34,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 def teacher_epochs(request: RunRequest) -> int | None:
     """Epochs of the teacher where they are ours to say, for the progress bar."""
-    if request.teacher_trainer != OUR_TEACHER:
+    if not is_our_teacher(request.teacher_trainer):
         return None
     teacher = request.setup.method.teacher
     return teacher.length.num_epochs + teacher.distillation_epochs
@@ -55,7 +57,7 @@ def pipeline(request: RunRequest) -> list[Step]:
     """Every step of a run, in order."""
     settings = request.method
     number, configuration = dataset_number(request.setup.dataset), request.setup.configuration
-    logs = request.teacher.workspace(request.fold) / "logs"
+    logs = request.workspace / "logs"
     plans = plans_flag(request.setup.plans_name)
     grow_line = f"nnssl_pseudolabel -d {number} -c {configuration} -f {request.fold}{plans} -tr {request.teacher_trainer}"
     if request.predictions:
@@ -101,13 +103,12 @@ def pipeline(request: RunRequest) -> list[Step]:
 
 def _student_command(request: RunRequest, stage: int, unknown: str) -> str:
     """The command that trains a student; `unknown` while the run has not begun, and so has no ids for its stages."""
-    manifest = Manifest.load(request.teacher.workspace(request.fold))
+    manifest = Manifest.load(request.workspace)
     ids = [] if manifest is None else ids_of_stages(manifest, request.method.curriculum.num_stages, request.first_id)
     if manifest is None or stage > len(ids):
         return unknown
     name = stage_dataset_name(ids[stage - 1], manifest.dataset, manifest.fold, stage)
-    student = ModelLocation(dataset=name, trainer=request.student, plans=manifest.plans, configuration=manifest.configuration)
-    return training_command(student, request.fold)
+    return training_command(replace(manifest.student_on(name), trainer=request.student), request.fold)
 
 
 def execute(steps: Sequence[Step]) -> None:
@@ -142,7 +143,7 @@ def _teacher_step(request: RunRequest, fold: int | str, logs: Path) -> Step:
 
 
 def _teacher_done(request: RunRequest, fold: int | str) -> Callable[[], bool]:
-    if request.teacher_trainer == OUR_TEACHER:
+    if is_our_teacher(request.teacher_trainer):
         return lambda: is_trained_and_validated(request.teacher, fold)
     # a stock model is taken as it is: whether its user validated it is not our business
     return lambda: request.teacher.checkpoint(fold).is_file()
@@ -184,9 +185,16 @@ def _student_done(request: RunRequest, stage: int) -> Callable[[], bool]:
         run = request.begun()
         if run is None or stage > len(run.manifest.stages):
             return run is not None and run.is_complete  # an adaptive schedule has ended before this stage
-        return is_trained_and_validated(run.student(stage), request.fold)
+        student = run.student(stage)
+        is_whole = not _wants_npz(request, run, stage) or has_probabilities(student, request.fold, run.setup.file_ending)
+        return is_whole and is_trained_and_validated(student, request.fold)
 
     return is_done
+
+
+def _wants_npz(request: RunRequest, run: Run, stage: int) -> bool:
+    """Whether a stage's student is to save probabilities: the last one, which is published."""
+    return request.npz and run.manifest.stages[stage - 1].is_last
 
 
 def _train_student(request: RunRequest, stage: int, logs: Path) -> Callable[[], None]:
@@ -196,7 +204,8 @@ def _train_student(request: RunRequest, stage: int, logs: Path) -> Callable[[], 
             raise SetupError(f"stage {stage} is not written yet; run nnssl_pseudolabel first.")
         epochs, student = student_epochs(run, stage), run.student(stage)
         require_training_room(student, request.fold, student_bytes(run.setup, run.method, student.trainer, request.fold))
-        train(student, request.fold, device=request.device, log=logs / f"student_{stage}.txt", epochs=epochs)
+        log, npz = logs / f"student_{stage}.txt", _wants_npz(request, run, stage)
+        train(student, request.fold, device=request.device, log=log, epochs=epochs, npz=npz)
 
     return work
 

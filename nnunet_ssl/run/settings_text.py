@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from nnunet_ssl.config import MethodConfig
+from nnunet_ssl.data.gpu_estimate import describe_size
 from nnunet_ssl.data.held_out_use import uses_held_out
-from nnunet_ssl.nnunet_api.external_trainers import find_trainer, trains_uncertainty_head
+from nnunet_ssl.nnunet_api.external_trainers import find_trainer, settings_of_student, trains_uncertainty_head
 from nnunet_ssl.run.run_request import RunRequest
 
 OUR_NETWORK = "TransASPPUNet"
@@ -23,13 +24,15 @@ def settings_lines(request: RunRequest) -> list[str]:
         SetupError: if there is no such student trainer.
         ConfigError: if there are fewer epochs than stages.
     """
-    # some trainers have settings of their own, whatever the plans say
-    method = request.method.with_settings(getattr(find_trainer(request.student), "fixed_settings", {}))
+    method = settings_of_student(request.method, request.student)
     curriculum, student = method.curriculum, method.student
     epochs = curriculum.stage_epochs(student.length.num_epochs)
     adaptive = "" if curriculum.schedule == "fixed" else " (adaptive: fewer stages if labels settle)"
+    network = _network(request)
+    size = {"size": describe_size(request.setup)} if network == OUR_NETWORK else {}
     values = {
-        "student": f"{request.student}, {_network(request)}",
+        "student": f"{request.student}, {network}",
+        **size,
         "fractions": f"{_list(curriculum.stage_fractions)} of the pool, {curriculum.order}{adaptive}",
         "epochs": f"{_list(epochs)}, {student.length.iterations_per_epoch} steps each",
         "samples": f"{method.evidence.num_samples} a case",
@@ -38,7 +41,7 @@ def settings_lines(request: RunRequest) -> list[str]:
         "targets": student.targets,
         "unlearning": student.unlearning,
         "agreement": f"{method.agreement.weight:g}",
-        "all settings": f"'method' in {request.teacher.workspace(request.fold) / 'manifest.json'}, once the run has begun",
+        "all settings": f"'method' in {request.workspace / 'manifest.json'}, once the run has begun",
     }
     width = max(map(len, values))
     return ["settings in force:", *(f"  {name:{width}}  {value}" for name, value in values.items())]

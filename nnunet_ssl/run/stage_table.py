@@ -31,6 +31,8 @@ class StageRow:
     """Mean foreground Dice on labelled validation cases; None for `-f all` and before training."""
     minutes: float | None
     """Labelling and training together."""
+    is_kept: bool = False
+    """Whether the change was refused, so that the stage has the labels of the one before."""
 
     def cells(self) -> tuple[str, ...]:
         """The row as text."""
@@ -40,7 +42,7 @@ class StageRow:
             "-" if self.cases is None else str(self.cases),
             "-" if self.score_range is None else f"{self.score_range[0]:.3f}-{self.score_range[1]:.3f}",
             number(self.share_confident, "{:.1%}"),
-            number(self.change, "{:.1%}"),
+            number(self.change, "{:.1%} refused" if self.is_kept else "{:.1%}"),
             number(self.dice, "{:.4f}"),
             number(self.minutes, "{:.1f}"),
         )
@@ -66,6 +68,7 @@ def stage_rows(run: Run) -> list[StageRow]:
                 change=max(record.change.values(), default=None) if record.change is not None else None,
                 dice=mean_dice(student, run.fold),
                 minutes=None if trained is None else trained + record.seconds / 60,
+                is_kept=record.kept_previous,
             )
         )
     return rows

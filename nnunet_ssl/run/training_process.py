@@ -39,7 +39,7 @@ _GRACE_SECONDS = 1
 _EPOCH = re.compile(r"^(?:\S+ \S+: )?Epoch (\d+)\s*$")
 
 
-def train(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None) -> None:
+def train(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None, npz: bool = False) -> None:
     """Train a model, or continue its training; where another process trains it already, that is an error.
 
     The training ends when this process does, and its worker processes when it does, even if one of them is killed.
@@ -50,12 +50,15 @@ def train(model: ModelLocation, fold: int | str, *, device: str, log: Path, epoc
         device: `cuda`, `cpu` or `mps`.
         log: file that the process's output is appended to.
         epochs: for the progress bar; None where unknown.
+        npz: whether the final validation saves probabilities.
 
     Raises:
         StateError: if the checkpoint to continue from is damaged or carries code, or if the process fails; the message shows its last line
             and names the log.
     """
     arguments = [model.dataset, model.configuration, str(fold), "-tr", model.trainer, "-p", model.plans, "-device", device]
+    given = training_command(model, fold, npz=npz)
+    arguments += ["--npz"] if npz else []
     if (checkpoint := checkpoint_to_open(model, fold)) is not None:
         load_checkpoint(checkpoint)  # refused here where it carries code: a trainer of nnU-Net's own would run it
         is_final = checkpoint == model.checkpoint(fold)
@@ -68,12 +71,12 @@ def train(model: ModelLocation, fold: int | str, *, device: str, log: Path, epoc
     log.parent.mkdir(parents=True, exist_ok=True)
     if log.is_symlink():
         log.unlink()  # what it points to is not to be written
-    logger.info("%s  (log: %s)", training_command(model, fold), log)
+    logger.info("%s  (log: %s)", given, log)
     environment = {**training_environment(device), FOLDER_VARIABLE: str(model.fold_folder(fold))}
     last = _stream([sys.executable, "-u", "-c", _ENTRY, *arguments], log, f"training {model.dataset}", epochs, environment)
     if last is not None:
         hint = "; make space there and give the same command again: it continues" if _FULL_DISK.search(last) else ""
-        raise StateError(f"{training_command(model, fold)} failed: {last} (whole output: {log}){hint}")
+        raise StateError(f"{given} failed: {last} (whole output: {log}){hint}")
 
 
 def training_environment(device: str) -> dict[str, str]:

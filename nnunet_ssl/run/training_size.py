@@ -6,7 +6,8 @@ from pathlib import Path
 
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.disk import require_free
-from nnunet_ssl.locations import OUR_TEACHER, ModelLocation
+from nnunet_ssl.locations import ModelLocation
+from nnunet_ssl.nnunet_api.external_trainers import is_our_teacher, settings_of_student
 from nnunet_ssl.nnunet_api.network_size import network_size
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
@@ -20,13 +21,14 @@ _LOGS_BYTES = 500_000
 
 def teacher_bytes(setup: NnunetSetup, method: MethodConfig, trainer: str, fold: int | str) -> float:
     """What the training of a fold's teacher leaves; a trainer that is not ours is taken to use nnU-Net's SGD."""
-    optimizer = method.teacher.optimizer if trainer == OUR_TEACHER else "nnunet"
+    optimizer = method.teacher.optimizer if is_our_teacher(trainer) else "nnunet"
     return _training_bytes(setup, trainer, optimizer, fold, has_average=False)
 
 
 def student_bytes(setup: NnunetSetup, method: MethodConfig, trainer: str, fold: int | str) -> float:
     """What the training of one stage's student leaves."""
-    return _training_bytes(setup, trainer, method.student.optimizer, fold, has_average=method.student.ema)
+    student = settings_of_student(method, trainer).student
+    return _training_bytes(setup, trainer, student.optimizer, fold, has_average=student.ema)
 
 
 def require_training_room(model: ModelLocation, fold: int | str, num_bytes: float) -> None:

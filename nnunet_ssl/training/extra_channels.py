@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from nnunet_ssl.confidence.quantise import SHARE_STEPS
-from nnunet_ssl.data.stage_dataset import CODE_IGNORED, CODE_POOL
+from nnunet_ssl.data.pseudo_case import CODE_IGNORED, CODE_POOL
 from nnunet_ssl.errors import WRITE_AGAIN, StateError
 
 CODE_PADDING = 0

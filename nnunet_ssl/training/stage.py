@@ -75,8 +75,13 @@ class Stage:
     def _listed_in_splits(self, fold: int) -> list[str]:
         """nnU-Net's own train list of the fold: not used here, but stock trainers on this dataset would, and must not see more."""
         path = preprocessed_root() / self.dataset / "splits_final.json"
-        splits = json.loads(path.read_text()) if path.is_file() else []
-        return list(splits[fold]["train"]) if fold < len(splits) else []
+        if not path.is_file():
+            return []
+        try:
+            splits = json.loads(path.read_text())
+            return list(splits[fold]["train"]) if fold < len(splits) else []
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StateError(f"{path} is damaged ({error!r}); {WRITE_AGAIN}") from error
 
     def _refuse_leak(self, train: list[str], place: str) -> None:
         if leaked := sorted(set(train) & set(self.validation_cases)):

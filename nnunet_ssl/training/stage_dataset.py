@@ -83,7 +83,7 @@ class StageDataset:
         """One case, in nnU-Net's order: image, segmentation (here the stack), segmentation of a cascade's previous stage, properties.
 
         Raises:
-            StateError: if a pool case's targets file is missing or does not fit its image.
+            StateError: if a pool case's targets file is missing, damaged or does not fit its image.
         """
         data, segmentation, previous, properties = self._base.load_case(identifier)
         from_pool = identifier in self._pool_cases
@@ -98,7 +98,10 @@ class StageDataset:
         path = self._targets_folder / f"{identifier}.b2nd"
         if not path.is_file():
             raise StateError(f"the targets of pool case '{identifier}' are missing ({path}); {WRITE_AGAIN}")
-        targets = open_array(path, is_mapped=True)
+        try:
+            targets = open_array(path, is_mapped=True)
+        except (ValueError, RuntimeError, OSError) as error:
+            raise StateError(f"the targets of pool case '{identifier}' cannot be read ({path}: {error}); {WRITE_AGAIN}") from error
         expected = (self._layout.num_channels, *shape[1:])
         if targets.shape != expected:
             raise StateError(f"targets of pool case '{identifier}' have shape {targets.shape}, expected {expected}; {WRITE_AGAIN}")

@@ -134,11 +134,12 @@ def gather_evidence(plans: str, views: int) -> None:
     from nnunet_ssl.cli.arguments import use_device
     from nnunet_ssl.nnunet_api.load_setup import load_setup
     from nnunet_ssl.pseudolabel.gather import gather_teacher_evidence
+    from nnunet_ssl.pseudolabel.run_spec import RunSpec
     from nnunet_ssl.pseudolabel.start_run import open_run
 
     setup = load_setup(str(DATASET), CONFIGURATION, plans)
     method = setup.method.with_settings({"evidence.num_samples": views, "curriculum.fractions": [1.0]})
-    run = open_run(setup, int(FOLD), teacher_trainer=TEACHER, method=method)
+    run = open_run(RunSpec(setup=setup, fold=int(FOLD), teacher_trainer=TEACHER, method=method))
     gather_teacher_evidence(run, torch.device(use_device("cpu")))
 
 

@@ -46,10 +46,11 @@ def main() -> int:
 def run_of(arguments: argparse.Namespace) -> Any:
     """The run on disk."""
     from nnunet_ssl.nnunet_api.load_setup import load_setup
+    from nnunet_ssl.pseudolabel.run_spec import RunSpec
     from nnunet_ssl.pseudolabel.start_run import open_run
 
     setup = load_setup("137", "3d_fullres", "nnUNetPlans_nnssl_cpu")
-    return open_run(setup, "all", teacher_trainer="TransASPPTeacherTrainer")
+    return open_run(RunSpec(setup=setup, fold="all", teacher_trainer="TransASPPTeacherTrainer"))
 
 
 def predictor_of(arguments: argparse.Namespace, run: Any, num_samples: int) -> Any:
@@ -125,7 +126,8 @@ def measure_stage(arguments: argparse.Namespace) -> dict[str, float]:
     """Writing the last stage's dataset against nnU-Net's preprocessing of the same cases, one process each."""
     from dataclasses import replace
 
-    from nnunet_ssl.data.stage_dataset import StageSidecar, read_sidecar, write_stage
+    from nnunet_ssl.data.stage_dataset import write_stage
+    from nnunet_ssl.data.stage_sidecar import StageSidecar, read_sidecar
     from nnunet_ssl.locations import raw_root
     from nnunet_ssl.nnunet_api.preprocessing import preprocess_case
     from nnunet_ssl.pseudolabel.in_force import in_force

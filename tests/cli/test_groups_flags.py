@@ -31,7 +31,7 @@ def table(tmp_path: Path) -> str:
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked: list[str] = []
 
-    def pretend(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None) -> None:
+    def pretend(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None, npz: bool = False) -> None:
         asked.append(f"{model.dataset} {fold}")
         pretend_training(model, fold, seed=len(asked))
 

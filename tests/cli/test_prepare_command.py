@@ -30,6 +30,8 @@ def test_pool_and_next_command(fresh_project: Project, capsys: Any) -> None:
     assert main([*SET_UP, "-p", PLANS, "-u", str(fresh_project.unlabelled), "-np", "1"]) == 0
     out = capsys.readouterr().out
     assert f"6 unlabelled cases are ready in {fresh_project.preprocessed / DATASET}" in out
+    size = r"3d_fullres with TransASPPUNet: patch 16 x 16 x 16, batch 2; on a GPU about \d+\.\d GB to train, \d+\.\d GB for evidence"
+    assert re.search(size, out)
     assert f"next: nnUNetv2_train 137 3d_fullres FOLD -tr TransASPPTeacherTrainer -p {PLANS}\n" in out
     assert f"  or: nnssl_run -d 137 -c 3d_fullres -f FOLD -p {PLANS}\n" in out
     assert digests(fresh_project.labelled_files()) == before

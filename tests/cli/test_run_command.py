@@ -25,7 +25,7 @@ CALL = ["-d", "137", "-c", "3d_fullres", "-f", "0", "-p", PLANS, "-device", "cpu
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked: list[str] = []
 
-    def pretend(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None) -> None:
+    def pretend(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None, npz: bool = False) -> None:
         asked.append(model.dataset)
         pretend_training(model, fold, seed=len(asked))
 
@@ -67,6 +67,20 @@ def test_run_again_and_status(fresh_project: Project, capsys: Any, trainings: li
     assert call(capsys, fresh_project, "--dry-run").count("[done]") == 7
     assert everything(fresh_project) == after
     assert trainings == [DATASET, "Dataset601_Tiny_f0s1", "Dataset602_Tiny_f0s2"]
+
+
+@pytest.mark.parametrize("flags", [[], ["--audit"]])
+def test_a_run_without_a_pool_stops_before_the_teacher(fresh_project: Project, capsys: Any, trainings: list[str], flags: list[str]) -> None:
+    assert main([*CALL, *flags]) == 2
+    assert "no pool is prepared for Dataset137_Tiny 3d_fullres" in capsys.readouterr().err
+    assert trainings == []
+    assert main([*CALL, "--status"]) == 0
+
+
+def test_probabilities_are_for_folds(fresh_project: Project, capsys: Any) -> None:
+    flags = [*CALL[:5], "all", *CALL[6:]]
+    assert main([*flags, "-u", str(fresh_project.unlabelled), "--npz"]) == 2
+    assert "--npz: with -f all no case is held out" in capsys.readouterr().err
 
 
 def test_skipped_cases_are_listed_and_come_back(fresh_project: Project, capsys: Any) -> None:

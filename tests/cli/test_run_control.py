@@ -35,6 +35,7 @@ from nnunet_ssl.controls import CONTROLS
 from nnunet_ssl.errors import ConfigError
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.pseudolabel.control_run import control_method
+from nnunet_ssl.pseudolabel.run_spec import RunSpec
 from nnunet_ssl.pseudolabel.start_run import open_run
 from nnunet_ssl.run.control_comparison import Comparison, comparison_lines
 
@@ -52,7 +53,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Trainings that leave a validation in which the n-th model has a Dice of n tenths in every case."""
     asked: list[str] = []
 
-    def pretend(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None) -> None:
+    def pretend(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None, npz: bool = False) -> None:
         asked.append(f"{model.dataset} {model.plans.removeprefix(PLANS)}".strip())
         folder = pretend_training(model, fold, seed=len(asked))
         held_out = LABELLED if fold == "all" else [LABELLED[int(fold)]]
@@ -74,7 +75,7 @@ def run_and_control(project: Project, capsys: Any, *flags: str, name: str = "sup
 
 def control_of(project: Project, name: str = "supervised", fold: int | str = 0) -> Any:
     setup = project.setup(f"{PLANS}_nnssl_control_{name.replace('-', '_')}")
-    return open_run(setup, fold, teacher_trainer=OUR_TEACHER)
+    return open_run(RunSpec(setup=setup, fold=fold, teacher_trainer=OUR_TEACHER))
 
 
 def test_control_of_manual_labels_alone(fresh_project: Project, capsys: Any, trainings: list[str]) -> None:
@@ -243,8 +244,8 @@ def finished(
         SimpleNamespace(fraction=fraction, num_epochs=epochs, order=order, agreement_weight=weight if number else 0.0)
         for number, (fraction, epochs) in enumerate(stages)
     ]
-    of_run = SimpleNamespace(method=method.to_dict(), stages=records, student_trainer=student)
-    return SimpleNamespace(manifest=of_run, fold="all", held_out_cases={0: ["lab_0"]} if held_out else {})
+    of_run = SimpleNamespace(stages=records, student_trainer=student)
+    return SimpleNamespace(manifest=of_run, method=method, fold="all", held_out_cases={0: ["lab_0"]} if held_out else {})
 
 
 SIX = [(0.1, 100), (0.2, 100), (0.4, 100), (0.6, 100), (0.8, 100), (1.0, 500)]

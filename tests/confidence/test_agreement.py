@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nnunet_ssl.confidence import Change, agreement_confidence, changed_foreground, overall_change, pooled_changes
+from nnunet_ssl.confidence.agreement import Change, agreement_confidence, changed_foreground, overall_change, pooled_changes
 from nnunet_ssl.errors import StateError
 
 

@@ -9,20 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_teacher import Distortion, SimulatedCase, simulated_cases
 
-from nnunet_ssl.confidence import (
-    CalibrationMap,
-    Evidence,
-    HeldOutCounts,
-    calibrated,
-    count_held_out,
-    expected_calibration_error,
-    fit_calibration,
-    foreground_band,
-)
-from nnunet_ssl.confidence.calibration import standard_error
+from nnunet_ssl.confidence.calibration import calibrated, fit_calibration, standard_error
 from nnunet_ssl.confidence.calibration_fit import STEEPEST, fit_map
-from nnunet_ssl.confidence.calibration_map import Kind, Knots, LogitLine
-from nnunet_ssl.confidence.held_out import case_shares
+from nnunet_ssl.confidence.calibration_map import CalibrationMap, Kind, Knots, LogitLine
+from nnunet_ssl.confidence.evidence import Evidence
+from nnunet_ssl.confidence.foreground_band import foreground_band
+from nnunet_ssl.confidence.held_out import HeldOutCounts, case_shares, count_held_out
+from nnunet_ssl.confidence.reliability import expected_calibration_error
 from nnunet_ssl.errors import StateError
 
 

@@ -5,9 +5,16 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from nnunet_ssl.confidence import Evidence, all_scores, foreground_score, mean_score, pairwise_dice, score_case
-from nnunet_ssl.confidence.case_scores import expected_dice, softmax_maximum
-from nnunet_ssl.confidence.evidence import fuse
+from nnunet_ssl.confidence.case_scores import (
+    all_scores,
+    expected_dice,
+    foreground_score,
+    mean_score,
+    pairwise_dice,
+    score_case,
+    softmax_maximum,
+)
+from nnunet_ssl.confidence.evidence import Evidence, fuse
 from nnunet_ssl.confidence.quantise import probability_from_uint16, probability_to_uint16
 from nnunet_ssl.config import CASE_SCORES
 from nnunet_ssl.errors import StateError

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunet_ssl.confidence import rank_cases, select, stage_size
+from nnunet_ssl.confidence.curriculum import rank_cases, select, stage_size
 from nnunet_ssl.errors import ConfigError, StateError
 
 SCORES = {"a": 0.9, "b": 0.8, "c": 0.8, "d": None, "e": 0.1, "f": 0.95}

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnunet_ssl.confidence import Evidence, fuse, merge
+from nnunet_ssl.confidence.evidence import Evidence, fuse, merge
 from nnunet_ssl.errors import ConfigError, StateError
 
 

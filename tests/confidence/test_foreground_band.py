@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_ssl.confidence import foreground_band
+from nnunet_ssl.confidence.foreground_band import foreground_band
 from nnunet_ssl.losses import patch_foreground_band
 
 

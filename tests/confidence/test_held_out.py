@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnunet_ssl.confidence import Evidence, HeldOutCounts, count_held_out
-from nnunet_ssl.confidence.held_out import NUM_BINS, bin_logits, case_shares
+from nnunet_ssl.confidence.evidence import Evidence
+from nnunet_ssl.confidence.held_out import NUM_BINS, HeldOutCounts, bin_logits, case_shares, count_held_out
 from nnunet_ssl.errors import StateError
 
 

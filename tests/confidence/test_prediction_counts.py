@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnunet_ssl.confidence import PredictionCounts, count_predictions
-from nnunet_ssl.confidence.prediction_counts import confidence_bins, pool_counts
+from nnunet_ssl.confidence.prediction_counts import PredictionCounts, confidence_bins, count_predictions, pool_counts
 from nnunet_ssl.errors import StateError
 
 ALL = np.ones(5, dtype=bool)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from simulated_teacher import SimulatedCase, simulated_cases
 
-from nnunet_ssl.confidence import HeldOutCounts, expected_calibration_error, foreground_band
 from nnunet_ssl.confidence.calibration_map import CalibrationMap, LogitLine
-from nnunet_ssl.confidence.held_out import LOGIT_LIMIT, NUM_BINS, case_shares
-from nnunet_ssl.confidence.reliability import brier_score, curves
+from nnunet_ssl.confidence.foreground_band import foreground_band
+from nnunet_ssl.confidence.held_out import LOGIT_LIMIT, NUM_BINS, HeldOutCounts, case_shares
+from nnunet_ssl.confidence.reliability import brier_score, curves, expected_calibration_error
 from nnunet_ssl.errors import StateError
 
 

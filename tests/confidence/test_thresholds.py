@@ -7,19 +7,12 @@ from hypothesis import strategies as st
 from scipy.stats import t as student_t
 from simulated_teacher import simulated_cases
 
-from nnunet_ssl.confidence import (
-    Evidence,
-    PredictionCounts,
-    blind_classes,
-    calibrated,
-    class_thresholds,
-    count_held_out,
-    count_predictions,
-    fit_calibration,
-    foreground_band,
-    gate_at,
-    unlearning_gate,
-)
+from nnunet_ssl.confidence.calibration import calibrated, fit_calibration
+from nnunet_ssl.confidence.evidence import Evidence
+from nnunet_ssl.confidence.foreground_band import foreground_band
+from nnunet_ssl.confidence.held_out import count_held_out
+from nnunet_ssl.confidence.prediction_counts import PredictionCounts, count_predictions
+from nnunet_ssl.confidence.thresholds import blind_classes, class_thresholds, gate_at, unlearning_gate
 from nnunet_ssl.errors import ConfigError, StateError
 
 Cells = dict[tuple[int, int], tuple[float, float]]

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from nnunet_ssl.confidence import Evidence, paper_confidence
-from nnunet_ssl.confidence.voxel_confidence import calibrated_confidence, variance_of_labels
+from nnunet_ssl.confidence.evidence import Evidence
+from nnunet_ssl.confidence.voxel_confidence import calibrated_confidence, paper_confidence, variance_of_labels
 
 MEAN = np.array([[0.9, 0.3, 0.2], [0.1, 0.7, 0.8]])
 VARIANCE = np.array([[0.01, 0.2, 0.3], [0.25, 0.1, 0.25]])

@@ -200,13 +200,13 @@ def test_pool_of_several_folders(fresh_project: Project, tmp_path: Path) -> None
     for case in POOL[3:]:
         (fresh_project.unlabelled / f"{case}_0000.nii.gz").rename(other / f"{case}_0000.nii.gz")
     folders = [fresh_project.unlabelled, other]
-    pool = pool_module.prepare_pool(fresh_project.setup(), folders, skip_bad=False, num_processes=1, progress_bar=False)
+    pool = pool_module.prepare_pool(fresh_project.setup(), folders, skip_bad=False, num_processes=1)
     assert pool.case_ids == POOL
     assert pool_is_current(fresh_project.setup(), folders)
     assert not pool_is_current(fresh_project.setup(), folders[:1])
     shutil.copy(fresh_project.unlabelled / "pool_0_0000.nii.gz", other)
     with pytest.raises(InputError, match="case 'pool_0' is in two folders"):
-        pool_module.prepare_pool(fresh_project.setup(), folders, skip_bad=True, num_processes=1, progress_bar=False)
+        pool_module.prepare_pool(fresh_project.setup(), folders, skip_bad=True, num_processes=1)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_cases_that_go_and_come_back_are_not_preprocessed_again(fresh_project: P
     before = mtimes(folder)
 
     def prepare(*folders: Path) -> list[str]:
-        prepared = pool_module.prepare_pool(fresh_project.setup(), folders, skip_bad=False, num_processes=1, progress_bar=False)
+        prepared = pool_module.prepare_pool(fresh_project.setup(), folders, skip_bad=False, num_processes=1)
         assert {f: t for f, t in mtimes(folder).items() if f in before} == before
         return prepared.case_ids
 

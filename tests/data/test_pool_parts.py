@@ -31,7 +31,7 @@ def part(part_id: int, num_parts: int = 2) -> list[str]:
 
 
 def prepare(project: Project, part_id: int, **options: Any) -> Any:
-    options = {"skip_bad": False, "num_processes": 1, "progress_bar": False, **options}
+    options = {"skip_bad": False, "num_processes": 1, **options}
     return prepare_part(project.setup(), [project.unlabelled], Part(num_parts=2, part_id=part_id), **options)
 
 

@@ -44,9 +44,11 @@ from nnunet_ssl.confidence.evidence import Evidence
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.files import TEMPORARY_PREFIX, remove_leftovers
 from nnunet_ssl.data.pool import prepare_pool
-from nnunet_ssl.data.stage_dataset import StageSidecar, check_stage_place, read_sidecar, stage_is_whole
+from nnunet_ssl.data.stage_dataset import check_stage_place, stage_is_whole
+from nnunet_ssl.data.stage_sidecar import StageSidecar, read_sidecar
 from nnunet_ssl.errors import InputError, SetupError, StateError
 from nnunet_ssl.nnunet_api.load_setup import load_setup
+from nnunet_ssl.pseudolabel.run_spec import RunSpec
 from nnunet_ssl.pseudolabel.start_run import open_run
 
 STAGE = "Dataset601_Tiny_f0s1"
@@ -533,11 +535,11 @@ def test_2d_configurations(project: Project) -> None:
     base = project.preprocessed / DATASET
     shutil.copytree(base / IDENTIFIER, base / "nnUNetPlans_2d")
     setup = load_setup("137", "2d", "nnUNetPlans")
-    pool = prepare_pool(setup, [project.unlabelled], skip_bad=False, num_processes=1, progress_bar=False)
+    pool = prepare_pool(setup, [project.unlabelled], skip_bad=False, num_processes=1)
     assert pool.folder.name.startswith("nnUNetPlans_2d__pool_")
     write_teacher("nnUNetTrainer", plans="nnUNetPlans", configuration="2d")
     method = MethodConfig().with_settings({"student.init": "scratch", "curriculum.fractions": [0.5, 1.0]})
-    run = open_run(setup, 0, teacher_trainer="nnUNetTrainer", method=method)
+    run = open_run(RunSpec(setup=setup, fold=0, teacher_trainer="nnUNetTrainer", method=method))
     write_evidence(teacher_store(run))
     record = grow_stage(run)
     assert record.cases == CHOSEN

@@ -51,7 +51,7 @@ def one_worker(program: str) -> list[str]:
     return {"nnUNetv2_plan_and_preprocess": ["-np", "1", "-npfp", "1"], "nnUNetv2_predict": ["-npp", "0", "-nps", "0"]}.get(program, [])
 
 
-def train_here(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None) -> None:
+def train_here(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None, npz: bool = False) -> None:
     """A training of `nnssl_run` in this process."""
     stock("nnUNetv2_train", model.dataset, model.configuration, fold, "-tr", model.trainer, "-p", model.plans, "-device", device)
 

@@ -145,7 +145,7 @@ def test_overlay_keys_are_the_ones_read(pages: dict[Path, str], project: Path) -
 @pytest.mark.parametrize(
     ("heading", "module", "kind"),
     [
-        ("### nnssl.json", "nnunet_ssl.data.stage_dataset", "StageSidecar"),
+        ("### nnssl.json", "nnunet_ssl.data.stage_sidecar", "StageSidecar"),
         ("### manifest.json", "nnunet_ssl.data.manifest", "Manifest"),
     ],
 )

@@ -8,12 +8,19 @@ from torch import Tensor
 
 from nnunet_ssl.config import UNLEARNING_MODES
 from nnunet_ssl.errors import ConfigError
-from nnunet_ssl.losses import UNLEARNING, unlearning_loss
+from nnunet_ssl.losses.unlearning import UNLEARNING, unlearning_form
+from nnunet_ssl.losses.voxel_prediction import voxel_prediction
 
 # one voxel, three classes with probabilities 0.7, 0.2, 0.1
 LOGITS = torch.log(torch.tensor([0.7, 0.2, 0.1])).view(1, 3, 1)
 P = torch.tensor([0.7, 0.2, 0.1])
 Q = torch.tensor([0.5, 0.48, 0.02]).view(1, 3, 1)
+
+
+def unlearning_loss(mode: str, *, logits: Tensor, labels: Tensor, q: Tensor | None = None, has_regions: bool = False) -> Tensor:
+    """R_low per voxel: (B, *spatial) for softmax heads, (B, R, *spatial) for region heads."""
+    per_voxel = unlearning_form(mode)(voxel_prediction(logits=logits, labels=labels, q=q, has_regions=has_regions))
+    return per_voxel if has_regions else per_voxel.squeeze(1)
 
 
 def value_and_gradient(mode: str, logits: Tensor, labels: Tensor, q: Tensor | None, *, has_regions: bool = False) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tiny_setup import Project
 
+from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.errors import SetupError
 from nnunet_ssl.locations import trainers_folder
 from nnunet_ssl.nnunet_api.external_trainers import (
@@ -16,6 +17,8 @@ from nnunet_ssl.nnunet_api.external_trainers import (
     environment_with_trainers,
     external_trainers,
     find_trainer,
+    is_our_teacher,
+    settings_of_student,
     trains_uncertainty_head,
 )
 
@@ -61,6 +64,22 @@ def test_the_users_own_trainers_are_found_too(monkeypatch: pytest.MonkeyPatch, t
     assert find_trainer("TransASPPTeacherTrainer").__name__ == "TransASPPTeacherTrainer"
 
 
+def test_a_teacher_derived_from_ours_is_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source = (
+        "from nnunet_ssl.training.teacher import TransASPPTeacherTrainer\n\n\nclass PatientTeacher(TransASPPTeacherTrainer):\n    pass\n"
+    )
+    (tmp_path / "patient_teacher.py").write_text(source)
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    names = ("PatientTeacher", "TransASPPTeacherTrainer", "TransASPPStudentTrainer", "nnUNetTrainer")
+    assert [is_our_teacher(name) for name in names] == [True, True, False, False]
+
+
+def test_settings_that_a_trainer_has_of_its_own() -> None:
+    method = MethodConfig().with_settings({"student.ema": False})
+    assert settings_of_student(method, "SemiSupervisedStudentTrainer") == method
+    assert settings_of_student(method, "MeanTeacherTrainer").student.ema
+
+
 def test_unknown_trainer(project: Project) -> None:
     with pytest.raises(SetupError, match=f"no trainer class 'NobodysTrainer' in nnunetv2 or on {VARIABLE}; check -tr"):
         find_trainer("NobodysTrainer")
@@ -71,7 +90,7 @@ def test_unknown_trainer(project: Project) -> None:
     ("trainer", "builds_its_own"),
     [
         *((name, True) for name in ("TransASPPStudentTrainer", "TransASPPTeacherTrainer", "MeanTeacherTrainer", "UAMTTrainer")),
-        *((name, True) for name in ("NaiveSelfTrainingTrainer", "CrossPseudoSupervisionTrainer")),
+        *((name, True) for name in ("MeanTeacherTrainer", "CrossPseudoSupervisionTrainer")),
         ("SemiSupervisedStudentTrainer", False),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import ModelLocation
-from nnunet_ssl.nnunet_api.validation_summary import case_dice, mean_dice, validated_cases
+from nnunet_ssl.nnunet_api.validation_summary import case_dice, has_probabilities, mean_dice, validated_cases
 
 MODEL = ModelLocation(dataset="Dataset601_Tiny_f0s1", trainer="T", plans="P", configuration="3d_fullres")
 NAN = float("nan")
@@ -38,6 +38,14 @@ def test_figures_of_a_summary(nnunet_environment: Any) -> None:
     assert case_dice(MODEL, 0) == {"a.nii.gz": 0.75, "c.nii.gz": 0.25}
     assert case_dice(MODEL, 0, of_absent=1.0) == {"a.nii.gz": 0.75, "b.nii.gz": 1.0, "c.nii.gz": 0.625}
     assert validated_cases(MODEL, 0, ".nii.gz") == {"a", "b", "c"}
+
+
+def test_probabilities_of_every_validated_case(nnunet_environment: Any) -> None:
+    assert not has_probabilities(MODEL, 0, ".nii.gz")
+    write({"metric_per_case": [case("a", 0.5), case("b", NAN)]})
+    for name, expected in (("a.npz", False), ("b.npz", True)):
+        (MODEL.validation_summary(0).parent / name).touch()
+        assert has_probabilities(MODEL, 0, ".nii.gz") is expected
 
 
 def test_final_mode_has_no_figure(nnunet_environment: Any) -> None:

@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from tiny_setup import (
 
 from nnunet_ssl.data.files import TEMPORARY_PREFIX
 from nnunet_ssl.data.manifest import AcceptedLabel
-from nnunet_ssl.data.stage_dataset import read_sidecar
+from nnunet_ssl.data.stage_sidecar import read_sidecar
 from nnunet_ssl.errors import InputError, StateError
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint
 from nnunet_ssl.pseudolabel.accept import accept, is_accepted
@@ -211,7 +212,7 @@ def test_later_label_counts_for_later_stages(with_two: tuple[Project, Any, Path]
 def test_students_are_not_asked_about_accepted_cases(with_two: tuple[Project, Any, Path]) -> None:
     _, run, _ = with_two
     assert not list(run.workspace.rglob("student_s1"))
-    run.manifest.method["agreement"]["weight"] = 0.5
+    run = replace(run, method=run.method.with_settings({"agreement.weight": 0.5}))
     write_student(run, 1)
     grow_stage(run)
     assert sorted(f.stem for f in run.student_store(1).folder.iterdir()) == run.pseudo_cases

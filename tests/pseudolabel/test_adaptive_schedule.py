@@ -8,7 +8,7 @@ import pytest
 from cross_fitted import smaller
 from tiny_setup import POOL, Project, grow_stage, open_tiny_run, phantom, teacher_store, write_evidence, write_student
 
-from nnunet_ssl.data.stage_dataset import read_sidecar
+from nnunet_ssl.data.stage_sidecar import read_sidecar
 from nnunet_ssl.errors import ConfigError, StateError
 from nnunet_ssl.pseudolabel.publish import publish
 from nnunet_ssl.run.pipeline import student_epochs

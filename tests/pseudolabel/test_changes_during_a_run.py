@@ -31,7 +31,8 @@ from tiny_setup import (
     write_student,
 )
 
-from nnunet_ssl.data.stage_dataset import PseudoCase, write_stage
+from nnunet_ssl.data.pseudo_case import PseudoCase
+from nnunet_ssl.data.stage_dataset import write_stage
 from nnunet_ssl.data.workspace_lock import changing_run
 from nnunet_ssl.errors import InputError, SetupError, StateError
 from nnunet_ssl.pseudolabel.accept import accept

@@ -27,7 +27,7 @@ from tiny_setup import (
 )
 
 from nnunet_ssl.data.evidence_store import EvidenceStore
-from nnunet_ssl.data.stage_dataset import read_sidecar
+from nnunet_ssl.data.stage_sidecar import read_sidecar
 from nnunet_ssl.data.workspace_lock import changing_run
 from nnunet_ssl.errors import SetupError, StateError
 from nnunet_ssl.locations import STAGE_SIDECAR

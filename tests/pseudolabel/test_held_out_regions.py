@@ -17,7 +17,7 @@ from tiny_setup import DATASET, IDENTIFIER, POOL, Project, grow_stage, open_tiny
 from nnunet_ssl.confidence.calibration_map import CalibrationMap, LogitLine
 from nnunet_ssl.confidence.evidence import Evidence
 from nnunet_ssl.confidence.foreground_band import foreground_band
-from nnunet_ssl.data.stage_dataset import read_sidecar
+from nnunet_ssl.data.stage_sidecar import read_sidecar
 from nnunet_ssl.pseudolabel.held_out_study import study_held_out
 from nnunet_ssl.pseudolabel.label_source import LabelSource, labels_of
 from nnunet_ssl.pseudolabel.manual_labels import manual_label

@@ -30,7 +30,7 @@ from nnunet_ssl.confidence.calibration import calibrated
 from nnunet_ssl.confidence.calibration_map import CalibrationMap, LogitLine
 from nnunet_ssl.confidence.curriculum import rank_cases
 from nnunet_ssl.data.held_out_use import uses_held_out
-from nnunet_ssl.data.stage_dataset import read_sidecar
+from nnunet_ssl.data.stage_sidecar import read_sidecar
 from nnunet_ssl.pseudolabel.held_out_study import study_held_out
 from nnunet_ssl.pseudolabel.in_force import in_force
 from nnunet_ssl.pseudolabel.label_source import LabelSource, labels_of

@@ -57,7 +57,7 @@ def test_gate_guards_the_forms_of_unlearning_that_push_a_label_down(cross_fitted
 
     def has_gate(mode: str, *, asked: bool = True) -> bool:
         method = run.method.with_settings({"student.unlearning": mode, "student.unlearning_gate": asked})
-        labels = labels_of(replace(run, manifest=replace(run.manifest, method=method.to_dict())), LabelSource(None, 0.0), study)
+        labels = labels_of(replace(run, method=method), LabelSource(None, 0.0), study)
         assert labels.gate is None or labels.gate is study.gate
         return labels.gate is not None
 

@@ -32,7 +32,7 @@ from tiny_setup import (
 )
 
 from nnunet_ssl.confidence.voxel_confidence import paper_confidence
-from nnunet_ssl.data.stage_dataset import read_sidecar
+from nnunet_ssl.data.stage_sidecar import read_sidecar
 from nnunet_ssl.errors import ConfigError, InputError, SetupError, StateError
 from nnunet_ssl.pseudolabel.predictions import predicted_evidence
 from nnunet_ssl.pseudolabel.run import Run
@@ -221,7 +221,7 @@ def test_final_mode(project: Project, folder: Path, caplog: pytest.LogCaptureFix
     record = grow_stage(run)
     assert record.calibration is None
     assert "honest only if" not in caplog.text
-    assert "confidence is not calibrated: nobody can know" in caplog.text
+    assert "confidence is not calibrated, and the ranking is not proven: nobody can know" in caplog.text
 
 
 # ---- found again

@@ -102,9 +102,10 @@ def test_room_for_what_is_copied(finished: Any, monkeypatch: pytest.MonkeyPatch)
 
 
 def open_tiny_run_again(run: Any) -> Any:
+    from nnunet_ssl.pseudolabel.run_spec import RunSpec
     from nnunet_ssl.pseudolabel.start_run import open_run
 
-    return open_run(run.setup, run.fold, teacher_trainer=run.manifest.teacher_trainer)
+    return open_run(RunSpec(setup=run.setup, fold=run.fold, teacher_trainer=run.manifest.teacher_trainer))
 
 
 def test_stock_predictor_takes_it(finished: Any, staged_images: list[list[str]], tmp_path: Path) -> None:

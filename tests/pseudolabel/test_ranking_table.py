@@ -14,7 +14,7 @@ from nnunet_ssl.confidence.evidence import Evidence
 from nnunet_ssl.confidence.voxel_confidence import paper_confidence
 from nnunet_ssl.config import CurriculumConfig, EvidenceConfig
 from nnunet_ssl.pseudolabel.pool_labels import CaseLabels
-from nnunet_ssl.pseudolabel.ranking import COLUMNS, ScoredCase, rank_pool, score_case, write_ranking
+from nnunet_ssl.pseudolabel.ranking import COLUMNS, PoolCaseScores, rank_pool, score_pool_case, write_ranking
 
 NAMES = ("background", "rim", "core")
 
@@ -30,7 +30,7 @@ def case_labels(evidence: Evidence, *, nonzero: Any = True) -> CaseLabels:
 def test_scores_of_a_case() -> None:
     label = np.zeros((4, 4, 4), np.uint8)
     label[1, 1], label[2, 2] = 1, 2
-    found = score_case("a", case_labels(evidence_of(label, doubt=0.1)), NAMES, 0.7)
+    found = score_pool_case("a", case_labels(evidence_of(label, doubt=0.1)), NAMES, 0.7)
     assert found.case == "a"
     assert found.stratum == "rim+core"
     assert found.foreground_voxels == 8
@@ -39,15 +39,15 @@ def test_scores_of_a_case() -> None:
     assert found.scores["mean"] == pytest.approx(0.9 * 0.99)
     assert set(found.scores) == {"pairwise_dice", "expected_dice", "foreground", "mean"}
     assert found.scores["expected_dice"] is None
-    calibrated = score_case("a", case_labels(evidence_of(label, doubt=0.1)), NAMES, 0.7, is_calibrated=True)
+    calibrated = score_pool_case("a", case_labels(evidence_of(label, doubt=0.1)), NAMES, 0.7, is_calibrated=True)
     # 4 voxels of each class at q = 0.9; the band holds all 64 voxels, 0.05 in each of the other 60
     assert calibrated.scores["expected_dice"] == pytest.approx(2 * 3.6 / (4 + 3.6 + 3.0))
-    assert score_case("a", case_labels(evidence_of(label, doubt=0.1)), NAMES, 0.95).confident_share == 0.0
+    assert score_pool_case("a", case_labels(evidence_of(label, doubt=0.1)), NAMES, 0.95).confident_share == 0.0
 
 
 def test_case_in_which_nothing_is_found() -> None:
     evidence = evidence_of(np.zeros((3, 3, 3), np.uint8), doubt=0.0)
-    found = score_case("a", case_labels(evidence), NAMES, 0.7)
+    found = score_pool_case("a", case_labels(evidence), NAMES, 0.7)
     assert (found.stratum, found.foreground_voxels, found.confident_share) == ("none", 0, None)
     assert found.scores["pairwise_dice"] is None
     assert found.scores["foreground"] is None
@@ -57,7 +57,7 @@ def test_what_lies_outside_the_mask_does_not_count() -> None:
     label = np.zeros((2, 2, 2), np.uint8)
     label[0], label[1] = 1, 2
     inside = np.array([True, False]).reshape(2, 1, 1)
-    found = score_case("a", case_labels(evidence_of(label, doubt=0.1), nonzero=inside), NAMES, 0.7)
+    found = score_pool_case("a", case_labels(evidence_of(label, doubt=0.1), nonzero=inside), NAMES, 0.7)
     assert (found.stratum, found.foreground_voxels) == ("rim", 4)
 
 
@@ -65,12 +65,12 @@ def test_strata_of_regions() -> None:
     mean = np.zeros((2, 2, 2, 2), np.float32)
     mean[0] = 0.9
     evidence = Evidence(mean=mean, variance=mean * 0, votes=mean.round(), num_samples=8, has_regions=True)
-    found = score_case("a", case_labels(evidence), ("whole", "core"), 0.7)
+    found = score_pool_case("a", case_labels(evidence), ("whole", "core"), 0.7)
     assert (found.stratum, found.foreground_voxels) == ("whole", 8)
 
 
-def scored(case: str, score: float | None, *, stratum: str = "rim", mean: float = 0.5) -> ScoredCase:
-    return ScoredCase(case, {"pairwise_dice": score, "foreground": 0.5, "mean": mean}, stratum, 10, 0.5)
+def scored(case: str, score: float | None, *, stratum: str = "rim", mean: float = 0.5) -> PoolCaseScores:
+    return PoolCaseScores(case, {"pairwise_dice": score, "foreground": 0.5, "mean": mean}, tuple(stratum.split("+")), 10, 0.5)
 
 
 CASES = [scored("a", 0.2, mean=0.9), scored("b", 0.8, mean=0.1), scored("c", None, mean=0.5)]

@@ -12,7 +12,7 @@ import torch
 from tiny_setup import Project, digests, evidence_of, grow_stage, open_tiny_run, phantom, teacher_store, write_evidence, write_student
 
 from nnunet_ssl.data.manifest import Manifest
-from nnunet_ssl.data.stage_dataset import read_sidecar
+from nnunet_ssl.data.stage_sidecar import read_sidecar
 from nnunet_ssl.errors import ConfigError, StateError
 from nnunet_ssl.pseudolabel.control_run import control_method
 from nnunet_ssl.pseudolabel.rewrite_stage import rewrite_stage
@@ -67,7 +67,7 @@ def test_new_settings_of_the_newest_stage_are_the_runs(taught_project: Project) 
     assert read_sidecar(taught_project.raw / record.dataset)["num_epochs"] == 6  # type: ignore[index]
     manifest = saved(run)
     assert manifest.stages[1] == record
-    assert manifest.method["student"]["targets"] == "hard"
+    assert manifest.method.student.targets == "hard"
     # what its control repeats
     control = control_method(open_tiny_run(taught_project), "supervised")
     assert control.curriculum.stage_epochs(control.student.length.num_epochs) == (2, 6)
@@ -110,7 +110,7 @@ def test_stage_keeps_its_confidence(taught_project: Project) -> None:
     for settings in ({}, {"evidence.confidence": "paper"}):
         assert rewrite_stage(open_tiny_run(taught_project, settings=settings), 1, device=CPU) == first
         assert digests(sorted(path for half in halves(taught_project) for path in half.rglob("*.*"))) == whole
-        assert saved(run).method["evidence"]["confidence"] == "calibrated"
+        assert saved(run).method.evidence.confidence == "calibrated"
     shutil.rmtree(taught_project.preprocessed / STAGE)
     assert rewrite_stage(open_tiny_run(taught_project), 1, device=CPU) == first
 

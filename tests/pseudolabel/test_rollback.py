@@ -67,6 +67,19 @@ def test_labels_are_kept(run: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert any("student 1 is worse than the teacher" in m and "the labels of stage 1 are kept" in m for m in caplog.messages)
 
 
+@pytest.mark.parametrize("lacking", ["teacher", "student"])
+def test_a_comparison_without_figures_is_said(run: Any, lacking: str, caplog: pytest.LogCaptureFixture) -> None:
+    write_summary(run.teacher, 0, [0.8, 0.81, 0.82, 0.83, 0.84])
+    write_summary(run.student(1), 0, [0.7, 0.72, 0.74, 0.76, 0.78])
+    model = run.teacher if lacking == "teacher" else run.student(1)
+    model.validation_summary(0).unlink()
+    with caplog.at_level(logging.WARNING, "nnunet_ssl"):
+        assert worse_than_in_force(run, 1, in_force=None) is None
+    (message,) = caplog.messages
+    assert f"for {model.validation_summary(0)} is missing; to validate: nnUNetv2_train " in message
+    assert message.endswith(" --val")
+
+
 def test_level_of_zero_turns_it_off(taught_project: Project, run: Any) -> None:
     write_summary(run.teacher, 0, [0.8, 0.81, 0.82, 0.83, 0.84])
     write_summary(run.student(1), 0, [0.7, 0.72, 0.74, 0.76, 0.78])

@@ -25,7 +25,7 @@ from tiny_setup import (
 from nnunet_ssl.data.groups import keep_groups
 from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.data.pool_index import load_pool
-from nnunet_ssl.data.stage_dataset import read_sidecar
+from nnunet_ssl.data.stage_sidecar import read_sidecar
 from nnunet_ssl.errors import ConfigError, InputError, StateError
 from nnunet_ssl.nnunet_api.checkpoints import CHECKPOINT_ENTRY, POOL_IMAGES
 from nnunet_ssl.pseudolabel.run_groups import left_out_groups

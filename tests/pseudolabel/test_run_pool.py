@@ -30,11 +30,12 @@ from nnunet_ssl.cli import run as run_command
 from nnunet_ssl.data.groups import keep_groups, kept_groups
 from nnunet_ssl.data.pool import prepare_pool
 from nnunet_ssl.data.pool_index import PoolIndex, load_pool
-from nnunet_ssl.data.stage_dataset import read_sidecar
+from nnunet_ssl.data.stage_sidecar import read_sidecar
 from nnunet_ssl.errors import InputError, StateError
 from nnunet_ssl.pseudolabel import start_run
 from nnunet_ssl.pseudolabel.control_run import begin_control
 from nnunet_ssl.pseudolabel.gather_part import missing_evidence
+from nnunet_ssl.pseudolabel.run_spec import RunSpec
 
 SOUTH = [*POOL[4:], "pool_6"]
 GROUPS = {**{case: "south" if case == "lab_0" else "west" for case in LABELLED}, **dict.fromkeys(POOL[:4], "north")}
@@ -43,7 +44,7 @@ BEFORE = {case: group for case, group in GROUPS.items() if case != "pool_6"}
 
 
 def prepare(project: Project, *folders: Path) -> PoolIndex:
-    return prepare_pool(project.setup(), folders, skip_bad=False, num_processes=1, progress_bar=False)
+    return prepare_pool(project.setup(), folders, skip_bad=False, num_processes=1)
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_control_has_the_cases_of_its_run(taught_project: Project, more: Path) -
     write_student(run, 1)
     prepare(taught_project, taught_project.unlabelled, more)
     setup = begin_control(open_tiny_run(taught_project), "supervised")
-    assert start_run.open_run(setup, 0, teacher_trainer=OUR_TEACHER).pool.case_ids == POOL
+    assert start_run.open_run(RunSpec(setup=setup, fold=0, teacher_trainer=OUR_TEACHER)).pool.case_ids == POOL
 
 
 def test_later_case_that_is_labelled_is_not_the_runs_affair(taught_project: Project, more: Path) -> None:

@@ -33,7 +33,7 @@ from nnunet_ssl.data.workspace_lock import changing_run
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
 from nnunet_ssl.pseudolabel.accept import accept
 from nnunet_ssl.pseudolabel.dataset_ids import allotting
-from nnunet_ssl.pseudolabel.start_run import settings_in_force
+from nnunet_ssl.pseudolabel.run_spec import RunSpec, settings_in_force
 from nnunet_ssl.pseudolabel.student_start import default_student
 
 
@@ -50,7 +50,7 @@ def test_run_begins_with_a_manifest(taught_project: Project) -> None:
     assert (manifest.teacher_trainer, manifest.teacher_folds, manifest.student_trainer) == (OUR_TEACHER, [0], OUR_STUDENT)
     assert manifest.pool == POOL
     assert manifest.dataset_ids == [601, 602]
-    assert manifest.method == taught_project.setup().method.to_dict()
+    assert manifest.method == taught_project.setup().method
     assert (manifest.stages, manifest.published) == ([], False)
     assert len(manifest.teacher_fingerprint) == 12
 
@@ -82,7 +82,7 @@ def test_fold_without_a_teacher_names_the_command(taught_project: Project, train
     from nnunet_ssl.pseudolabel.start_run import open_run
 
     with pytest.raises(SetupError) as raised:
-        open_run(taught_project.setup(plans), 3, teacher_trainer=trainer)
+        open_run(RunSpec(setup=taught_project.setup(plans), fold=3, teacher_trainer=trainer))
     message = str(raised.value)
     assert message.startswith("the teacher of fold 3 is not trained (")
     assert message.endswith(f"run: nnUNetv2_train 137 3d_fullres 3 -tr {trainer}{flag}")

@@ -23,7 +23,9 @@ from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.data.files import write_json
 from nnunet_ssl.data.manifest import Manifest, StageRecord
 from nnunet_ssl.data.pool_index import PoolIndex
-from nnunet_ssl.data.stage_dataset import PseudoCase, StageSidecar, write_stage
+from nnunet_ssl.data.pseudo_case import PseudoCase
+from nnunet_ssl.data.stage_dataset import write_stage
+from nnunet_ssl.data.stage_sidecar import StageSidecar
 from nnunet_ssl.locations import (
     PUBLISHED_MARKER,
     ModelLocation,
@@ -37,7 +39,7 @@ from nnunet_ssl.locations import (
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint
 from nnunet_ssl.nnunet_api.load_setup import load_setup
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
-from nnunet_ssl.pseudolabel.ranking import ScoredCase, write_ranking
+from nnunet_ssl.pseudolabel.ranking import PoolCaseScores, write_ranking
 
 DATASET, CONFIGURATION, PLANS = "Dataset137_Toy", "3d_fullres", "nnUNetPlans"
 TEACHER, STUDENT = "TransASPPTeacherTrainer", "TransASPPStudentTrainer"
@@ -88,7 +90,7 @@ class ToyRun:
             student_trainer=STUDENT,
             pool=POOL,
             dataset_ids=[601, 602],
-            method=METHOD.to_dict(),
+            method=METHOD,
         )
         manifest.save(self.workspace)
         return manifest
@@ -165,10 +167,11 @@ class ToyRun:
         ranking, scored = [], []
         for rank, case in enumerate(RANKED, start=1):
             score = None if case == "p_3" else 1 - 0.1 * rank
-            stratum, voxels = ("none", 0) if score is None else ("rim+core", 24)
-            ranking.append(RankedCase(case=case, rank=rank, score=score, stratum=stratum, listed_for_review=score is None))
+            predicted, voxels = ((), 0) if score is None else (("rim", "core"), 24)
             scores = {"pairwise_dice": score, "foreground": score and score - 0.05, "mean": 0.99 - 0.001 * rank}
-            scored.append(ScoredCase(case, scores, stratum, voxels, None if score is None else 0.5))
+            scored.append(PoolCaseScores(case, scores, predicted, voxels, None if score is None else 0.5))
+            stratum = scored[-1].stratum
+            ranking.append(RankedCase(case=case, rank=rank, score=score, stratum=stratum, listed_for_review=score is None))
         write_ranking(path, ranking, scored, entered)
 
     def train(self, model: ModelLocation, *, dice: tuple[float, ...], finished: bool = True, student: bool = False) -> None:

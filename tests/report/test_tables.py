@@ -69,7 +69,7 @@ def test_a_student_of_labelled_samples_alone_has_no_pseudo_labels(complete_run: 
 
 
 def test_a_stage_whose_plans_are_gone_has_the_settings_of_the_run(complete_run: Any) -> None:
-    complete_run.change(method=MethodConfig().with_settings({"student.labelled_share": 1.0}).to_dict())
+    complete_run.change(method=MethodConfig().with_settings({"student.labelled_share": 1.0}))
     (preprocessed_root() / complete_run.student(1).dataset / "nnUNetPlans.json").unlink()
     (preprocessed_root() / complete_run.student(2).dataset / "nnUNetPlans.json").write_text('{"configurations": []}')
     facts = collect(complete_run.setup, 0, TEACHER)
@@ -147,7 +147,7 @@ def test_epoch_table_has_every_epoch_of_every_model(complete_run: Any, tmp_path:
 
 
 def test_settings_mark_what_is_not_the_default(complete_run: Any) -> None:
-    made = tables.settings_table(collect(complete_run.setup, 0, TEACHER), MethodConfig().to_dict())
+    made = tables.settings_table(collect(complete_run.setup, 0, TEACHER))
     changed = {row["setting"]: row["value"] for row in made.rows if row["changed"]}
     assert changed == {"curriculum.fractions": "0.4 1.0", "student.cutmix": "0.25"}
     assert "schema" not in {row["setting"] for row in made.rows}

@@ -13,6 +13,7 @@ from nnunet_ssl.cli.run import main
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.nnunet_api.load_setup import load_setup
+from nnunet_ssl.pseudolabel.run_spec import RunSpec
 from nnunet_ssl.pseudolabel.start_run import open_run
 from nnunet_ssl.run.cross_validation import FoldFigures, fold_figures, format_cross_validation
 from nnunet_ssl.training.stage import read_stage
@@ -32,7 +33,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int | str]]:
     """Trainings that take no time: Dice 0.5 for the teacher of fold 0, 0.6 for that of fold 1, and 0.1 more for students."""
     asked: list[tuple[str, int | str]] = []
 
-    def pretend(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None) -> None:
+    def pretend(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None, npz: bool = False) -> None:
         asked.append((model.dataset, fold))
         folder = pretend_training(model, fold, seed=len(asked))
         dice = 0.5 + int(fold) / 10 + (0.0 if model.dataset == DATASET else 0.1)
@@ -94,7 +95,7 @@ def test_a_missing_validation_is_named(fresh_project: Project, capsys: Any) -> N
     student.unlink()
     assert main([*flags, "--status"]) == 0
     capsys.readouterr()
-    run = open_run(load_setup("137", "3d_fullres", PLANS), 1, teacher_trainer=OUR_TEACHER)
+    run = open_run(RunSpec(setup=load_setup("137", "3d_fullres", PLANS), fold=1, teacher_trainer=OUR_TEACHER))
     with pytest.raises(
         StateError, match=r"is missing; run: nnUNetv2_train 604 3d_fullres 1 -tr \S+ -p \S+ --val, then the same command again"
     ):
@@ -122,7 +123,7 @@ def test_table_by_hand() -> None:
 
 def test_the_figures_are_those_of_the_published_student(fresh_project: Project) -> None:
     assert main([*CALL, "-f", "1", "-u", str(fresh_project.unlabelled)]) == 0
-    run = open_run(load_setup("137", "3d_fullres", PLANS), 1, teacher_trainer=OUR_TEACHER)
+    run = open_run(RunSpec(setup=load_setup("137", "3d_fullres", PLANS), fold=1, teacher_trainer=OUR_TEACHER))
     found = fold_figures(run)
     assert (found.fold, found.num_cases) == (1, 1)
     assert list(found.teacher.values()) == pytest.approx([0.6, 0.5, 0.7])

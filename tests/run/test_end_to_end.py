@@ -37,6 +37,7 @@ from nnunet_ssl.cli.run import main
 from nnunet_ssl.data.files import TEMPORARY_PREFIX
 from nnunet_ssl.nnunet_api.validation_summary import mean_dice
 from nnunet_ssl.pseudolabel.publish import published_model
+from nnunet_ssl.pseudolabel.run_spec import RunSpec
 from nnunet_ssl.pseudolabel.start_run import open_run
 
 pytestmark = pytest.mark.slow
@@ -118,7 +119,7 @@ def test_control_of_equal_stages_on_labels_alone(run: Any, finished: tuple[Proje
     assert "fold 0, 1 validation cases: student 0." in capsys.readouterr().out
     assert mtimes(run.workspace, run.teacher.fold_folder(0), published_model(run).folder) == before
     setup = finished[0].setup(f"{PLANS}_nnssl_control_supervised")
-    control = open_run(setup, 0, teacher_trainer=OUR_TEACHER)
+    control = open_run(RunSpec(setup=setup, fold=0, teacher_trainer=OUR_TEACHER))
     first, last = control.manifest.stages
     assert (first.cases, sorted(last.cases)) == (run.manifest.stages[0].cases, POOL)
     for stage in (1, 2):

@@ -74,7 +74,7 @@ def larger_project(tmp_path: Path, quiet_machine: None, monkeypatch: pytest.Monk
         yield project
 
 
-def train_here(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None) -> None:
+def train_here(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None, npz: bool = False) -> None:
     """A real training of a few steps, without a process of its own."""
     from nnunetv2.run.run_training import get_trainer_from_args
 

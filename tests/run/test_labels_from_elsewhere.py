@@ -38,7 +38,7 @@ from tiny_setup import (
 
 from nnunet_ssl.cli import pseudolabel, report, run
 from nnunet_ssl.data import image_fingerprints
-from nnunet_ssl.data.stage_dataset import CODE_POOL
+from nnunet_ssl.data.pseudo_case import CODE_POOL
 from nnunet_ssl.pseudolabel.accept import accept
 from nnunet_ssl.run import pipeline
 from nnunet_ssl.training.extra_channels import CODE_LABELLED, CODE_PADDING

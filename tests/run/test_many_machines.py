@@ -139,7 +139,7 @@ def test_every_fold_waits_for_the_pool_and_for_nothing_of_another_fold(tmp_path:
 
 @pytest.mark.thorough
 def test_script_does_what_one_command_does(fresh_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def pretend(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None) -> None:
+    def pretend(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None, npz: bool = False) -> None:
         pretend_training(model, fold, seed=len(model.dataset) + int(model.dataset[7:10]))
 
     monkeypatch.setattr("nnunet_ssl.run.pipeline.train", pretend)

@@ -20,7 +20,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Trainings and sweeps that take no time; which teachers and students were trained."""
     asked: list[str] = []
 
-    def pretend(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None) -> None:
+    def pretend(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None, npz: bool = False) -> None:
         asked.append(log.stem)
         pretend_training(model, fold)
 

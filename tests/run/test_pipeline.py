@@ -51,7 +51,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int | None, st
     """Every training that was asked for: dataset, epochs, name of the log."""
     asked: list[tuple[str, int | None, str]] = []
 
-    def pretend(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None) -> None:
+    def pretend(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None, npz: bool = False) -> None:
         asked.append((model.dataset, epochs, log.name))
         pretend_training(model, fold, seed=len(asked))
 
@@ -321,8 +321,33 @@ def test_trained_stock_teacher_is_taken_as_it_is(project: Project, trainings: li
     assert student_epochs(asked.open(), 1) == 1
 
 
-def test_our_teacher_is_done_when_it_is_validated(project: Project) -> None:
-    asked = request(project, unlabelled=())
+def test_probabilities_of_the_last_student(fresh_project: Project, trainings: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are asked for when everything is done: the last student alone is validated again, and published again."""
+    execute(pipeline(request(fresh_project)))
+    asked = request(fresh_project, npz=True)
+    assert done(asked) == [True] * 5 + [False, True]
+    validated: list[tuple[str, bool]] = []
+
+    def validate(model: ModelLocation, fold: int, *, npz: bool, **_: Any) -> None:
+        validated.append((model.dataset, npz))
+        summary = model.validation_summary(fold)
+        summary.write_text('{"foreground_mean": {"Dice": 0.5}, "metric_per_case": [{"reference_file": "/labels/lab_0.nii.gz"}]}')
+        (summary.parent / "lab_0.npz").touch()
+
+    monkeypatch.setattr(module, "train", validate)
+    execute(pipeline(asked))
+    assert validated == [("Dataset602_Tiny_f0s2", True)]
+    assert (published_model(asked.open()).validation_summary(0).parent / "lab_0.npz").is_file()
+    assert done(asked) == done(request(fresh_project)) == [True] * 7
+
+
+@pytest.mark.parametrize("trainer", [OUR_TEACHER, "PatientTeacher"])
+def test_our_teacher_is_done_when_it_is_validated(project: Project, trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "from nnunet_ssl.training.teacher import TransASPPTeacherTrainer\nclass PatientTeacher(TransASPPTeacherTrainer): pass\n"
+    (tmp_path / "patient_teacher.py").write_text(source)
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path))
+    asked = request(project, unlabelled=(), teacher_trainer=trainer)
+    assert teacher_epochs(asked) == 2
     folder = pretend_training(asked.teacher)
     assert done(asked)[0] is True
     (folder / "validation" / "summary.json").unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def test_student_of_another_fold_does_not_label(two_stages: tuple[Project, Any])
     checkpoint = torch.load(path, weights_only=False)
     checkpoint["init_args"]["fold"] = 3
     torch.save(checkpoint, path)
-    run.manifest.method["agreement"]["weight"] = 0.5
+    run = replace(run, method=run.method.with_settings({"agreement.weight": 0.5}))
     with pytest.raises(StateError, match=r"Dataset601_Tiny_f0s1/.*checkpoint_final\.pth was trained on fold 3, not on fold 0"):
         grow_stage(run)
 
@@ -148,6 +149,14 @@ def test_student_of_a_stage_whose_splits_were_edited(two_stages: tuple[Project, 
     splits[0]["train"].append("lab_0")
     path.write_text(json.dumps(splits))
     with pytest.raises(StateError, match=r"validation case 'lab_0' is among the training cases in Dataset601_Tiny_f0s1/splits_final\.json"):
+        student_trainer(0)
+
+
+@pytest.mark.parametrize("content", ["{", "[3]", '[{"val": []}]'])
+def test_student_of_a_stage_whose_splits_are_damaged(two_stages: tuple[Project, Any], content: str) -> None:
+    path = two_stages[0].preprocessed / "Dataset601_Tiny_f0s1" / "splits_final.json"
+    path.write_text(content)
+    with pytest.raises(StateError, match=r"Dataset601_Tiny_f0s1/splits_final\.json is damaged .*write the stage again"):
         student_trainer(0)
 
 

@@ -30,7 +30,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         names.extend(f"{work.__name__} {name}" for name in jobs)
         return real(self, work, jobs)
 
-    def pretend(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None) -> None:
+    def pretend(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None, npz: bool = False) -> None:
         pretend_training(model, fold, seed=len(model.dataset) + int(model.dataset[7:10]))
 
     monkeypatch.setattr(DaskEngine, "run", noted)

@@ -62,9 +62,11 @@ def test_minutes_are_those_of_the_epochs(taught_project: Project) -> None:
 def test_table_as_text() -> None:
     rows = [StageRow(0, None, None, None, None, None, 0.71234, None), StageRow(1, 0.5, 3, (0.25, 0.75), 0.912, 0.034, None, 12.34)]
     rows.append(StageRow(2, 1.0, 6, (0.25, 0.75), 0.5, 0.0, float("nan"), 1.0))  # no validation case has the class
+    rows.append(StageRow(3, 1.0, 6, (0.25, 0.75), 0.5, 0.31, 0.7, 1.0, is_kept=True))
     lines = format_table(rows).splitlines()
     assert lines[0].split() == " ".join(HEADER).split()
     assert lines[1].split() == ["teacher", "-", "-", "-", "-", "-", "0.7123", "-"]
     assert lines[2].split() == ["1", "0.5", "3", "0.250-0.750", "91.2%", "3.4%", "-", "12.3"]
     assert lines[3].split() == ["2", "1", "6", "0.250-0.750", "50.0%", "0.0%", "-", "1.0"]
+    assert lines[4].split()[5:7] == ["31.0%", "refused"]
     assert len({len(line) for line in lines}) == 1

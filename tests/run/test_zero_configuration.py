@@ -23,7 +23,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Datasets that were trained on; nnU-Net's planning and preprocessing of whole datasets are refused."""
     asked: list[str] = []
 
-    def pretend(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None) -> None:
+    def pretend(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None, npz: bool = False) -> None:
         asked.append(model.dataset)
         pretend_training(model, fold, seed=len(asked))
 

@@ -111,10 +111,11 @@ class KindRun:
     def open(self) -> Any:
         """The run on disk."""
         from nnunet_ssl.nnunet_api.load_setup import load_setup
+        from nnunet_ssl.pseudolabel.run_spec import RunSpec
         from nnunet_ssl.pseudolabel.start_run import open_run
 
         fold = "all" if self.kind.fold == "all" else int(self.kind.fold)
-        return open_run(load_setup(str(NUMBER), self.kind.configuration, self.plans), fold, teacher_trainer=TEACHER)
+        return open_run(RunSpec(setup=load_setup(str(NUMBER), self.kind.configuration, self.plans), fold=fold, teacher_trainer=TEACHER))
 
     def whole(self) -> None:
         """Everything, from raw images to the published student."""

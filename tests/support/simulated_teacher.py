@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
-from nnunet_ssl.confidence import Evidence, HeldOutCounts, count_held_out
+from nnunet_ssl.confidence.evidence import Evidence
+from nnunet_ssl.confidence.held_out import HeldOutCounts, count_held_out
 
 Array = NDArray[np.float64]
 Distortion = Callable[[Array], Array]

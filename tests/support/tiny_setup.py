@@ -71,7 +71,7 @@ class Project:
         """The pool of `unlabelled`, prepared in this process."""
         from nnunet_ssl.data.pool import prepare_pool
 
-        return prepare_pool(self.setup(), [self.unlabelled], **{"skip_bad": False, "num_processes": 1, "progress_bar": False, **options})
+        return prepare_pool(self.setup(), [self.unlabelled], **{"skip_bad": False, "num_processes": 1, **options})
 
     @property
     def plans_file(self) -> Path:
@@ -229,12 +229,14 @@ def write_evidence(
 
 def open_tiny_run(project: Project, fold: int | str = 0, **options: Any) -> Any:
     """The run of our teacher, begun if need be; `settings` replaces single settings by dotted path."""
-    from nnunet_ssl.pseudolabel.start_run import open_run, settings_in_force
+    from nnunet_ssl.pseudolabel.run_spec import RunSpec, settings_in_force
+    from nnunet_ssl.pseudolabel.start_run import open_run
 
     setup, trainer = project.setup(), options.pop("teacher_trainer", OUR_TEACHER)
     if settings := options.pop("settings", None):
         options["method"] = settings_in_force(setup, trainer, fold).with_settings(settings)
-    return open_run(setup, fold, teacher_trainer=trainer, **options)
+    only_looks = options.pop("only_looks", False)
+    return open_run(RunSpec(setup=setup, fold=fold, teacher_trainer=trainer, **options), only_looks=only_looks)
 
 
 def teacher_store(run: Any) -> Any:
