@@ -25,9 +25,16 @@ def parser() -> argparse.ArgumentParser:
         f"  {NAME} -d 137 -c 3d_fullres -f 0",
     )
     add_dataset_arguments(made)
-    made.add_argument("-f", required=True, type=fold_argument, metavar="FOLD", help="fold of the run: 0, 1, ... or 'all'")
+    made.add_argument(
+        "-f",
+        required=True,
+        nargs="+",
+        type=fold_argument,
+        metavar="FOLD",
+        help="0, 1, ... or 'all': the run's fold; several folds are several runs",
+    )
     made.add_argument("-tr", default=OUR_TEACHER, metavar="TRAINER", help="the teacher's trainer (default: %(default)s)")
-    made.add_argument("-o", type=Path, metavar="FOLDER", help="where to write (default: the folder 'report' in the run's workspace)")
+    made.add_argument("-o", type=Path, metavar="FOLDER", help="where to write (one run; default: the folder 'report' in its workspace)")
     return made
 
 
@@ -35,14 +42,21 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the report and print where it is and what comes next."""
     arguments = parser().parse_args(argv)
+    from nnunet_ssl.errors import ConfigError
     from nnunet_ssl.nnunet_api.load_setup import load_setup
     from nnunet_ssl.report.write_report import write_report
 
+    if len(arguments.f) > 1 and arguments.o is not None:
+        raise ConfigError("-o takes the report of one run; leave it out for several folds, or give them one at a time.")
     setup = load_setup(arguments.d, arguments.c, arguments.p, only_looks=True)
-    facts, page, tables = write_report(setup, arguments.f, arguments.tr, arguments.o)
-    print(f"report: {page}")
-    print(f"tables: {', '.join(tables)} in {page.parent}")
-    print(f"next: {_next_line(facts)}")
+    following: list[str] = []
+    for fold in dict.fromkeys(arguments.f):
+        facts, page, tables = write_report(setup, fold, arguments.tr, arguments.o)
+        print(f"report: {page}")
+        print(f"tables: {', '.join(tables)} in {page.parent}")
+        following.append(_next_line(facts))
+    for which, line in zip(("next", *["  and"] * len(following)), following, strict=False):
+        print(f"{which}: {line}")
 
 
 def _next_line(facts: RunFacts) -> str:

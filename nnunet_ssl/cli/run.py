@@ -170,7 +170,7 @@ def _requests(arguments: argparse.Namespace, assignments: dict[str, object]) -> 
     if arguments.preset:
         make = overlaid if only_looks else lay_preset
         setup = laid_before(setup, arguments.preset) or make(setup, arguments.preset)
-    if not (arguments.u or only_looks or arguments.only):
+    if not (arguments.u or only_looks or arguments.only or arguments.control):
         load_pool(setup)  # that it is missing is said before days of training; --only says so itself
     requests: list[RunRequest] = []
     first_id = arguments.first_id
@@ -257,7 +257,7 @@ def _print_next(arguments: argparse.Namespace, requests: Sequence[RunRequest]) -
     setup, run = requests[0].setup, requests[0].open()
     number, folds = dataset_number(setup.dataset), " ".join(str(request.fold) for request in requests)
     print(f"next: {predict_line(run, folds)}")
-    report = f"nnssl_report -d {number} -c {arguments.c} -f {requests[-1].fold}{plans_flag(setup.plans_name)} -tr {run.teacher.trainer}"
+    report = f"nnssl_report -d {number} -c {arguments.c} -f {folds}{plans_flag(setup.plans_name)} -tr {run.teacher.trainer}"
     print(f"  or: {report}")
 
 

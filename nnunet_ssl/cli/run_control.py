@@ -25,6 +25,7 @@ _NO_USE = {
     "--first-id": "first_id",
     "--groups": "groups",
     "--leave-group-out": "leave_group_out",
+    "--npz": "npz",
 }
 """Flags that a control does not take, and the arguments that they set."""
 

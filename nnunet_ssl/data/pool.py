@@ -38,8 +38,6 @@ class PoolPart:
     """Cases of the part that are preprocessed."""
     new: list[str]
     """Those that were preprocessed now."""
-    skipped: Mapping[str, str]
-    """Cases of the part left out with `--skip-bad`, and why."""
     num_cases: int
     """Cases in all parts together."""
 
@@ -121,7 +119,7 @@ def prepare_part(
     stamps = {case: file_stamp(files) for case, files in mine.items()}
     new, bad = _preprocess(setup, mine, stamps, skip_bad, num_processes, engine)
     _say_skipped(bad)
-    return PoolPart(pool_places(setup)[0], [case for case in mine if case not in bad], new, bad, len(images))
+    return PoolPart(pool_places(setup)[0], [case for case in mine if case not in bad], new, len(images))
 
 
 def _preprocess(

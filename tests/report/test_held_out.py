@@ -56,7 +56,7 @@ RANKING = {
 
 def write_study(run: Any, ranking: dict[str, Any]) -> None:
     """A study of a fold whose validation cases decide."""
-    run.change(method=MethodConfig().with_settings({"evidence.confidence": "calibrated"}))
+    run.change(method=MethodConfig().with_settings({"evidence.confidence": "calibrated"}).to_dict())
     calibration = {"map": None, "ece_before": None, "ece_after": None}
     content = {"schema": 2, "cases": [{"mean_dice": 0.8}], "calibration": calibration, "ranking": ranking, "tau": None}
     (run.workspace / "held_out.json").write_text(json.dumps(content))

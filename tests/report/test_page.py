@@ -299,6 +299,23 @@ def test_command_with_a_folder_of_its_own(toy_run: Any, tmp_path: Path, capsys: 
     assert capsys.readouterr().out.splitlines()[-1] == "next: nnssl_run -d 137 -c 3d_fullres -f 0 -u FOLDER"
 
 
+def test_command_with_several_folds(toy_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each has a report of its own, and a place that is named would hold the last one's."""
+    other = replace(toy_run, fold=1)
+    for run in (toy_run, other):
+        run.train(run.teacher, dice=(0.5,))
+    call = ["-d", "137", "-c", "3d_fullres", "-f", "0", "1"]
+    assert main([*call, "-o", str(tmp_path / "x")]) == 2
+    assert "-o takes the report of one run" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+    assert main(call) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("report: ")] == [
+        f"report: {r.workspace / 'report' / 'report.html'}" for r in (toy_run, other)
+    ]
+    assert lines[-2:] == [f"{which}: nnssl_run -d 137 -c 3d_fullres -f {fold} -u FOLDER" for which, fold in (("next", 0), ("  and", 1))]
+
+
 def test_command_after_publication_names_prediction(complete_run: Any, capsys: pytest.CaptureFixture[str]) -> None:
     complete_run.publish()
     assert main(["-d", "137", "-c", "3d_fullres", "-f", "0"]) == 0

@@ -69,7 +69,7 @@ def test_a_student_of_labelled_samples_alone_has_no_pseudo_labels(complete_run: 
 
 
 def test_a_stage_whose_plans_are_gone_has_the_settings_of_the_run(complete_run: Any) -> None:
-    complete_run.change(method=MethodConfig().with_settings({"student.labelled_share": 1.0}))
+    complete_run.change(method=MethodConfig().with_settings({"student.labelled_share": 1.0}).to_dict())
     (preprocessed_root() / complete_run.student(1).dataset / "nnUNetPlans.json").unlink()
     (preprocessed_root() / complete_run.student(2).dataset / "nnUNetPlans.json").write_text('{"configurations": []}')
     facts = collect(complete_run.setup, 0, TEACHER)

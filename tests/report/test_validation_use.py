@@ -82,7 +82,7 @@ def test_labels_that_the_rollback_test_may_have_kept(complete_run: Any) -> None:
     complete_run.change(kept_previous=True)
     assert f"report (2 validation cases unseen{kept}" in text_of(complete_run)
     assert note in text_of(complete_run)
-    complete_run.change(method=MethodConfig().with_settings({"agreement.rollback_level": 0.0}))
+    complete_run.change(method=MethodConfig().with_settings({"agreement.rollback_level": 0.0}).to_dict())
     assert "may have" not in text_of(complete_run)
 
 

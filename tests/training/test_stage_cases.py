@@ -56,6 +56,10 @@ def test_labelled_and_pool_case(tmp_path: Path) -> None:
 def test_missing_or_wrong_targets(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="'pool' are missing"):
         dataset(tmp_path).load_case("pool")
+    (tmp_path / "pool.b2nd").write_bytes(b"damaged")
+    with pytest.raises(StateError, match=r"'pool' cannot be read \(.*pool\.b2nd: .*write the stage again"):
+        dataset(tmp_path).load_case("pool")
+    (tmp_path / "pool.b2nd").unlink()
     blosc2.asarray(np.zeros((3, 3, 3, 3), np.int16), urlpath=str(tmp_path / "pool.b2nd"))
     with pytest.raises(StateError, match=r"have shape \(3, 3, 3, 3\), expected \(4, 3, 3, 3\)"):
         dataset(tmp_path).load_case("pool")
