@@ -6,6 +6,7 @@ Nothing here imports nnunetv2 or torch, so that `--help` and `nnssl_trainers` ar
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,9 @@ PUBLISHED_MARKER = "nnssl_published.json"
 """In the fold of a published model: which student it is, and which run it comes from."""
 PREDICTIONS = "predictions"
 """Stands where a trainer's name would, if predictions from elsewhere are the teacher."""
+MANIFEST_FILE = "manifest.json"
+"""In the workspace: the state of the run; without it the run has not begun."""
+_WORKSPACE = "nnssl"
 STAGE_SIDECAR = "nnssl.json"
 """Provenance of a stage dataset: in its raw folder and beside its preprocessed data."""
 
@@ -118,7 +122,22 @@ class ModelLocation:
 
     def workspace(self, fold: int | str) -> Path:
         """Where a run that uses this model as its teacher keeps its manifest, evidence and rankings."""
-        return self.fold_folder(fold) / "nnssl"
+        return self.fold_folder(fold) / _WORKSPACE
+
+
+def manifests_below(folder: Path, pattern: str = "") -> Iterator[Path]:
+    """The manifests of all runs whose teachers stand in a folder.
+
+    Args:
+        folder: of a model.
+        pattern: of models' folders below it, if it is not one itself.
+    """
+    return folder.glob(f"{pattern}fold_*/{_WORKSPACE}/{MANIFEST_FILE}")
+
+
+def start_over(workspace: Path) -> str:
+    """How a run is started over, for messages."""
+    return f"remove {workspace / MANIFEST_FILE} to start over"
 
 
 def pool_folder(dataset: str, data_identifier: str, data_hash: str) -> Path:

@@ -176,6 +176,7 @@ def _grow(run: Run, arguments: argparse.Namespace) -> None:
     """Write the next stage."""
     import torch
 
+    from nnunet_ssl.data.ranking_file import ranking_file
     from nnunet_ssl.machines.engine import engine_at
     from nnunet_ssl.nnunet_api.training_state import training_command
     from nnunet_ssl.pseudolabel.grow import grow
@@ -185,7 +186,7 @@ def _grow(run: Run, arguments: argparse.Namespace) -> None:
     print(f"stage {record.stage}: {len(record.cases)} of {len(run.pseudo_cases)} pool cases in {record.dataset}")
     if record.accepted:
         print(f"  and {len(record.accepted)} with accepted labels, as labelled cases")
-    print(f"ranking: {run.workspace / f'ranking_{record.stage}.csv'}")
+    print(f"ranking: {ranking_file(run.workspace, record.stage)}")
     print(f"next: {training_command(run.student(record.stage), run.fold)}")
 
 

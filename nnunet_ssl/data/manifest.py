@@ -10,7 +10,7 @@ from typing import Any
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.files import write_json
 from nnunet_ssl.errors import ConfigError, StateError
-from nnunet_ssl.locations import ModelLocation
+from nnunet_ssl.locations import MANIFEST_FILE, ModelLocation
 from nnunet_ssl.names import check_names
 from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.schemas import schema_of
@@ -124,7 +124,7 @@ class Manifest:
 
     def save(self, workspace: Path) -> None:
         """Write `manifest.json` whole or not at all."""
-        write_json(workspace / "manifest.json", {**asdict(self), "method": self.method.to_dict()})
+        write_json(workspace / MANIFEST_FILE, {**asdict(self), "method": self.method.to_dict()})
 
     @property
     def is_complete(self) -> bool:
@@ -143,7 +143,7 @@ class Manifest:
             StateError: if it is damaged or of a newer schema.
             InputError: if a name in it is no plain file name.
         """
-        path = workspace / "manifest.json"
+        path = workspace / MANIFEST_FILE
         if not path.is_file():
             return None
         content = read_json(path)
@@ -184,7 +184,7 @@ class Manifest:
         """
         for name, wanted in expected.items():
             if (found := getattr(self, name)) != wanted:
-                path = workspace / "manifest.json"
+                path = workspace / MANIFEST_FILE
                 raise StateError(f"{path} is of the {name} '{found}', not of '{wanted}'; restore it or remove it to start over.")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nnunet_ssl.confidence.calibration_map import CalibrationMap
-from nnunet_ssl.confidence.case_scores import Score
+from nnunet_ssl.confidence.case_scores import STAND_INS, Score
 from nnunet_ssl.confidence.predicted_dice import DicePrediction, PredictedMean, fit_dice_prediction
 from nnunet_ssl.confidence.review import review_limit
 from nnunet_ssl.errors import StateError
@@ -15,9 +15,10 @@ from nnunet_ssl.locations import PREDICTIONS
 from nnunet_ssl.prediction.origin import NO_RUN, Origin
 from nnunet_ssl.prediction.study_files import find_study
 
-DEFAULT_SCORE = "pairwise_dice"
-SINGLE_PASS_SCORE = "foreground"
-"""Takes the place of `pairwise_dice` where there is one sample, which has no pair."""
+DEFAULT_SCORE = STAND_INS["expected_dice"]
+"""Takes the place of a score that needs calibrated probabilities."""
+SINGLE_PASS_SCORE = STAND_INS["pairwise_dice"]
+"""Takes the place of one that needs two samples."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from nnunet_ssl.disk import naming
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
-from nnunet_ssl.locations import dataset_number, preprocessed_root, raw_root, results_root
+from nnunet_ssl.locations import dataset_number, manifests_below, preprocessed_root, raw_root, results_root
 from nnunet_ssl.nnunet_api.json_file import read_json
 
 FIRST_ID = 601
@@ -76,7 +76,7 @@ def _taken(own: Collection[str]) -> dict[int, Path]:
         for folder in root.glob("Dataset[0-9][0-9][0-9]_*")
         if folder.name not in own
     }
-    for manifest in results_root().glob("*/*/fold_*/nnssl/manifest.json"):  # blocks of other runs, whether written yet or not
+    for manifest in manifests_below(results_root(), "*/*/"):  # blocks of other runs, whether written yet or not
         others = set(read_json(manifest).get("dataset_ids", [])) - {dataset_number(name) for name in own}
         taken |= dict.fromkeys(others, manifest)
     return taken

@@ -15,13 +15,14 @@ from nnunet_ssl.data.files import remove_leftovers
 from nnunet_ssl.data.held_out_use import uses_held_out
 from nnunet_ssl.data.manifest import StageRecord
 from nnunet_ssl.data.pseudo_case import PseudoCase
+from nnunet_ssl.data.ranking_file import ranking_file, write_ranking
 from nnunet_ssl.data.spread import spread
 from nnunet_ssl.data.stage_dataset import stage_is_whole, write_stage
 from nnunet_ssl.data.stage_sidecar import StageSidecar, read_sidecar
 from nnunet_ssl.data.stage_size import NOTHING, frame_bytes, mean_of, pseudo_case_bytes
 from nnunet_ssl.disk import require_free_together
 from nnunet_ssl.errors import WRITE_AGAIN, SetupError, StateError
-from nnunet_ssl.locations import STAGE_SIDECAR, preprocessed_root, raw_root, results_root
+from nnunet_ssl.locations import STAGE_SIDECAR, preprocessed_root, raw_root, results_root, start_over
 from nnunet_ssl.machines.engine import Engine
 from nnunet_ssl.machines.part import WHOLE, Part
 from nnunet_ssl.nnunet_api.label_classes import classes_in_labels
@@ -31,7 +32,7 @@ from nnunet_ssl.pseudolabel.in_force import SettingsInForce, in_force
 from nnunet_ssl.pseudolabel.label_change import ChangeReport
 from nnunet_ssl.pseudolabel.label_source import LabelSource, choose_source, labels_of, source_of
 from nnunet_ssl.pseudolabel.pool_labels import PoolLabels
-from nnunet_ssl.pseudolabel.ranking import PoolCaseScores, confident_share, rank_pool, score_pool, write_ranking
+from nnunet_ssl.pseudolabel.ranking import PoolCaseScores, confident_share, rank_pool, ranking_lines, score_pool
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.pseudolabel.student_start import resolve_start, teacher_mirroring
 from nnunet_ssl.schemas import SIDECAR
@@ -92,7 +93,7 @@ def _grow(run: Run, *, device: torch.device, rescore: bool, engine: Engine | Non
         write_dataset(run, stage, labels, sidecar, now.method)
     record = _record(run.stage_name(stage), sidecar, fraction, source, change, scored, now, time.perf_counter() - begun)
     entered = {case: s.stage for s in reversed([*run.manifest.stages, record]) for case in s.cases}
-    write_ranking(run.workspace / f"ranking_{stage}.csv", ranking, scored, entered)
+    write_ranking(ranking_file(run.workspace, stage), ranking_lines(ranking, scored, entered))
     run.manifest.stages.append(record)
     run.manifest.method = run.method
     run.manifest.save(run.workspace)
@@ -231,7 +232,7 @@ def _refuse_changed_splits(run: Run, previous: int, validation: list[str]) -> No
     if sorted(held_out) != validation:
         raise StateError(
             f"fold {run.fold} of the splits of {run.setup.dataset} holds out {', '.join(validation)}, in {run.stage_name(previous)} it was "
-            f"{', '.join(sorted(held_out))}: restore splits_final.json, or remove {run.workspace / 'manifest.json'} to start over."
+            f"{', '.join(sorted(held_out))}: restore splits_final.json, or {start_over(run.workspace)}."
         )
 
 

@@ -18,6 +18,7 @@ from nnunet_ssl.data.manifest import Manifest, PredictionsRecord
 from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.data.prediction_folders import check_predictions, content_fingerprint, find_predictions, stamp
 from nnunet_ssl.errors import StateError
+from nnunet_ssl.locations import start_over
 from nnunet_ssl.machines.engine import Engine
 from nnunet_ssl.nnunet_api.geometry import to_network_grid
 from nnunet_ssl.nnunet_api.preprocessed_case import open_image
@@ -86,7 +87,7 @@ def take_predictions(run: Run, cases: Sequence[str], engine: Engine | None = Non
     if replaced := [case for case in todo if store.is_of_replaced_image(case)]:
         raise StateError(
             f"the image of case '{replaced[0]}' was replaced since its prediction was taken; predict it again, and start over with that "
-            f"prediction: remove {run.workspace / 'manifest.json'}."
+            f"prediction: {start_over(run.workspace)}."
         )
     require_evidence_room(run, store, len(todo), "predictions")
     store.remove_leftovers()
@@ -95,7 +96,7 @@ def take_predictions(run: Run, cases: Sequence[str], engine: Engine | None = Non
     if stamp(files) != run.manifest.predictions.stamp and content_fingerprint(files) != run.manifest.teacher_fingerprint:
         raise StateError(
             f"the predictions in {', '.join(run.manifest.predictions.folders)} are not those that the run in {run.workspace} began with; "
-            f"put them back, or remove {run.workspace / 'manifest.json'} to start over."
+            f"put them back, or {start_over(run.workspace)}."
         )
     jobs = {case: _job(run, store, case, [of_folder[case] for of_folder in files]) for case in todo}
     with closing(_each(jobs) if engine is None else engine.run(_take_case, jobs)) as done:

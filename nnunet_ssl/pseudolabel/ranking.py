@@ -1,10 +1,9 @@
-"""Scores of every pool case, the order they enter in, and the table that shows it."""
+"""Scores of every pool case, and the order in which they enter."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -12,15 +11,13 @@ from tqdm import tqdm
 from nnunet_ssl.confidence.case_scores import all_scores
 from nnunet_ssl.confidence.curriculum import RankedCase, rank_cases
 from nnunet_ssl.config import CASE_SCORES, CurriculumConfig, EvidenceConfig
-from nnunet_ssl.data.files import write_csv
+from nnunet_ssl.data.ranking_file import RankingLine
 from nnunet_ssl.pseudolabel.pool_labels import CaseLabels, PoolLabels, confident_voxels
-
-COLUMNS = ("rank", "case", "score", "stage", "review", "stratum", "group", *CASE_SCORES, "foreground_voxels", "confident_share")
 
 
 @dataclass(frozen=True)
 class PoolCaseScores:
-    """What the ranking table says of one case."""
+    """All scores of one case, and what is predicted in it."""
 
     case: str
     scores: dict[str, float | None]
@@ -79,35 +76,27 @@ def rank_pool(
     return rank_cases(scores, strata, order=order, seed=curriculum.seed, dropped_share=curriculum.dropped_share, groups=groups or None)
 
 
-def write_ranking(path: Path, ranking: Sequence[RankedCase], scored: Sequence[PoolCaseScores], entered: dict[str, int]) -> None:
-    """Write `ranking_<t>.csv`.
+def ranking_lines(ranking: Sequence[RankedCase], scored: Sequence[PoolCaseScores], entered: Mapping[str, int]) -> list[RankingLine]:
+    """The pool in its order, with what is known of every case.
 
     Args:
-        path: the file.
         ranking: best first.
         scored: scores of the same cases.
         entered: stage at which a case enters, for those that have.
     """
     by_case = {s.case: s for s in scored}
-    rows = []
-    for ranked in ranking:
-        case = by_case[ranked.case]
-        rows.append(
-            {
-                "rank": ranked.rank,
-                "case": ranked.case,
-                "score": _rounded(ranked.score),
-                "stage": entered.get(ranked.case),
-                "review": "yes" if ranked.listed_for_review else "",
-                "stratum": ranked.stratum,
-                "group": ranked.group,
-                **{name: _rounded(value) for name, value in case.scores.items()},
-                "foreground_voxels": case.foreground_voxels,
-                "confident_share": _rounded(case.confident_share),
-            }
+    return [
+        RankingLine(
+            rank=ranked.rank,
+            case=ranked.case,
+            score=ranked.score,
+            stage=entered.get(ranked.case),
+            listed_for_review=ranked.listed_for_review,
+            stratum=ranked.stratum,
+            scores=by_case[ranked.case].scores,
+            foreground_voxels=by_case[ranked.case].foreground_voxels,
+            confident_share=by_case[ranked.case].confident_share,
+            group=ranked.group,
         )
-    write_csv(path, COLUMNS, rows)
-
-
-def _rounded(value: float | None) -> str | None:
-    return None if value is None else f"{value:.6f}"
+        for ranked in ranking
+    ]

@@ -10,7 +10,7 @@ from nnunet_ssl.data.groups import asked_groups, groups_file, groups_of_pool, he
 from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.errors import ConfigError, InputError, StateError
-from nnunet_ssl.locations import ModelLocation
+from nnunet_ssl.locations import ModelLocation, start_over
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint, pool_images_seen
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
@@ -34,10 +34,7 @@ def groups_of_run(setup: NnunetSetup, pool: PoolIndex, manifest: Manifest | None
         return manifest.groups if manifest is not None and is_fixed else _complete(groups_of_pool(pool), pool)
     groups = asked_groups(asked, setup, pool)
     if manifest is not None and is_fixed and groups != manifest.groups:
-        raise StateError(
-            f"the groups of {workspace} are fixed since its first stage; leave --groups out, or remove {workspace / 'manifest.json'} to "
-            "start over."
-        )
+        raise StateError(f"the groups of {workspace} are fixed since its first stage; leave --groups out, or {start_over(workspace)}.")
     return groups
 
 
@@ -81,7 +78,7 @@ def still_left_out(manifest: Manifest, workspace: Path, *, asked: bool) -> list[
         StateError: if the run began with these groups in its pool.
     """
     if asked and not manifest.left_out_groups:
-        raise StateError(f"the run in {workspace} began without --leave-group-out; remove {workspace / 'manifest.json'} to start over.")
+        raise StateError(f"the run in {workspace} began without --leave-group-out; {start_over(workspace)}.")
     return manifest.left_out_groups
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.data.pool_index import PoolIndex, load_pool
 from nnunet_ssl.errors import StateError
-from nnunet_ssl.locations import dataset_number, plans_flag
+from nnunet_ssl.locations import MANIFEST_FILE, dataset_number, plans_flag, start_over
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def known_pool(setup: NnunetSetup, manifest: Manifest | None, workspace: Path) -
         raise StateError(
             f"the run in {workspace} has the pool case '{missing[0]}', which the prepared pool lacks ({len(missing)} of "
             f"{len(manifest.pool)}); prepare the pool again with every folder that images of your runs lie in ({prepare} -u FOLDER "
-            f"FOLDER2), or, to start over without them, remove {workspace / 'manifest.json'}."
+            f"FOLDER2), or, to start over without them, remove {workspace / MANIFEST_FILE}."
         )
     known = {*manifest.pool, *manifest.groups}
     later = [case for case in pool.images if case not in known]
@@ -63,7 +63,7 @@ def own_cases(pool: PoolIndex, manifest: Manifest, groups: Mapping[str, str], wo
     if left_out := [case for case in manifest.pool if groups.get(case) in manifest.left_out_groups]:
         raise StateError(
             f"the run in {workspace} leaves out the group '{groups[left_out[0]]}', and its pool case '{left_out[0]}' is of that group by "
-            f"now ({len(left_out)} such cases); give --groups as when it began, or remove {workspace / 'manifest.json'} to start over."
+            f"now ({len(left_out)} such cases); give --groups as when it began, or {start_over(workspace)}."
         )
     return replace(pool, images={case: pool.images[case] for case in manifest.pool})
 

@@ -16,7 +16,7 @@ from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.data.workspace_lock import make_lock
 from nnunet_ssl.data.writable_roots import require_writable_roots
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
-from nnunet_ssl.locations import ModelLocation, dataset_number, plans_flag
+from nnunet_ssl.locations import ModelLocation, dataset_number, plans_flag, start_over
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint_of_samples
 from nnunet_ssl.nnunet_api.external_trainers import find_trainer
 from nnunet_ssl.nnunet_api.model_data import refuse_other_images
@@ -203,18 +203,21 @@ def _check_same_run(manifest: Manifest, asked: Manifest, workspace: Path) -> Non
         asked: as the run would begin now.
         workspace: of the run.
     """
-    start_over = f"remove {workspace}/manifest.json to start over"
     if manifest.teacher_fingerprint != asked.teacher_fingerprint and manifest.predictions is not None:
-        raise StateError(f"the run in {workspace} began with other predictions ({', '.join(manifest.predictions.folders)}); {start_over}.")
+        raise StateError(
+            f"the run in {workspace} began with other predictions ({', '.join(manifest.predictions.folders)}); {start_over(workspace)}."
+        )
     if manifest.teacher_fingerprint != asked.teacher_fingerprint:
-        raise StateError(f"the run in {workspace} used another teacher, or another number of samples, than there is now; {start_over}.")
+        raise StateError(
+            f"the run in {workspace} used another teacher, or another number of samples, than there is now; {start_over(workspace)}."
+        )
     if manifest.pool != asked.pool:
         raise StateError(f"another process has begun the run in {workspace} with other pool cases in the meantime; give the command again.")
     if manifest.student_trainer != asked.student_trainer:
-        raise StateError(f"the run in {workspace} trains {manifest.student_trainer}, not {asked.student_trainer}; {start_over}.")
+        raise StateError(f"the run in {workspace} trains {manifest.student_trainer}, not {asked.student_trainer}; {start_over(workspace)}.")
     before = manifest.method.curriculum
     if manifest.stages and before != asked.method.curriculum:
-        raise StateError(f"the curriculum of {workspace} is fixed since its first stage ({before}); {start_over}.")
+        raise StateError(f"the curriculum of {workspace} is fixed since its first stage ({before}); {start_over(workspace)}.")
 
 
 def refuse_idle_settings(spec: RunSpec) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.errors import StateError
-from nnunet_ssl.locations import ModelLocation
+from nnunet_ssl.locations import MANIFEST_FILE, ModelLocation
 from nnunet_ssl.nnunet_api.earlier_training import FINAL, LATEST, PREFIX, SUMMARY
 
 
@@ -27,5 +27,5 @@ def refuse_training_anew(teacher: ModelLocation, fold: int | str) -> None:
             raise StateError(
                 f"the teacher of fold {fold}, which the run in {workspace} uses, is being trained anew; to go back to the one before, end "
                 f"that training, remove {LATEST} in {earlier.parent} and give {earlier.name} (and validation/{PREFIX}{SUMMARY.name}) their "
-                f"names without '{PREFIX}'; to use the new one, remove {workspace}/manifest.json and train it to its end."
+                f"names without '{PREFIX}'; to use the new one, remove {workspace / MANIFEST_FILE} and train it to its end."
             )

@@ -10,13 +10,13 @@ from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.held_out_use import uses_held_out
 from nnunet_ssl.data.manifest import Manifest, StageRecord
 from nnunet_ssl.data.published_student import is_student_published
+from nnunet_ssl.data.ranking_file import RankingLine, ranking_file, read_ranking
 from nnunet_ssl.errors import SetupError
 from nnunet_ssl.locations import PREDICTIONS, ModelLocation
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.nnunet_api.training_state import training_command
 from nnunet_ssl.report.held_out import HeldOutFacts, read_held_out
 from nnunet_ssl.report.learned_cases import learned_pool_cases
-from nnunet_ssl.report.scored_cases import ScoredCase, read_ranking
 from nnunet_ssl.report.training_log import TrainingLog, read_training_log
 from nnunet_ssl.report.validation import Validation, foreground_keys, read_validation
 from nnunet_ssl.report.validation_use import ValidationUse, validation_use
@@ -116,7 +116,7 @@ class RunFacts:
     """Name of the case score that ranks the pool at the newest stage; held-out cases may have chosen another than the settings name."""
     models: tuple[ModelFacts, ...]
     """The teacher, then one student for every stage that is written."""
-    ranking: tuple[ScoredCase, ...]
+    ranking: tuple[RankingLine, ...]
     """The pool as the newest stage ranks it."""
     is_published: bool
     """Whether the last student, as it is now, stands as a model of the labelled dataset."""
@@ -193,7 +193,7 @@ def collect(setup: NnunetSetup, fold: int | str, teacher_trainer: str) -> RunFac
         num_stages=len(records) if manifest and manifest.is_complete else method.curriculum.num_stages,
         ranking_score=records[-1].case_score if records else method.evidence.case_score,
         models=tuple(models),
-        ranking=read_ranking(teacher.workspace(fold) / f"ranking_{len(records)}.csv"),
+        ranking=read_ranking(ranking_file(teacher.workspace(fold), len(records))),
         is_published=manifest is not None and is_student_published(manifest, teacher.workspace(fold)),
         held_out=read_held_out(teacher.workspace(fold)) if manifest and records and _held_out_decide(setup, manifest, method) else None,
     )

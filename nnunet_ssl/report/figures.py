@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from nnunet_ssl.data.ranking_file import RankingLine
 from nnunet_ssl.report.collect import RunFacts
 from nnunet_ssl.report.figure_style import GREY, SERIES, plain, stage_colour
-from nnunet_ssl.report.scored_cases import ScoredCase
 from nnunet_ssl.report.training_log import TrainingLog
 
 _PANELS: tuple[tuple[str, dict[str, str]], ...] = (
@@ -148,7 +148,7 @@ def _histogram(ax: Axes, values: np.ndarray[Any, np.dtype[np.float64]], groups: 
     ax.set_xlabel("score")
 
 
-def _by_stage(cases: Sequence[ScoredCase], num_stages: int) -> list[tuple[str, str, np.ndarray[Any, np.dtype[np.bool_]]]]:
+def _by_stage(cases: Sequence[RankingLine], num_stages: int) -> list[tuple[str, str, np.ndarray[Any, np.dtype[np.bool_]]]]:
     """Name, colour and members (boolean, one per case) of each stage that a case enters at, then of those that wait."""
     entered = np.array([case.stage or 0 for case in cases])
     groups = [(f"enters at stage {s}", stage_colour(s, num_stages), entered == s) for s in range(1, num_stages + 1)]

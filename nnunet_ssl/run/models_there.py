@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nnunet_ssl.locations import PUBLISHED_MARKER, ModelLocation, plans_flag, results_root
+from nnunet_ssl.locations import PUBLISHED_MARKER, ModelLocation, manifests_below, plans_flag, results_root
 from nnunet_ssl.nnunet_api.json_file import read_json
 
 
@@ -29,4 +29,4 @@ def flags_of_trained_models(teacher: ModelLocation, *folds: int | str) -> list[s
 
 def _is_of_control(model: ModelLocation) -> bool:
     """Whether a control's workspace is in any of the model's folds."""
-    return any(read_json(path).get("control") is not None for path in model.folder.glob("fold_*/nnssl/manifest.json"))
+    return any(read_json(path).get("control") is not None for path in manifests_below(model.folder))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.manifest import Manifest
-from nnunet_ssl.locations import ModelLocation
+from nnunet_ssl.locations import MANIFEST_FILE, ModelLocation
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.pseudolabel.run_spec import RunSpec
 from nnunet_ssl.pseudolabel.start_run import open_run
@@ -56,7 +56,7 @@ class RunRequest(RunSpec):
         Raises:
             NnsslError: as `open_run`, where its teacher or pool is gone, for instance.
         """
-        return self.open(only_looks=True) if (self.workspace / "manifest.json").is_file() else None
+        return self.open(only_looks=True) if (self.workspace / MANIFEST_FILE).is_file() else None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.gpu_estimate import describe_size
 from nnunet_ssl.data.held_out_use import uses_held_out
+from nnunet_ssl.locations import MANIFEST_FILE
 from nnunet_ssl.nnunet_api.external_trainers import find_trainer, settings_of_student, trains_uncertainty_head
 from nnunet_ssl.run.run_request import RunRequest
 
@@ -41,7 +42,7 @@ def settings_lines(request: RunRequest) -> list[str]:
         "targets": student.targets,
         "unlearning": student.unlearning,
         "agreement": f"{method.agreement.weight:g}",
-        "all settings": f"'method' in {request.workspace / 'manifest.json'}, once the run has begun",
+        "all settings": f"'method' in {request.workspace / MANIFEST_FILE}, once the run has begun",
     }
     width = max(map(len, values))
     return ["settings in force:", *(f"  {name:{width}}  {value}" for name, value in values.items())]

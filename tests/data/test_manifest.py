@@ -51,7 +51,7 @@ def manifest(**changes: Any) -> Manifest:
             "student_trainer": "S",
             "pool": ["a", "b"],
             "dataset_ids": [601, 602],
-            "method": MethodConfig().to_dict(),
+            "method": MethodConfig(),
             "stages": [record(), record(stage=2, score_range=None, change={"rim": 0.1}, label_stage=1)],
             **changes,
         }
@@ -76,7 +76,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert loaded is not None
     assert loaded.stages == saved.stages
     assert (loaded.pool, loaded.dataset_ids, loaded.published) == (saved.pool, saved.dataset_ids, False)
-    assert MethodConfig.from_dict(loaded.method) == MethodConfig()
+    assert loaded.method == MethodConfig()
     loaded.save(tmp_path / "again")
     assert (tmp_path / "again" / "manifest.json").read_bytes() == (tmp_path / "manifest.json").read_bytes()
 

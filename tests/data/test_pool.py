@@ -459,7 +459,7 @@ def test_what_workers_warn_of_is_said_here(project: Project, tmp_path: Path, cap
         write_image(phantom(POOL[0])[0], files[0])
         write_image(second * phantom(POOL[1])[0], files[1])
         jobs[case] = (case, [str(file) for file in files], plans, setup.configuration, content, out)
-    assert sorted(pool_workers.preprocess_cases(jobs, out, 2, False, engine)) == [("a", None), ("b", None)]
+    assert sorted(pool_workers.preprocess_cases(jobs, out, 2, engine)) == [("a", None), ("b", None)]
     (said,) = [record for record in caplog.records if record.name.startswith("nnunet_ssl")]
     assert said.levelno == logging.WARNING
     assert said.getMessage() == (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from tiny_setup import evidence_of
 from nnunet_ssl.confidence.evidence import Evidence
 from nnunet_ssl.confidence.voxel_confidence import paper_confidence
 from nnunet_ssl.config import CurriculumConfig, EvidenceConfig
+from nnunet_ssl.data.ranking_file import COLUMNS, read_ranking, write_ranking
 from nnunet_ssl.pseudolabel.pool_labels import CaseLabels
-from nnunet_ssl.pseudolabel.ranking import COLUMNS, PoolCaseScores, rank_pool, score_pool_case, write_ranking
+from nnunet_ssl.pseudolabel.ranking import PoolCaseScores, rank_pool, ranking_lines, score_pool_case
 
 NAMES = ("background", "rim", "core")
 
@@ -90,7 +92,11 @@ def test_order_follows_the_chosen_score() -> None:
 
 
 def test_table(tmp_path: Path) -> None:
-    write_ranking(tmp_path / "ranking.csv", rank_pool(CASES, EvidenceConfig(), CurriculumConfig()), CASES, {"b": 1, "a": 2})
+    lines = ranking_lines(rank_pool(CASES, EvidenceConfig(), CurriculumConfig()), CASES, {"b": 1, "a": 2})
+    write_ranking(tmp_path / "ranking.csv", lines)
+    assert list(read_ranking(tmp_path / "ranking.csv")) == [
+        replace(line, scores={"expected_dice": None, **dict(line.scores)}) for line in lines
+    ]
     with (tmp_path / "ranking.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
@@ -106,7 +112,7 @@ def test_table(tmp_path: Path) -> None:
 def test_table_shows_the_group(tmp_path: Path) -> None:
     groups = {"a": "north", "b": "south", "c": "south"}
     ranking = rank_pool(CASES, EvidenceConfig(), CurriculumConfig(), groups)
-    write_ranking(tmp_path / "ranking.csv", ranking, CASES, {})
+    write_ranking(tmp_path / "ranking.csv", ranking_lines(ranking, CASES, {}))
     with (tmp_path / "ranking.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(r["case"], r["group"], r["stratum"]) for r in rows] == [("b", "south", "rim"), ("a", "north", "rim"), ("c", "south", "rim")]

@@ -24,6 +24,7 @@ from nnunet_ssl.data.files import write_json
 from nnunet_ssl.data.manifest import Manifest, StageRecord
 from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.data.pseudo_case import PseudoCase
+from nnunet_ssl.data.ranking_file import write_ranking
 from nnunet_ssl.data.stage_dataset import write_stage
 from nnunet_ssl.data.stage_sidecar import StageSidecar
 from nnunet_ssl.locations import (
@@ -39,7 +40,7 @@ from nnunet_ssl.locations import (
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint
 from nnunet_ssl.nnunet_api.load_setup import load_setup
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
-from nnunet_ssl.pseudolabel.ranking import PoolCaseScores, write_ranking
+from nnunet_ssl.pseudolabel.ranking import PoolCaseScores, ranking_lines
 
 DATASET, CONFIGURATION, PLANS = "Dataset137_Toy", "3d_fullres", "nnUNetPlans"
 TEACHER, STUDENT = "TransASPPTeacherTrainer", "TransASPPStudentTrainer"
@@ -172,7 +173,7 @@ class ToyRun:
             scored.append(PoolCaseScores(case, scores, predicted, voxels, None if score is None else 0.5))
             stratum = scored[-1].stratum
             ranking.append(RankedCase(case=case, rank=rank, score=score, stratum=stratum, listed_for_review=score is None))
-        write_ranking(path, ranking, scored, entered)
+        write_ranking(path, ranking_lines(ranking, scored, entered))
 
     def train(self, model: ModelLocation, *, dice: tuple[float, ...], finished: bool = True, student: bool = False) -> None:
         """A checkpoint with the log of a training of one minute an epoch; validation loss is 1 minus the pseudo Dice."""

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from nnunet_ssl.config import MethodConfig
+from nnunet_ssl.data.ranking_file import read_ranking
 from nnunet_ssl.errors import SetupError, StateError
 from nnunet_ssl.locations import preprocessed_root
 from nnunet_ssl.report import tables
 from nnunet_ssl.report.collect import collect
-from nnunet_ssl.report.scored_cases import read_ranking
 from nnunet_ssl.report.table import MISSING, Column, table
 from nnunet_ssl.report.validation import foreground_keys, read_validation
 
