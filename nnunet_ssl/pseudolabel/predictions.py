@@ -18,7 +18,7 @@ from nnunet_ssl.data.manifest import Manifest, PredictionsRecord
 from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.data.prediction_folders import check_predictions, content_fingerprint, find_predictions, stamp
 from nnunet_ssl.errors import StateError
-from nnunet_ssl.locations import start_over
+from nnunet_ssl.locations import MANIFEST_FILE, start_over
 from nnunet_ssl.machines.engine import Engine
 from nnunet_ssl.nnunet_api.geometry import to_network_grid
 from nnunet_ssl.nnunet_api.preprocessed_case import open_image
@@ -87,7 +87,7 @@ def take_predictions(run: Run, cases: Sequence[str], engine: Engine | None = Non
     if replaced := [case for case in todo if store.is_of_replaced_image(case)]:
         raise StateError(
             f"the image of case '{replaced[0]}' was replaced since its prediction was taken; predict it again, and start over with that "
-            f"prediction: {start_over(run.workspace)}."
+            f"prediction: remove {run.workspace / MANIFEST_FILE}."
         )
     require_evidence_room(run, store, len(todo), "predictions")
     store.remove_leftovers()

@@ -70,7 +70,8 @@ def test_dask_that_is_not_installed(
 ) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     assert command(["-d", "137", "-c", "3d_fullres", "-p", PLANS, *flags, "--dask", "local:2"]) == 2
-    assert "error: --dask needs Dask, which is not installed; run: pip install 'nnunet-ssl[dask]'\n" in capsys.readouterr().err
+    message = "error: --dask needs Dask, which is not installed; run: pip install '.[dask]' in a checkout of nnunet-ssl\n"
+    assert message in capsys.readouterr().err
 
 
 def test_address_without_a_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:

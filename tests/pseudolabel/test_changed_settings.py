@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tiny_setup import Project, grow_stage, open_tiny_run, teacher_store, write_evidence, write_student
+from tiny_setup import PLANS, Project, grow_stage, open_tiny_run, teacher_store, write_evidence, write_student
 
 from nnunet_ssl.pseudolabel.changed_settings import changed_settings
 
@@ -40,9 +40,9 @@ def test_settings_that_changed(taught_project: Project) -> None:
     ],
 )
 def test_what_the_manifest_records(project: Project, second: dict[str, Any], third: dict[str, Any], named: list[str]) -> None:
-    first = SimpleNamespace(stage=1, **{**SAME, "agreement_weight": 0.0})
-    stages = [first, *(SimpleNamespace(stage=stage, **SAME) for stage in (2, 3))]
+    first = SimpleNamespace(stage=1, dataset="none_1", **{**SAME, "agreement_weight": 0.0})
+    stages = [first, *(SimpleNamespace(stage=stage, dataset=f"none_{stage}", **SAME) for stage in (2, 3))]
     for record, changes in zip(stages[1:], (second, third), strict=True):
         vars(record).update(changes)
-    run: Any = SimpleNamespace(manifest=SimpleNamespace(stages=stages), setup=project.setup(), stage_name=lambda stage: f"none_{stage}")
+    run: Any = SimpleNamespace(manifest=SimpleNamespace(stages=stages, plans=PLANS))
     assert changed_settings(run) == named

@@ -385,7 +385,7 @@ def replace_pool_image(project: Project, case: str, folder: Path) -> None:
 
     shutil.copytree(project.unlabelled, folder)
     write_image(phantom(case)[0][::-1].copy(), folder / f"{case}_0000.nii.gz")
-    assert prepare_pool(project.setup(), [folder], skip_bad=False, num_processes=1, progress_bar=False).case_ids == POOL
+    assert prepare_pool(project.setup(), [folder], skip_bad=False, num_processes=1).case_ids == POOL
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_ssl.data import stage_dataset as writer
+from nnunet_ssl.data import pseudo_case
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.training import extra_channels
 from nnunet_ssl.training.extra_channels import ExtraLayout
@@ -34,7 +34,7 @@ def layout(*, regions: bool = False, ignore_label: int | None = None, probabilit
 
 
 def test_codes_are_those_that_stages_are_written_with() -> None:
-    assert (extra_channels.CODE_POOL, extra_channels.CODE_IGNORED) == (writer.CODE_POOL, writer.CODE_IGNORED) == (2, 3)
+    assert (extra_channels.CODE_POOL, extra_channels.CODE_IGNORED) == (pseudo_case.CODE_POOL, pseudo_case.CODE_IGNORED) == (2, 3)
     assert (extra_channels.CODE_PADDING, extra_channels.CODE_LABELLED) == (0, 1)
 
 
