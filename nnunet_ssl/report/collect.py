@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nnunet_ssl.config import MethodConfig
-from nnunet_ssl.data.held_out_use import uses_held_out
+from nnunet_ssl.data.held_out_use import held_out_decide
 from nnunet_ssl.data.manifest import Manifest, StageRecord
 from nnunet_ssl.data.published_student import is_student_published
 from nnunet_ssl.data.ranking_file import RankingLine, ranking_file, read_ranking
@@ -195,14 +195,14 @@ def collect(setup: NnunetSetup, fold: int | str, teacher_trainer: str) -> RunFac
         models=tuple(models),
         ranking=read_ranking(ranking_file(teacher.workspace(fold), len(records))),
         is_published=manifest is not None and is_student_published(manifest, teacher.workspace(fold)),
-        held_out=read_held_out(teacher.workspace(fold)) if manifest and records and _held_out_decide(setup, manifest, method) else None,
+        held_out=read_held_out(teacher.workspace(fold)) if manifest and records and _held_out_decide(setup, manifest) else None,
     )
 
 
-def _held_out_decide(setup: NnunetSetup, manifest: Manifest, method: MethodConfig) -> bool:
+def _held_out_decide(setup: NnunetSetup, manifest: Manifest) -> bool:
     """Whether the newest stage has used held-out cases; a study on disk may be of an earlier run in this workspace."""
-    are_there = manifest.predictions is None and any(setup.fold_cases(fold)[1] for fold in manifest.teacher_folds)
-    return are_there and uses_held_out(method, manifest.fold)
+    folds = manifest.teacher_folds if manifest.predictions is None else ()
+    return held_out_decide(setup, manifest.method, manifest.fold, folds)
 
 
 def _decided(record: StageRecord) -> dict[str, Any]:

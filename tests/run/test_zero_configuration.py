@@ -115,6 +115,9 @@ def test_settings_are_printed_and_saved(fresh_project: Project, trainings: list[
         (["-f", "0", "--set", "student.tau=0.9"], "tau           0.9"),
         (["-f", "all"], "confidence    auto (held-out cases decide)"),
         (["-f", "all"], "tau           from held-out cases, for a precision of 0.8; 0.7 where they give none"),
+        # one teacher of all labels has no held-out cases
+        (["-f", "all", "--teacher-folds", "all"], "confidence    auto"),
+        (["-f", "all", "--teacher-folds", "all"], "tau           0.7"),
         (["-f", "0", "--order", "all-at-once"], "fractions     1 of the pool, all-at-once"),
         (
             ["-f", "0", "--schedule", "adaptive"],
