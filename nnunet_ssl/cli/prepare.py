@@ -63,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     setup = load_setup(arguments.d, arguments.c, arguments.p)
     if arguments.preset:
         setup = _lay_preset(setup, arguments.preset)
+    if part is None:
+        _print_size(setup)
     if part is not None:
         _prepare_part(setup, part, arguments)
     elif arguments.u or _asks_for_groups(arguments):
@@ -99,14 +101,20 @@ def _check(arguments: argparse.Namespace) -> Part | None:
 
 
 def _lay_preset(setup: NnunetSetup, preset: str) -> NnunetSetup:
-    """Lay an overlay over the plans, unless that has been done, and say how large its training will be."""
-    from nnunet_ssl.data.gpu_estimate import describe_size
+    """Lay an overlay over the plans, unless that has been done."""
     from nnunet_ssl.data.overlay import laid_before, lay_preset
 
     laid = laid_before(setup, preset) or lay_preset(setup, preset)
     print(f"plans: {laid.preprocessed_folder / laid.plans_name}.json")
-    print(f"{laid.configuration}: {describe_size(laid)}")
     return laid
+
+
+def _print_size(setup: NnunetSetup) -> None:
+    """How large a training of our network with these plans will be."""
+    from nnunet_ssl.data.gpu_estimate import describe_size
+
+    if size := describe_size(setup):
+        print(f"{setup.configuration} with TransASPPUNet: {size}")
 
 
 def _prepare_part(setup: NnunetSetup, part: Part, arguments: argparse.Namespace) -> None:
@@ -135,10 +143,6 @@ def _pool(setup: NnunetSetup, arguments: argparse.Namespace) -> PoolIndex:
 def _print_next(setup: NnunetSetup) -> None:
     """The commands that train a teacher, or use one that is trained already."""
     number, configuration, flags = dataset_number(setup.dataset), setup.configuration, plans_flag(setup.plans_name)
-    from nnunet_ssl.data.gpu_estimate import describe_size
-
-    if size := describe_size(setup):
-        print(f"{configuration} with TransASPPUNet: {size}")
     print(f"next: nnUNetv2_train {number} {configuration} FOLD -tr {OUR_TEACHER}{flags}")
     run_line = f"nnssl_run -d {number} -c {configuration} -f FOLD"
     print(f"  or: {run_line}{flags}")

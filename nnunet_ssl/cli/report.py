@@ -49,14 +49,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(arguments.f) > 1 and arguments.o is not None:
         raise ConfigError("-o takes the report of one run; leave it out for several folds, or give them one at a time.")
     setup = load_setup(arguments.d, arguments.c, arguments.p, only_looks=True)
-    following: list[str] = []
     for fold in dict.fromkeys(arguments.f):
         facts, page, tables = write_report(setup, fold, arguments.tr, arguments.o)
         print(f"report: {page}")
         print(f"tables: {', '.join(tables)} in {page.parent}")
-        following.append(_next_line(facts))
-    for which, line in zip(("next", *["  and"] * len(following)), following, strict=False):
-        print(f"{which}: {line}")
+        print(f"next: {_next_line(facts)}")
 
 
 def _next_line(facts: RunFacts) -> str:

@@ -19,9 +19,9 @@ def describe_size(setup: NnunetSetup) -> str | None:
     patch = [int(size) for size in configuration["patch_size"]]
     try:
         arch_kwargs = derive_architecture(configuration["architecture"], patch)["arch_kwargs"]
+        count = count_network(arch_kwargs, input_channels=setup.num_channels, num_classes=setup.heads, patch_size=patch)
     except ConfigError:
         return None
-    count = count_network(arch_kwargs, input_channels=setup.num_channels, num_classes=setup.heads, patch_size=patch)
     training = training_bytes(count, int(configuration["batch_size"])) / GIB
     evidence = sampling_bytes(count, image_voxels=median_voxels(setup), input_channels=setup.num_channels) / GIB
     return (

@@ -125,7 +125,7 @@ class EvidencePredictor(nnUNetPredictor):
             total = swept if total is None else total.add_(swept)
         if total is None:
             raise SetupError("the model has no folds.")
-        return total / self.num_folds
+        return total.div_(self.num_folds)
 
     @torch.inference_mode()
     def sweep_with_logits(self, image: Tensor, *, seed: int = 0) -> tuple[list[Tensor], Tensor]:

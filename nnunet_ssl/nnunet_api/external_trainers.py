@@ -81,6 +81,20 @@ def settings_of_student(method: MethodConfig, name: str) -> MethodConfig:
     return method.with_settings(getattr(find_trainer(name), "fixed_settings", {}))
 
 
+def student_uses(name: str, setting: str) -> bool:
+    """Whether a student's trainer heeds a setting of the section `student`; a peer's, for instance, learns in its own way.
+
+    Args:
+        name: of the trainer.
+        setting: for instance `unlearning`.
+
+    Raises:
+        SetupError: if there is no trainer of that name.
+    """
+    in_use = getattr(find_trainer(name), "settings_in_use", None)
+    return in_use is None or setting in in_use()
+
+
 @functools.lru_cache
 def _found(name: str, search_path: str) -> Any:
     """Look once in every process for a name on a search path: nnU-Net imports every file of a folder anew each time it looks."""

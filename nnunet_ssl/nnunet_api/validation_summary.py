@@ -66,7 +66,9 @@ def validated_cases(model: ModelLocation, fold: int | str, file_ending: str) -> 
 
 
 def has_probabilities(model: ModelLocation, fold: int | str, file_ending: str) -> bool:
-    """Whether the probabilities of every validated case were saved, as `nnUNetv2_train --npz` does.
+    """Whether the probabilities of every validated case were saved whole, as `nnUNetv2_train --npz` does.
+
+    nnU-Net writes the summary after them: older than one of them, it is of an earlier validation, and a later one was cut off.
 
     Args:
         model: which.
@@ -76,8 +78,11 @@ def has_probabilities(model: ModelLocation, fold: int | str, file_ending: str) -
     Raises:
         StateError: if the file is no summary.
     """
-    cases, folder = validated_cases(model, fold, file_ending), model.validation_summary(fold).parent
-    return bool(cases) and all((folder / f"{case}.npz").is_file() for case in cases)
+    cases, summary = validated_cases(model, fold, file_ending), model.validation_summary(fold)
+    files = [summary.with_name(f"{case}{ending}") for case in cases for ending in (".npz", ".pkl")]
+    if not files or not all(file.is_file() for file in files):
+        return False
+    return max(file.stat().st_mtime_ns for file in files) <= summary.stat().st_mtime_ns
 
 
 def _read(model: ModelLocation, fold: int | str, take: Callable[[Any], T]) -> T | None:

@@ -19,7 +19,7 @@ from nnunet_ssl.data.workspace_lock import make_lock
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint
-from nnunet_ssl.nnunet_api.external_trainers import find_trainer
+from nnunet_ssl.nnunet_api.external_trainers import student_uses
 from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.nnunet_api.load_setup import load_setup
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
@@ -75,10 +75,9 @@ def _why_the_same(run: Run, method: MethodConfig, changed: MethodConfig, name: s
 
 
 def _is_unused(path: str, student_trainer: str) -> bool:
-    """Whether a trainer, of a peer for instance, learns in its own way, whatever a setting of the student says."""
+    """Whether a setting is one of the student's that its trainer does not heed."""
     section, _, name = path.partition(".")
-    in_use = getattr(find_trainer(student_trainer), "settings_in_use", None)
-    return section == "student" and in_use is not None and name.partition(".")[0] not in in_use()
+    return section == "student" and not student_uses(student_trainer, name.partition(".")[0])
 
 
 def _stages(method: MethodConfig) -> list[tuple[float, int]] | None:

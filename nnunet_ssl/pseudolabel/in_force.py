@@ -11,6 +11,7 @@ from nnunet_ssl.config import CaseScore, MethodConfig
 from nnunet_ssl.data.files import write_json
 from nnunet_ssl.data.held_out_use import uses_held_out
 from nnunet_ssl.locations import STUDY_FILE
+from nnunet_ssl.nnunet_api.external_trainers import student_uses
 from nnunet_ssl.pseudolabel.held_out_study import HeldOutStudy, study_held_out
 from nnunet_ssl.pseudolabel.label_source import gates
 from nnunet_ssl.pseudolabel.run import Run
@@ -56,11 +57,16 @@ def in_force(run: Run) -> SettingsInForce:
             "confidence is not calibrated, and the ranking is not proven: %s",
             _why_not(run),
         )
-    if study is None and gates(run.method.student):
-        logger.warning(
-            "unlearning '%s' pushes every doubtful label down: no held-out cases say where it would be right", run.method.student.unlearning
-        )
+    if (study is None or study.gate is None) and _pushes_labels_down(run):
+        logger.warning("unlearning '%s' pushes every doubtful label down: nothing gates it", run.method.student.unlearning)
     return SettingsInForce(run.method.with_settings(_decided(run, study)), study)
+
+
+def _pushes_labels_down(run: Run) -> bool:
+    """Whether the student unlearns in a form that a gate should hold back, and pool samples teach it anything."""
+    student = run.method.student
+    teaches = student.lambda_low > 0 and student.labelled_share < 1 and student_uses(run.manifest.student_trainer, "unlearning")
+    return gates(student) and teaches
 
 
 def _decided(run: Run, study: HeldOutStudy | None) -> dict[str, Any]:

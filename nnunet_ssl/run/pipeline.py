@@ -108,7 +108,8 @@ def _student_command(request: RunRequest, stage: int, unknown: str) -> str:
     if manifest is None or stage > len(ids):
         return unknown
     name = stage_dataset_name(ids[stage - 1], manifest.dataset, manifest.fold, stage)
-    return training_command(replace(manifest.student_on(name), trainer=request.student), request.fold)
+    npz = stage <= len(manifest.stages) and _wants_npz(request, manifest, stage)
+    return training_command(replace(manifest.student_on(name), trainer=request.student), request.fold, npz=npz)
 
 
 def execute(steps: Sequence[Step]) -> None:
@@ -186,15 +187,16 @@ def _student_done(request: RunRequest, stage: int) -> Callable[[], bool]:
         if run is None or stage > len(run.manifest.stages):
             return run is not None and run.is_complete  # an adaptive schedule has ended before this stage
         student = run.student(stage)
-        is_whole = not _wants_npz(request, run, stage) or has_probabilities(student, request.fold, run.setup.file_ending)
-        return is_whole and is_trained_and_validated(student, request.fold)
+        if not is_trained_and_validated(student, request.fold):
+            return False
+        return not _wants_npz(request, run.manifest, stage) or has_probabilities(student, request.fold, run.setup.file_ending)
 
     return is_done
 
 
-def _wants_npz(request: RunRequest, run: Run, stage: int) -> bool:
-    """Whether a stage's student is to save probabilities: the last one, which is published."""
-    return request.npz and run.manifest.stages[stage - 1].is_last
+def _wants_npz(request: RunRequest, manifest: Manifest, stage: int) -> bool:
+    """Whether the student of a stage that is written is to save probabilities: the last one, which is published."""
+    return request.npz and manifest.stages[stage - 1].is_last
 
 
 def _train_student(request: RunRequest, stage: int, logs: Path) -> Callable[[], None]:
@@ -204,7 +206,7 @@ def _train_student(request: RunRequest, stage: int, logs: Path) -> Callable[[], 
             raise SetupError(f"stage {stage} is not written yet; run nnssl_pseudolabel first.")
         epochs, student = student_epochs(run, stage), run.student(stage)
         require_training_room(student, request.fold, student_bytes(run.setup, run.method, student.trainer, request.fold))
-        log, npz = logs / f"student_{stage}.txt", _wants_npz(request, run, stage)
+        log, npz = logs / f"student_{stage}.txt", _wants_npz(request, run.manifest, stage)
         train(student, request.fold, device=request.device, log=log, epochs=epochs, npz=npz)
 
     return work

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_ssl.config import MethodConfig
@@ -18,7 +18,7 @@ from nnunet_ssl.pseudolabel.start_run import open_run
 class RunRequest(RunSpec):
     """What `nnssl_run` was asked to do: which run, where and how its work is done."""
 
-    method: MethodConfig
+    method: MethodConfig = field()  # the base's default must not be inherited
     unlabelled: tuple[Path, ...]
     """Folders of `-u`; empty where the pool is prepared already."""
     device: str

@@ -78,7 +78,7 @@ def test_fingerprint_is_nnunets_affair(project: Project, capsys: Any) -> None:
 def test_preset_of_a_gpu_says_what_it_takes(project: Project, capsys: Any) -> None:
     assert prepare(["-d", "137", "-c", "3d_fullres", "--preset", "24G"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"^3d_fullres: patch 20 x 24 x 20, batch 5; on a GPU about \d+\.\d GB to train", out, re.MULTILINE)
+    assert re.search(r"^3d_fullres with TransASPPUNet: patch 20 x 24 x 20, batch 5; on a GPU about \d+\.\d GB to train", out, re.MULTILINE)
     assert "next: nnssl_prepare -d 137 -c 3d_fullres -p nnUNetPlans_nnssl_24G -u FOLDER" in out
 
 

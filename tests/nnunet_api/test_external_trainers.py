@@ -19,6 +19,7 @@ from nnunet_ssl.nnunet_api.external_trainers import (
     find_trainer,
     is_our_teacher,
     settings_of_student,
+    student_uses,
     trains_uncertainty_head,
 )
 
@@ -80,6 +81,12 @@ def test_settings_that_a_trainer_has_of_its_own() -> None:
     assert settings_of_student(method, "MeanTeacherTrainer").student.ema
 
 
+def test_settings_that_a_trainer_does_not_heed() -> None:
+    assert student_uses("TransASPPStudentTrainer", "unlearning")
+    assert not student_uses("MeanTeacherTrainer", "unlearning")
+    assert student_uses("MeanTeacherTrainer", "optimizer")
+
+
 def test_unknown_trainer(project: Project) -> None:
     with pytest.raises(SetupError, match=f"no trainer class 'NobodysTrainer' in nnunetv2 or on {VARIABLE}; check -tr"):
         find_trainer("NobodysTrainer")
@@ -90,7 +97,7 @@ def test_unknown_trainer(project: Project) -> None:
     ("trainer", "builds_its_own"),
     [
         *((name, True) for name in ("TransASPPStudentTrainer", "TransASPPTeacherTrainer", "MeanTeacherTrainer", "UAMTTrainer")),
-        *((name, True) for name in ("MeanTeacherTrainer", "CrossPseudoSupervisionTrainer")),
+        *((name, True) for name in ("NaiveSelfTrainingTrainer", "CrossPseudoSupervisionTrainer")),
         ("SemiSupervisedStudentTrainer", False),
     ],
 )

@@ -44,6 +44,7 @@ def test_command_does_not_train_over_what_is_there(nnunet_environment: Any, file
     MODEL.validation_summary(0).parent.mkdir()
     MODEL.validation_summary(0).write_text("{}")
     assert training_command(MODEL, 0).endswith(" -p P" + flag.replace(" --val", ""))
+    assert training_command(MODEL, 0, npz=True).endswith(f" -p P{flag} --npz")
 
 
 def test_command_that_trains_anew(nnunet_environment: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import pytest
@@ -43,9 +44,15 @@ def test_figures_of_a_summary(nnunet_environment: Any) -> None:
 def test_probabilities_of_every_validated_case(nnunet_environment: Any) -> None:
     assert not has_probabilities(MODEL, 0, ".nii.gz")
     write({"metric_per_case": [case("a", 0.5), case("b", NAN)]})
-    for name, expected in (("a.npz", False), ("b.npz", True)):
-        (MODEL.validation_summary(0).parent / name).touch()
-        assert has_probabilities(MODEL, 0, ".nii.gz") is expected
+    summary = MODEL.validation_summary(0)
+    for name in ("a.npz", "b.npz", "a.pkl", "b.pkl"):
+        assert not has_probabilities(MODEL, 0, ".nii.gz")
+        summary.with_name(name).touch()
+    os.utime(summary)
+    assert has_probabilities(MODEL, 0, ".nii.gz")
+    # of a later validation that was cut off before its summary
+    os.utime(summary.with_name("b.npz"), ns=(0, summary.stat().st_mtime_ns + 1))
+    assert not has_probabilities(MODEL, 0, ".nii.gz")
 
 
 def test_final_mode_has_no_figure(nnunet_environment: Any) -> None:

@@ -190,6 +190,17 @@ def test_class_that_no_label_contains_is_named(taught_project: Project, caplog: 
     assert "'rim'" not in caplog.text
 
 
+def test_class_that_no_training_label_has_is_not_missed(
+    taught_project: Project, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nnunet_ssl.pseudolabel.grow.classes_in_labels", lambda setup, cases: {"rim"} if "lab_0" not in cases else set())
+    run = open_tiny_run(taught_project)
+    write_evidence(teacher_store(run), label=lambda case: np.minimum(phantom(case)[1], 1))
+    with caplog.at_level(logging.WARNING, "nnunet_ssl"):
+        grow_stage(run)
+    assert "no chosen pseudo-label" not in caplog.text
+
+
 def test_case_in_which_nothing_is_found_comes_last(taught_project: Project) -> None:
     run = begin(taught_project)
     teacher_store(run).write("pool_0", evidence_of(np.zeros_like(phantom("pool_0")[1]), doubt=0.0))

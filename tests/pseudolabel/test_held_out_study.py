@@ -180,6 +180,28 @@ def test_fold_mode_leaves_its_validation_case_alone(taught_project: Project, cap
     assert any("validation cases that the figures of this fold stand on" in message for message in caplog.messages)
 
 
+@pytest.mark.parametrize(
+    ("settings", "is_warned"),
+    [
+        ({"student.unlearning": "paper"}, True),
+        # a study of a single case gates nothing either
+        ({"student.unlearning": "bounded", "evidence.confidence": "calibrated"}, True),
+        ({"student.unlearning": "soft"}, False),
+        ({"student.unlearning": "paper", "student.unlearning_gate": False}, False),
+        ({"student.unlearning": "paper", "student.lambda_low": 0.0}, False),
+        ({"student.unlearning": "paper", "student.labelled_share": 1.0}, False),
+    ],
+)
+def test_unlearning_without_a_gate_is_said(
+    taught_project: Project, caplog: pytest.LogCaptureFixture, settings: dict[str, Any], is_warned: bool
+) -> None:
+    run = open_tiny_run(taught_project, settings=settings)
+    write_evidence(teacher_store(run))
+    grow_stage(run)
+    said = f"unlearning '{settings['student.unlearning']}' pushes every doubtful label down: nothing gates it"
+    assert (said in caplog.messages) is is_warned
+
+
 def test_too_few_held_out_cases_are_said(taught_project: Project, caplog: pytest.LogCaptureFixture) -> None:
     """Fold 0 has one validation case."""
     run = open_tiny_run(taught_project, settings={"evidence.confidence": "calibrated"})

@@ -10,6 +10,7 @@ import pytest
 from cross_fitted import smaller
 from tiny_setup import Project, grow_stage, open_tiny_run, phantom, teacher_store, write_evidence, write_student
 
+from nnunet_ssl.data.manifest import PredictionsRecord
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.pseudolabel.rollback import worse_than_in_force
 
@@ -78,6 +79,14 @@ def test_a_comparison_without_figures_is_said(run: Any, lacking: str, caplog: py
     (message,) = caplog.messages
     assert f"for {model.validation_summary(0)} is missing; to validate: nnUNetv2_train " in message
     assert message.endswith(" --val")
+
+
+def test_predictions_are_no_model_to_compare_with(run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    write_summary(run.student(1), 0, POOR)
+    run.manifest.predictions = PredictionsRecord(["/elsewhere"], "stamp", "nnUNetTrainer")
+    with caplog.at_level(logging.INFO, "nnunet_ssl"):
+        assert worse_than_in_force(run, 1, in_force=None) is None
+    assert caplog.messages == ["student 1 is not compared with the predictions: these have no figures on validation cases"]
 
 
 def test_level_of_zero_turns_it_off(taught_project: Project, run: Any) -> None:

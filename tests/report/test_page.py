@@ -310,10 +310,10 @@ def test_command_with_several_folds(toy_run: Any, tmp_path: Path, capsys: pytest
     assert not (tmp_path / "x").exists()
     assert main(call) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("next")] == [f"next: nnssl_run -d 137 -c 3d_fullres -f {k} -u FOLDER" for k in (0, 1)]
     assert [line for line in lines if line.startswith("report: ")] == [
         f"report: {r.workspace / 'report' / 'report.html'}" for r in (toy_run, other)
     ]
-    assert lines[-2:] == [f"{which}: nnssl_run -d 137 -c 3d_fullres -f {fold} -u FOLDER" for which, fold in (("next", 0), ("  and", 1))]
 
 
 def test_command_after_publication_names_prediction(complete_run: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -326,19 +326,24 @@ def test_probabilities_of_the_last_student(fresh_project: Project, trainings: li
     execute(pipeline(request(fresh_project)))
     asked = request(fresh_project, npz=True)
     assert done(asked) == [True] * 5 + [False, True]
+    assert pipeline(asked)[5].command.endswith(f"602 3d_fullres 0 -tr {OUR_STUDENT} -p {PLANS} --val --npz")
+    assert "--npz" not in "".join(step.command for step in pipeline(asked)[:5])
     validated: list[tuple[str, bool]] = []
 
     def validate(model: ModelLocation, fold: int, *, npz: bool, **_: Any) -> None:
         validated.append((model.dataset, npz))
         summary = model.validation_summary(fold)
+        for name in ("lab_0.npz", "lab_0.pkl"):
+            summary.with_name(name).touch()
         summary.write_text('{"foreground_mean": {"Dice": 0.5}, "metric_per_case": [{"reference_file": "/labels/lab_0.nii.gz"}]}')
-        (summary.parent / "lab_0.npz").touch()
 
     monkeypatch.setattr(module, "train", validate)
     execute(pipeline(asked))
     assert validated == [("Dataset602_Tiny_f0s2", True)]
     assert (published_model(asked.open()).validation_summary(0).parent / "lab_0.npz").is_file()
     assert done(asked) == done(request(fresh_project)) == [True] * 7
+    asked.open().student(2).validation_summary(0).write_text("{")  # as nnU-Net leaves it that is killed meanwhile
+    assert done(asked)[5] is False
 
 
 @pytest.mark.parametrize("trainer", [OUR_TEACHER, "PatientTeacher"])

@@ -29,9 +29,9 @@ def log(nnunet_environment: Any, tmp_path: Path) -> Path:
     return tmp_path / "logs" / "student_1.txt"
 
 
-def run(log: Path, entry: str, monkeypatch: pytest.MonkeyPatch, epochs: int | None = 2) -> None:
+def run(log: Path, entry: str, monkeypatch: pytest.MonkeyPatch, epochs: int | None = 2, *, npz: bool = False) -> None:
     monkeypatch.setattr(training_process, "_ENTRY", entry)
-    train(MODEL, 0, device="cpu", log=log, epochs=epochs)
+    train(MODEL, 0, device="cpu", log=log, epochs=epochs, npz=npz)
 
 
 def touch(name: str) -> None:
@@ -60,6 +60,16 @@ def test_training_continues_where_it_stopped(log: Path, monkeypatch: pytest.Monk
     arguments, trainers = json.loads(log.read_text())
     assert arguments == [MODEL.dataset, "3d_fullres", "0", "-tr", "T", "-p", "P", "-device", "cpu", *flags]
     assert trainers == str(trainers_folder())
+
+
+@pytest.mark.parametrize(("files", "flags"), [([], ["--npz"]), (["checkpoint_final.pth"], ["--npz", "--val"])])
+def test_validation_that_saves_probabilities(log: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], flags: list[str]) -> None:
+    for name in files:
+        touch(name)
+    run(log, SHOW, monkeypatch, npz=True)
+    assert json.loads(log.read_text())[0][9:] == flags
+    with pytest.raises(StateError, match=r"-tr T -p P( --val)? --npz failed: "):
+        run(log, "raise SystemExit(1)", monkeypatch, npz=True)
 
 
 def test_log_is_not_written_through_a_link(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
