@@ -87,6 +87,11 @@ class StageRecord:
     accepted: dict[str, str] = field(default_factory=dict)
     """Fingerprint of the accepted label of every pool case that is a labelled case of this stage."""
 
+    @property
+    def largest_change(self) -> float | None:
+        """Share of changed foreground voxels of the class that changed most; None at the first stage."""
+        return None if self.change is None else max(self.change.values(), default=None)
+
 
 @dataclass
 class Manifest:

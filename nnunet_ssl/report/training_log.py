@@ -11,11 +11,11 @@ from typing import Any
 from nnunet_ssl.errors import NnsslError
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
+from nnunet_ssl.nnunet_api.training_state import checkpoint_to_open
 
 logger = logging.getLogger(__name__)
 
 _PER_CLASS = "dice_per_class_or_region"
-_IN_TRAINING = ("checkpoint_latest.pth", "checkpoint_best.pth")
 
 
 @dataclass(frozen=True)
@@ -56,17 +56,14 @@ def read_training_log(model: ModelLocation, fold: int | str) -> TrainingLog | No
 
     A checkpoint that cannot be read (nnU-Net may be writing it) is warned of and counts as none.
     """
-    final = model.checkpoint(fold)
-    candidates = (final, *(final.with_name(name) for name in _IN_TRAINING))
-    path = next((p for p in candidates if p.is_file()), None)
-    if path is None:
+    if (path := checkpoint_to_open(model, fold)) is None:
         return None
     try:
         content = load_checkpoint(path).get("logging")
     except NnsslError as error:
-        logger.warning("the report has no curves of %s: %s", model.name, error)
+        logger.warning("what the training of %s wrote down is not shown: %s", model.name, error)
         return None
-    return training_log(content, is_finished=path == final) if isinstance(content, dict) else None
+    return training_log(content, is_finished=path == model.checkpoint(fold)) if isinstance(content, dict) else None
 
 
 def training_log(content: Mapping[str, list[Any]], *, is_finished: bool) -> TrainingLog:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nnunet_ssl.errors import NnsslError
 from nnunet_ssl.locations import ModelLocation
-from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
 from nnunet_ssl.nnunet_api.validation_summary import mean_dice
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.report.learned_cases import learned_pool_cases
+from nnunet_ssl.report.training_log import read_training_log
 from nnunet_ssl.run.aligned_text import aligned, number
 
 HEADER = ("stage", "fraction", "cases", "score range", "confident", "changed", "val. Dice", "minutes")
@@ -65,7 +64,7 @@ def stage_rows(run: Run) -> list[StageRow]:
                 cases=learned_pool_cases(run.manifest, record),
                 score_range=record.score_range,
                 share_confident=record.share_confident,
-                change=max(record.change.values(), default=None) if record.change is not None else None,
+                change=record.largest_change,
                 dice=mean_dice(student, run.fold),
                 minutes=None if trained is None else trained + record.seconds / 60,
                 is_kept=record.kept_previous,
@@ -76,14 +75,8 @@ def stage_rows(run: Run) -> list[StageRow]:
 
 def training_minutes(model: ModelLocation, fold: int | str) -> float | None:
     """Time spent in epochs, from the checkpoint's own log (interruptions do not count); None before training ends."""
-    if not model.checkpoint(fold).is_file():
-        return None
-    try:
-        log = load_checkpoint(model.checkpoint(fold))["logging"]
-    except NnsslError:
-        return None
-    pairs = zip(log["epoch_start_timestamps"], log["epoch_end_timestamps"], strict=False)
-    return float(sum(end - start for start, end in pairs)) / 60
+    log = read_training_log(model, fold)
+    return log.minutes if log is not None and log.is_finished else None
 
 
 def accepted_line(run: Run) -> str | None:

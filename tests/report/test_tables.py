@@ -172,7 +172,7 @@ def test_a_checkpoint_that_cannot_be_read_is_warned_of(complete_run: Any, caplog
     path.write_bytes(path.read_bytes()[:500])
     facts = collect(complete_run.setup, 0, TEACHER)
     assert facts.models[2].log is None
-    assert "no curves of TransASPPStudentTrainer" in caplog.text
+    assert "what the training of TransASPPStudentTrainer" in caplog.text
 
 
 def test_a_teacher_of_other_folds_is_not_compared(final_run: Any) -> None:
