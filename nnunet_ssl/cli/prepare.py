@@ -63,11 +63,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     setup = load_setup(arguments.d, arguments.c, arguments.p)
     if arguments.preset:
         setup = _lay_preset(setup, arguments.preset)
-    if part is None:
-        _print_size(setup)
     if part is not None:
         _prepare_part(setup, part, arguments)
-    elif arguments.u or _asks_for_groups(arguments):
+        return
+    _print_size(setup)
+    if arguments.u or _asks_for_groups(arguments):
         pool = _pool(setup, arguments)
         print(f"{len(pool.images)} unlabelled cases are ready in {pool.folder}")
         _use_groups(setup, pool, arguments.groups, write_folds=arguments.group_folds)

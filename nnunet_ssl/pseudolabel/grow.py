@@ -279,7 +279,8 @@ def _record(
 
 def _warn_of_missing_classes(run: Run, chosen: list[str], scored: Sequence[PoolCaseScores]) -> None:
     """Name a class that the labelled set has and no chosen pseudo-label contains."""
-    found = {name for s in scored if s.case in set(chosen) for name in s.predicted}
+    is_chosen = set(chosen)
+    found = {name for s in scored if s.case in is_chosen for name in s.predicted}
     missing = [name for name in run.setup.foreground_names if name not in found]
     labelled = classes_in_labels(run.setup, run.setup.fold_cases(run.fold)[0]) if missing else set()
     for name in missing:
