@@ -48,10 +48,12 @@ sleep()
 """
 """A training that takes two minutes and has a worker process, which has one of its own, in place of nnU-Net's."""
 STARTER = """
+import signal
 from pathlib import Path
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.run import training_process
 training_process._ENTRY = {entry!r}
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 model = ModelLocation(dataset="Dataset601_Tiny_f0s1", trainer="T", plans="P", configuration="3d_fullres")
 training_process.train(model, 0, device="cpu", log=Path({log!r}), epochs=1)
 """
@@ -84,7 +86,7 @@ def test_training_and_its_workers_end_with_their_starter(number: signal.Signals,
     pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
     assert all(map(lives, pids))
     os.kill(starter.pid, number)  # this process alone, not its group
-    starter.wait()
+    starter.wait(20)
     assert within(20, lambda: not any(map(lives, pids)))
 
 
