@@ -8,12 +8,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_ssl.data.files import link, temporary_folder
+from nnunet_ssl.data.files import copy_file, link, temporary_folder
+from nnunet_ssl.data.image_files import link_spacing
 from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.errors import InputError, StateError
 from nnunet_ssl.nnunet_api.checkpoints import fingerprint
 from nnunet_ssl.nnunet_api.preprocessing import PARTS, preprocess_label
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
+from nnunet_ssl.nnunet_api.spacing_file import spacing_of_image, spacing_of_label
 
 FOLDER = "accepted"
 """In the workspace."""
@@ -31,7 +33,7 @@ class AcceptedFiles:
     """nnU-Net's properties, with class locations."""
 
     def all(self) -> tuple[Path, Path, Path]:
-        """Every file."""
+        """Every file; beside a TIFF label there may be that of its spacing."""
         return self.label, self.segmentation, self.properties
 
 
@@ -70,8 +72,17 @@ def keep_label(case: str, label: Path, setup: NnunetSetup, pool: PoolIndex, work
     with temporary_folder(workspace / FOLDER) as temporary:
         shutil.copyfile(label, temporary / files.label.name)
         preprocess_label(case, pool.images[case], temporary / files.label.name, setup, temporary)
+        _copy_spacing(label, pool.images[case][0], files.label)
         for file in files.all():
             os.replace(temporary / file.name, file)
+
+
+def _copy_spacing(label: Path, image: str, place: Path) -> None:
+    """Beside a TIFF label the file of its spacing, which is the image's if it came without one."""
+    of_place, found = spacing_of_label(place), (spacing_of_label(label), spacing_of_image(image))
+    spacing = next((file for file in found if file is not None and file.is_file()), None)
+    if spacing is not None and of_place is not None:
+        copy_file(spacing, of_place)
 
 
 def link_label(files: AcceptedFiles, places: AcceptedFiles) -> None:
@@ -85,3 +96,4 @@ def link_label(files: AcceptedFiles, places: AcceptedFiles) -> None:
             link(source, place)
         except FileNotFoundError as error:
             raise StateError(f"{source} of an accepted label is missing; give the label again: nnssl_pseudolabel --accept.") from error
+    link_spacing(files.label, places.label)

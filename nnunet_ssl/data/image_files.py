@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnunet_ssl.data.case_names import labelled_by_name, name_problem, same_name, shown
+from nnunet_ssl.data.files import link
+from nnunet_ssl.nnunet_api.spacing_file import spacing_of_image, spacing_of_label
 
 
 def channels_by_case(folder: Path, file_ending: str) -> tuple[dict[str, dict[int, str]], dict[str, str]]:
@@ -82,12 +84,18 @@ def file_stamp(files: Sequence[str]) -> list[list[int]]:
 
     Beside TIFF images nnU-Net reads the spacing from `<case>.json`, which counts where it is there.
     """
-    spacings = [found for found in map(_spacing_file, files[:1]) if found is not None and os.path.exists(found)]
+    spacings = [str(found) for found in map(spacing_of_image, files[:1]) if found is not None and found.exists()]
     stats = [os.stat(file) if os.path.exists(file) else None for file in (*files, *spacings)]
     return [[s.st_size, s.st_mtime_ns] if s else [0, 0] for s in stats]
 
 
-def _spacing_file(image: str) -> str | None:
-    """Where nnU-Net looks for the spacing of a TIFF image, `<case>_0000.tif`; None for other images."""
-    stem, ending = os.path.splitext(image)
-    return f"{stem[: -len('_0000')]}.json" if ending.lower() in (".tif", ".tiff") else None
+def link_spacing(label: Path, place: Path) -> None:
+    """Link the file that nnU-Net reads the spacing of a TIFF label from, where there is one.
+
+    Args:
+        label: a label image of any kind.
+        place: where it is linked to.
+    """
+    spacing, of_place = spacing_of_label(label), spacing_of_label(place)
+    if spacing is not None and of_place is not None and spacing.is_file():
+        link(spacing, of_place)

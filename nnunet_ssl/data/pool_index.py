@@ -55,13 +55,8 @@ def load_pool(setup: NnunetSetup) -> PoolIndex:
     return pool
 
 
-def find_pool(plans_manager: Any, configuration_manager: Any) -> PoolIndex | None:
-    """The prepared pool that belongs to plans, or None; for trainers, which hold nnU-Net's managers."""
-    configuration = next(
-        (n for n in plans_manager.available_configurations if plans_manager.get_configuration(n) is configuration_manager), None
-    )
-    if configuration is None:
-        return None
+def find_pool(plans_manager: Any, configuration: str) -> PoolIndex | None:
+    """The prepared pool that belongs to a configuration of plans, or None; for trainers, which hold nnU-Net's manager."""
     dataset_json = read_json(preprocessed_root() / plans_manager.dataset_name / "dataset.json")
     setup = NnunetSetup(plans_manager.dataset_name, plans_manager.plans_name, configuration, plans_manager.plans, dataset_json)
     folder, index_file = pool_places(setup)

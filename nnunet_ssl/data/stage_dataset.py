@@ -12,6 +12,7 @@ from typing import Any
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.data.accepted_labels import AcceptedFiles, accepted_files, link_label
 from nnunet_ssl.data.files import copy_file, link, mark_in_use, remove_folder, remove_leftovers, temporary_folder, write_json
+from nnunet_ssl.data.image_files import link_spacing
 from nnunet_ssl.data.pool_images import refuse_labelled
 from nnunet_ssl.data.pool_index import PoolIndex
 from nnunet_ssl.data.pseudo_case import PseudoCase, preprocessed_files
@@ -128,8 +129,10 @@ class _StageWriter:
         for folder in (self.data, self.targets, self.pre / "gt_segmentations"):
             folder.mkdir(parents=True)
         for case, files in self.setup.labelled_cases.items():
-            self._link_labelled(Path(files.label), self.raw / "labelsTr" / f"{case}{self.ending}")
-            self._link_labelled(Path(files.label), self.pre / "gt_segmentations" / f"{case}{self.ending}")
+            label, place = Path(files.label), self.raw / "labelsTr" / f"{case}{self.ending}"
+            self._link_labelled(label, place)
+            link_spacing(label, place)
+            self._link_labelled(label, self.pre / "gt_segmentations" / place.name)
             for part in PARTS:
                 self._link_labelled(self.setup.data_folder / f"{case}{part}", self.data / f"{case}{part}")
         for case, label_fingerprint in self.sidecar.accepted.items():

@@ -97,8 +97,9 @@ def write_label(labels: NDArray[Any], path: Path, setup: NnunetSetup, properties
     Raises:
         OSError: if the file system has no room for it.
     """
-    with written_whole(path):
-        setup.plans_manager.image_reader_writer_class().write_seg(labels, str(path), properties)
+    files = setup.plans_manager.image_reader_writer_class()
+    with written_whole(path, files.read_seg):
+        files.write_seg(labels, str(path), properties)
 
 
 def map_ending(setup: NnunetSetup) -> str:

@@ -16,6 +16,7 @@ from nnunet_ssl.nnunet_api.grid import same_grid
 from nnunet_ssl.nnunet_api.image_header import check_image_file, quiet_itk
 from nnunet_ssl.nnunet_api.preprocessing import stored_values, unreadable
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
+from nnunet_ssl.nnunet_api.spacing_file import spacing_of_label
 
 
 def check_label(case: str, path: Path, setup: NnunetSetup, properties: dict[str, Any]) -> bool:
@@ -37,7 +38,9 @@ def check_label(case: str, path: Path, setup: NnunetSetup, properties: dict[str,
     expected = (1, *image_shape(setup, properties))
     if labels.shape != expected:
         raise InputError(f"case '{case}': {path} has shape {labels.shape}, its image {expected}; save the label on the image's grid.")
-    if not same_grid(found, properties):
+    spacing_file = spacing_of_label(path)
+    is_anywhere = spacing_file is not None and not spacing_file.is_file()
+    if not is_anywhere and not same_grid(found, properties):
         raise InputError(f"case '{case}': {path} and its image differ in spacing, origin or direction; save the label on the image's grid.")
     values, ignore = np.unique(labels), setup.label_manager.ignore_label
     known = [int(v) for v in setup.label_manager.all_labels]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,8 +13,12 @@ from nnunet_ssl.disk import flush_to_disk, not_whole
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[None]:
+def written_whole(path: Path, read: Callable[[str], object] = sitk.ReadImage) -> Iterator[None]:
     """See that the block writes all of an image.
+
+    Args:
+        path: the image.
+        read: reads files that are not NIfTI, every byte of them.
 
     Raises:
         OSError: with the file's name, if the file system has no room for it.
@@ -26,7 +30,7 @@ def written_whole(path: Path) -> Iterator[None]:
     except RuntimeError as error:  # SimpleITK's, for files that are not NIfTI
         raise not_whole(path, _last_line(error)) from error
     try:
-        _read_again(path)
+        _read_again(path, read)
     except Exception as error:  # readers raise whatever their library raises
         raise not_whole(path, _last_line(error)) from error
 
@@ -35,7 +39,7 @@ def _last_line(error: Exception) -> str:
     return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
 
 
-def _read_again(path: Path) -> None:
+def _read_again(path: Path, read: Callable[[str], object]) -> None:
     """Read every byte of an image.
 
     Raises:
@@ -46,4 +50,4 @@ def _read_again(path: Path) -> None:
 
         np.asanyarray(nibabel.load(path).dataobj)  # type: ignore[attr-defined]
     else:
-        sitk.ReadImage(str(path))
+        read(str(path))

@@ -127,6 +127,9 @@ class PackExtraChannels(BasicTransform):
 
     A voxel is valid where its interpolated validity exceeds one half; its values are those of the valid voxels it was interpolated from.
     Leaves `[seg_0, ..., seg_n-1, extra_0, ..., extra_n-1]` under `segmentation`, the extras int16.
+
+    Raises:
+        StateError: if a transform has changed the segmentation's shape and not that of the extra channels.
     """
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
@@ -139,6 +142,12 @@ class PackExtraChannels(BasicTransform):
         segmentations = data_dict["segmentation"]
         if not isinstance(segmentations, list):
             segmentations = [segmentations]
+        shape, shape_of_extras = tuple(segmentations[0].shape[1:]), tuple(extras.shape[1:])
+        if shape_of_extras != shape:
+            raise StateError(
+                f"a transform of the training made the segmentation {shape} and 'regression_target', which carries the pool's confidence and "
+                f"probabilities, {shape_of_extras}: its _apply_to_regr_target has to do what its _apply_to_segmentation does."
+            )
         data_dict["segmentation"] = segmentations + [_at_shape(extras, s.shape[1:]) for s in segmentations]
         return data_dict
 

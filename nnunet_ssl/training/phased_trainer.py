@@ -33,7 +33,7 @@ from nnunet_ssl.training.phases import DISTILLATION, Phase, PhasedPolyLRSchedule
 from nnunet_ssl.training.plain_patches import plain_patch_loader
 from nnunet_ssl.training.supervised_loss import weigh_lone_scale
 from nnunet_ssl.training.uncertainty_phase import UncertaintyDistillation
-from nnunet_ssl.training.users_trainer import refuse_changed_schedule, refuse_optimizer_in_stages
+from nnunet_ssl.training.users_trainer import refuse_changed_schedule, refuse_missing_head, refuse_optimizer_in_stages
 from nnunet_ssl.training.whole_checkpoint import written_whole
 
 
@@ -49,7 +49,7 @@ class PhasedTrainer(nnUNetTrainer):
     """
 
     has_uncertainty_head: bool | None = None
-    """Whether the network has one; None: only if the plans name TransASPPUNet."""
+    """Whether the network has one; None: only if the plans name TransASPPUNet. A subclass with a network of its own says False."""
     optimizer_name: OptimizerName = "nnunet"
     """`nnunet`: whatever the trainer that this is mixed into configures."""
     cpu_precision: CpuPrecision = "float32"
@@ -96,8 +96,12 @@ class PhasedTrainer(nnUNetTrainer):
 
     def _distillation_phase(self, length: int) -> list[Phase]:
         """The phase of uncertainty distillation, if the network has a head for it."""
-        has_head = trains_uncertainty_head(type(self), str(self.configuration_manager.network_arch_class_name))
-        return [Phase(DISTILLATION, length, self.method.teacher.distillation_lr)] if has_head and length > 0 else []
+        return [Phase(DISTILLATION, length, self.method.teacher.distillation_lr)] if self._trains_head and length > 0 else []
+
+    @property
+    def _trains_head(self) -> bool:
+        """Whether the network should have an uncertainty head."""
+        return trains_uncertainty_head(type(self), str(self.configuration_manager.network_arch_class_name))
 
     @property
     def phase(self) -> Phase:
@@ -109,6 +113,8 @@ class PhasedTrainer(nnUNetTrainer):
     def initialize(self) -> None:
         refuse_changed_schedule(self, self.schedule, self.schedule_settings)
         super().initialize()
+        if self._trains_head:
+            refuse_missing_head(type(self).__name__, self.network)
         self._fit_to_cpu(unwrap(self.network))
         if self.device.type == "cpu" and self.cpu_precision == "bfloat16" and not computes_in_bfloat16():
             self.print_to_log_file("This CPU has no instructions for bfloat16 (or PyTorch is too old to say); training in float32")

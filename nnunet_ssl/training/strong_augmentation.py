@@ -78,17 +78,20 @@ def with_strong_augmentation(transforms: list[BasicTransform], *, keeps_weak_vie
     """Insert the strong augmentation of pool samples into nnU-Net's training transforms.
 
     The whole intensity block runs a second time with its own probabilities, so that each of its transforms is applied twice as often on
-    average; cut-out follows. Both come right after the block, before nnU-Net masks images outside the nonzero region.
+    average; cut-out follows. Both come right after the block, before nnU-Net masks images outside the nonzero region; what a user's trainer
+    does to intensities after that stays as it is.
 
     Args:
-        transforms: nnU-Net's transforms in order; not changed.
+        transforms: nnU-Net's transforms in order, without pipelines inside the pipeline; not changed.
         keeps_weak_view: leave every image as it was before the strong augmentation as further channels behind it.
     """
-    block = [t for t in transforms if is_intensity_transform(t)]
+    masked = next((i for i, t in enumerate(transforms) if isinstance(t, MaskImageTransform)), len(transforms))
+    places = [i for i, t in enumerate(transforms[:masked]) if is_intensity_transform(t)]
+    block = [transforms[i] for i in places]
     strong: BasicTransform = PoolOnly(ComposeTransforms([*block, RandomTransform(CutOut(), apply_probability=CUT_OUT_PROBABILITY)]))
     if keeps_weak_view:
         strong = BesideWeakView(strong, masks=[t for t in transforms if isinstance(t, MaskImageTransform)])
-    last = max((i for i, t in enumerate(transforms) if is_intensity_transform(t)), default=_last_before_target_changes(transforms))
+    last = max(places, default=_last_before_target_changes(transforms))
     return [*transforms[: last + 1], strong, *transforms[last + 1 :]]
 
 

@@ -30,6 +30,7 @@ from nnunet_ssl.training.student_pipeline import student_pipeline
 from nnunet_ssl.training.supervised_loss import weigh_cross_entropy
 from nnunet_ssl.training.target_refresh import TargetRefresh
 from nnunet_ssl.training.trans_aspp_network import TransASPPNetwork
+from nnunet_ssl.training.users_trainer import refuse_foreign_loaders
 from nnunet_ssl.training.warm_start import load_all_weights
 
 SCALE = "unlearning_scale"
@@ -79,6 +80,7 @@ class SemiSupervisedStudent(PhasedTrainer):
             is_augmented=student.strong_augmentation,
         )
         self._stage_dataset: StageDataset | None = None
+        self._reads_stage = False
         self._continues = False
         self._step = 0
         self._use_phases(self._phases(), terms=self._terms())
@@ -134,6 +136,8 @@ class SemiSupervisedStudent(PhasedTrainer):
     def get_dataloaders(self) -> tuple[Any, Any]:
         with loaders_built_by(self._build_loader):
             loaders: tuple[Any, Any] = super().get_dataloaders()
+        if not self._reads_stage:
+            refuse_foreign_loaders(type(self).__name__, super().get_dataloaders)
         return loaders
 
     def on_train_start(self) -> None:
@@ -263,6 +267,7 @@ class SemiSupervisedStudent(PhasedTrainer):
             strong=self.method.student.strong_augmentation,
             keeps_weak_view=self.refresh.needs_weak_view,
         )
+        self._reads_stage = True
         return StageDataLoader(data, *args, transforms=ours, **kwargs)
 
     def _start_phase(self, phase: Phase) -> None:

@@ -7,6 +7,7 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 
 from nnunet_ssl.training.extra_channels import PackExtraChannels, SplitExtraChannels
 from nnunet_ssl.training.strong_augmentation import with_strong_augmentation
+from nnunet_ssl.training.users_transforms import refuse_unmoved_targets, unrolled
 
 
 def student_pipeline(stock: BasicTransform, *, num_channels: int, strong: bool, keeps_weak_view: bool = False) -> ComposeTransforms:
@@ -17,8 +18,12 @@ def student_pipeline(stock: BasicTransform, *, num_channels: int, strong: bool, 
         num_channels: extra channels behind the segmentation.
         strong: augment pool images more strongly than labelled ones.
         keeps_weak_view: with strong augmentation, leave the images as they were before it behind those after it.
+
+    Raises:
+        ConfigError: if a transform of the user's own might leave the pool's targets behind.
     """
-    middle: list[BasicTransform] = list(stock.transforms) if isinstance(stock, ComposeTransforms) else [stock]
+    middle = unrolled(stock)
+    refuse_unmoved_targets(middle)
     if strong:
         middle = with_strong_augmentation(middle, keeps_weak_view=keeps_weak_view)
     return ComposeTransforms([SplitExtraChannels(num_channels=num_channels), *middle, PackExtraChannels()])

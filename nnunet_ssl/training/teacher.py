@@ -70,7 +70,7 @@ class TransASPPTeacherTrainer(TransASPPNetwork, PhasedTrainer):
     def _pool(self) -> Any:
         from nnunet_ssl.data.pool_index import find_pool  # the pool's module is needed in this phase alone
 
-        return find_pool(self.plans_manager, self.configuration_manager)
+        return find_pool(self.plans_manager, self.configuration_name)
 
     def _cases_to_learn_from(self, pool: Any) -> list[str]:
         """Cases of the pool but those of groups whose labelled cases only validate, so that a run may leave these groups out."""

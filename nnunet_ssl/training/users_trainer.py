@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
+
+from torch import nn
 
 from nnunet_ssl.errors import ConfigError
+from nnunet_ssl.networks import has_uncertainty_head, unwrap
 from nnunet_ssl.training.phases import PhaseSchedule
 
 
@@ -27,6 +30,40 @@ def refuse_optimizer_in_stages(trainer: str, configure_optimizers: Callable[...,
         raise ConfigError(
             f"{trainer} is built on {configure_optimizers.__qualname__.partition('.')[0]}, which has another optimiser for each of its own "
             f"phases (argument '{stages[0]}'), and those of nnunet-ssl would undo that; build it on a trainer without warm-up."
+        )
+
+
+def refuse_foreign_loaders(trainer: str, get_dataloaders: Callable[..., Any]) -> NoReturn:
+    """Say that the loaders which a trainer has made are not those of a student.
+
+    Args:
+        trainer: name of the class that made them.
+        get_dataloaders: of the trainer underneath, bound to it.
+
+    Raises:
+        ConfigError: always.
+    """
+    raise ConfigError(
+        f"{trainer} is built on {get_dataloaders.__qualname__.partition('.')[0]}, whose get_dataloaders makes the training loader without "
+        "nnU-Net's own get_dataloaders, so that pseudo-labels would be learned as manual ones: let it call super().get_dataloaders(), or "
+        "build the student on another trainer."
+    )
+
+
+def refuse_missing_head(trainer: str, network: nn.Module) -> None:
+    """See that the network of a trainer that is taken for one with an uncertainty head has one.
+
+    Args:
+        trainer: name of the class.
+        network: the one it has built.
+
+    Raises:
+        ConfigError: if it has none.
+    """
+    if not has_uncertainty_head(network):
+        raise ConfigError(
+            f"{trainer} builds {type(unwrap(network)).__name__}, which has no uncertainty head, but its class or its plans speak of "
+            "TransASPPUNet: write 'has_uncertainty_head = False' into the class."
         )
 
 

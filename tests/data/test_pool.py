@@ -159,11 +159,11 @@ def test_overlay_and_base_plans_share_the_pool(project: Project) -> None:
 
 def test_trainers_find_the_pool(project: Project) -> None:
     setup = project.setup()
-    found = find_pool(setup.plans_manager, setup.configuration_manager)
+    found = find_pool(setup.plans_manager, setup.configuration)
     assert found == load_pool(setup)
     for path in pool_folders(project):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert find_pool(setup.plans_manager, setup.configuration_manager) is None
+    assert find_pool(setup.plans_manager, setup.configuration) is None
 
 
 def test_second_call_does_nothing(fresh_project: Project) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from tiny_setup import DATASET, DIRECTION, IDENTIFIER, ORIGIN, PLANS, Project, write_image
 
+from nnunet_ssl.errors import StateError
 from nnunet_ssl.nnunet_api.geometry import (
     image_shape,
     map_ending,
@@ -272,3 +275,23 @@ def test_maps_lie_on_the_grid_of_the_label_where_axes_are_permuted(project: Proj
 def test_maps_of_tiff_images_have_their_spacing(project: Project, tmp_path: Path) -> None:
     write_map(np.zeros((4, 5, 6), np.float32), tmp_path / "map.nii.gz", {"spacing": [3.0, 0.5, 0.25]})
     assert sitk.ReadImage(str(tmp_path / "map.nii.gz")).GetSpacing() == (0.25, 0.5, 3.0)
+
+
+class NumpyIO:
+    """A reader of the user's own, of files that no imaging library knows."""
+
+    def write_seg(self, seg: np.ndarray[Any, Any], output_fname: str, properties: dict[str, Any]) -> None:
+        np.save(output_fname, seg)
+        os.truncate(output_fname, int(os.path.getsize(output_fname) * properties["share"]))
+
+    def read_seg(self, seg_fname: str) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
+        return np.load(seg_fname)[None], {}
+
+
+def test_labels_are_read_back_by_the_reader_that_wrote_them(tmp_path: Path) -> None:
+    setup: Any = SimpleNamespace(plans_manager=SimpleNamespace(image_reader_writer_class=NumpyIO))
+    labels = np.arange(24).reshape(2, 3, 4)
+    write_label(labels, tmp_path / "a.npy", setup, {"share": 1})
+    assert np.array_equal(np.load(tmp_path / "a.npy"), labels)
+    with pytest.raises(StateError, match=r"a\.npy could not be written in full"):
+        write_label(labels, tmp_path / "a.npy", setup, {"share": 0.8})

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -16,11 +19,14 @@ from nnunetv2.training.nnUNetTrainer.variants.loss.nnUNetTrainerTopkLoss import 
 from nnunetv2.training.nnUNetTrainer.variants.lr_schedule.nnUNetTrainer_warmup import nnUNetTrainer_warmup
 from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepochs import nnUNetTrainer_250epochs
 from short_training import log, run
+from torch import nn
 
 from nnunet_ssl.errors import ConfigError
+from nnunet_ssl.training.phases import DISTILLATION, SEMI_SUPERVISED
 from nnunet_ssl.training.student import SemiSupervisedStudent, SemiSupervisedStudentTrainer
 from nnunet_ssl.training.teacher import TransASPPTeacherTrainer
 
+OUR_NETWORK = "nnunet_ssl.networks.trans_aspp_unet.TransASPPUNet"
 DATASET, STAGE = "Dataset137_Tiny", "Dataset901_Tiny_f0s1"
 Settings = Callable[..., dict[str, Any]]
 
@@ -152,3 +158,82 @@ def test_losses_of_one_part(tiny: Any, short: Settings, kind: Any) -> None:
     values = log(run(tiny.trainer(kind, settings=short(iterations=1, student={"lambda_ce": 0.5}))))
     assert np.isfinite(values["train_losses"]).all()
     assert np.isfinite(values["loss_high"]).all()
+
+
+class OwnLoaders(nnUNetTrainer):
+    """A trainer with nnU-Net's `get_dataloaders` copied into a file of its own, as one does to give the loader another argument."""
+
+
+def copied(method: Any) -> Any:
+    """A method whose names are looked up in a module of its own."""
+    names = dict(vars(sys.modules[method.__module__]))
+    exec(textwrap.dedent(inspect.getsource(method)), names)
+    return names[method.__name__]
+
+
+class OverOwnLoaders(SemiSupervisedStudent, OwnLoaders):
+    pass
+
+
+class OverCalledLoaders(SemiSupervisedStudent, nnUNetTrainer):
+    """Adds to nnU-Net's loaders without making others."""
+
+    def get_dataloaders(self) -> Any:
+        self.added = True
+        return super().get_dataloaders()
+
+
+def test_loaders_of_its_own_are_refused(tiny: Any, short: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = copied(nnUNetTrainer.get_dataloaders)
+    method.__qualname__ = "OwnLoaders.get_dataloaders"
+    monkeypatch.setattr(OwnLoaders, "get_dataloaders", method, raising=False)
+    trainer = tiny.trainer(OverOwnLoaders, settings=short())
+    trainer.initialize()
+    with pytest.raises(ConfigError, match=r"OverOwnLoaders is built on OwnLoaders, whose get_dataloaders .* learned as manual ones"):
+        trainer.get_dataloaders()
+
+
+def test_loaders_that_are_nnunets_are_ours(tiny: Any, short: Settings) -> None:
+    trainer = tiny.trainer(OverCalledLoaders, settings=short())
+    trainer.initialize()
+    trainer.get_dataloaders()
+    assert trainer.added
+
+
+def of_plain_convolutions(plans_manager: Any, configuration_manager: Any, *args: Any, **kwargs: Any) -> nn.Module:
+    return nn.Conv3d(1, 3, 1)
+
+
+class AnotherNetwork(nnUNetTrainer):
+    build_network_architecture = staticmethod(of_plain_convolutions)
+
+
+class OverAnotherNetwork(SemiSupervisedStudent, AnotherNetwork):
+    pass
+
+
+class TeacherOfAnotherNetwork(TransASPPTeacherTrainer):
+    build_network_architecture = staticmethod(of_plain_convolutions)
+
+
+@pytest.mark.parametrize(("kind", "dataset"), [(OverAnotherNetwork, STAGE), (TeacherOfAnotherNetwork, DATASET)])
+def test_network_without_a_head_is_refused_at_once(tiny: Any, short: Settings, kind: Any, dataset: str) -> None:
+    tiny.plans["configurations"][tiny.configuration]["architecture"]["network_class_name"] = OUR_NETWORK
+    trainer = tiny.trainer(kind, dataset, settings=short())
+    with pytest.raises(ConfigError, match=rf"{kind.__name__} builds Conv3d, which has no .*'has_uncertainty_head = False'"):
+        trainer.initialize()
+
+
+class WithoutHead(OverAnotherNetwork):
+    has_uncertainty_head = False
+
+
+def test_network_without_a_head_has_no_distillation(tiny: Any, short: Settings) -> None:
+    tiny.plans["configurations"][tiny.configuration]["architecture"]["network_class_name"] = OUR_NETWORK
+    tiny.write_sidecar(stage=1, num_stages=1)
+    phases = {}
+    for kind in (OverAnotherNetwork, WithoutHead):
+        trainer = tiny.trainer(kind, settings=short(student={"distillation_epochs": 1}))
+        phases[kind] = [phase.name for phase in trainer.schedule.phases]
+    trainer.initialize()
+    assert phases == {OverAnotherNetwork: [SEMI_SUPERVISED, DISTILLATION], WithoutHead: [SEMI_SUPERVISED]}
