@@ -15,12 +15,17 @@ LEAST_CASES = 4
 NUM_RESAMPLES = 2000
 
 
-def values_of_common_cases(dice: Mapping[str, float], *scores: Mapping[str, float | None]) -> tuple[Numbers, ...]:
+def values_of_common_cases(
+    dice: Mapping[str, float], *scores: Mapping[str, float | None], strata: Mapping[str, str] | None = None
+) -> tuple[Numbers, ...]:
     """True Dice, then each score, of the cases that have all of them (None and NaN are none), in the order of case ids.
+
+    With several strata their means are taken off all values, and cases that are alone in theirs are left out.
 
     Args:
         dice: true Dice by held-out case in [0, 1]; NaN where neither truth nor prediction holds any foreground.
         scores: any number of scores by case; further cases in them are ignored.
+        strata: by case; None: all are of one.
 
     Returns:
         One array (n,) for the Dice and each score.
@@ -29,7 +34,16 @@ def values_of_common_cases(dice: Mapping[str, float], *scores: Mapping[str, floa
         StateError: if a Dice lies outside [0, 1].
     """
     table = _table(dice, *scores)
-    return tuple(table[np.isfinite(table).all(axis=1)].T)
+    is_known = np.all(np.isfinite(table), axis=1)
+    known = table[is_known]
+    if strata is None:
+        return tuple(known.T)
+    of_case = [strata[case] for case, has_all in zip(sorted(dice), is_known.tolist(), strict=True) if has_all]
+    _, stratum, sizes = np.unique(of_case, return_inverse=True, return_counts=True)
+    if len(sizes) > 1:
+        means = np.stack([known[stratum == s].mean(axis=0) for s in range(len(sizes))])
+        known = (known - means[stratum])[sizes[stratum] > 1]
+    return tuple(known.T)
 
 
 def values_of_all_cases(dice: Mapping[str, float], scores: Mapping[str, float | None]) -> tuple[Numbers, Numbers]:

@@ -32,30 +32,30 @@ from nnunet_ssl.errors import StateError
 Verdict = Literal["proven", "unproven", "refuted"]
 LEVEL = 0.05
 """Two-sided; the interval of a score that was fixed beforehand holds 95 %."""
-MOST_ORDERED_CASES = 7
-"""Up to so many held-out cases, whose 5040 orders can all be tried, a verdict must also be rare among these."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankingProof:
     """What held-out cases say of one score.
 
-    Rank correlation, interval and verdict are of the cases that have the score. The areas are of all held-out cases with a Dice, as the
-    pool is ranked as a whole, so that those of different scores can be compared.
+    Rank correlation, interval and verdict are of the cases that have the score, within strata, where there are any: only there does the
+    curriculum rank by a score. The areas are of all held-out cases with a Dice together, so that those of different scores can be compared.
     """
 
     score: str
     """Name of the score."""
     num_cases: int
-    """Held-out cases with a Dice and this score."""
+    """Held-out cases with a Dice and this score whose stratum has another such case."""
     num_unscored: int
     """Held-out cases with a Dice and without this score; the verdict does not judge them, the areas have them in last place."""
+    num_alone: int
+    """Held-out cases with a Dice and this score that are alone in their stratum; the verdict does not judge them."""
     spearman: float | None
-    """Rank correlation with the true Dice in the `num_cases`; None where it is not defined."""
+    """Rank correlation with the true Dice in the `num_cases`, both less their means over the stratum; None where it is not defined."""
     interval: tuple[float, float] | None
     """Percentile bootstrap interval of it over cases: 95 %, of a score that was chosen among n 1 - 5 % / n; None where there is none."""
     aurc: float | None
-    """Area under the risk-coverage curve of all `num_cases + num_unscored`, the loss being 1 - Dice; less is better. Cases without this
+    """Area under the risk-coverage curve of all cases with a Dice, the loss being 1 - Dice; less is better. Cases without this
     score come last, in no order among themselves. None where no case has it."""
     augrc: float | None
     """The same for the generalised risk."""
@@ -91,6 +91,7 @@ def prove_ranking(
     dice: Mapping[str, float],
     *,
     in_use: str = "pairwise_dice",
+    strata: Mapping[str, str] | None = None,
     may_choose: bool = True,
     seed: int = 0,
 ) -> RankingChoice:
@@ -103,6 +104,7 @@ def prove_ranking(
         scores: by name of the score, then by case; None or NaN where a case has no such score. `softmax` is a baseline.
         dice: true Dice by held-out case in [0, 1]; a case with NaN (no foreground in truth and prediction) counts for nothing.
         in_use: the score that ranks unless another is better, see `choose_case_score`.
+        strata: of every held-out case, see `prove_score`.
         may_choose: whether another may; else the one in use is kept, whatever the cases say.
         seed: of the resamples.
 
@@ -111,40 +113,51 @@ def prove_ranking(
     """
     if in_use not in scores:
         raise StateError(f"the case score in use is '{in_use}', but held-out cases have only: {', '.join(sorted(scores)) or 'none'}.")
-    proofs = {name: prove_score(name, scores[name], dice, seed=seed) for name in sorted(scores)}
+    proofs = {name: prove_score(name, scores[name], dice, strata=strata, seed=seed) for name in sorted(scores)}
     if not may_choose:
         return RankingChoice(proofs=proofs, chosen=in_use, reason=f"{in_use} ranks: held-out cases decide nothing here.")
-    chosen, reason = choose_case_score(scores, dice, in_use=in_use, seed=seed)
+    chosen, reason = choose_case_score(scores, dice, in_use=in_use, strata=strata, seed=seed)
     if chosen != in_use:
         among = len(set(scores) - set(BASELINES))
-        proofs[chosen] = prove_score(chosen, scores[chosen], dice, seed=seed, level=LEVEL / among)
+        proofs[chosen] = prove_score(chosen, scores[chosen], dice, strata=strata, seed=seed, level=LEVEL / among)
     return RankingChoice(proofs=proofs, chosen=chosen, reason=reason)
 
 
 def prove_score(
-    name: str, scores: Mapping[str, float | None], dice: Mapping[str, float], *, seed: int = 0, level: float = LEVEL
+    name: str,
+    scores: Mapping[str, float | None],
+    dice: Mapping[str, float],
+    *,
+    strata: Mapping[str, str] | None = None,
+    seed: int = 0,
+    level: float = LEVEL,
 ) -> RankingProof:
     """Prove one score; cases are the unit, those with the score for the verdict and all of them for the areas.
 
+    Within a stratum (cases with the same predicted classes, of the same group) the curriculum ranks by the score, between strata it does
+    not. Score and Dice are means over the classes of a case, so that strata differ in both whatever the score is worth: their means are
+    taken off, and a case that is alone in its stratum says nothing.
+
     Resamples in which the scores or the Dice are constant have no rank correlation and are left out; where they are more than half, or
-    fewer than 4 cases are held out, there is no interval and the score is unproven. Of few cases the interval alone says too much (four
-    in perfect order have one from 1 to 1): up to 7, no more than 2.5 % of all their orders may have such a correlation, which four cases
-    never reach. A score that was fixed beforehand and means nothing comes out as proven in 0.8 % of all orders of five cases, in 1.7 % of
-    six and in 1.8 to 2.7 % of simulated data sets with 7 to 20.
+    fewer than 4 cases are left, there is no interval and the score is unproven. The interval alone says too much of few cases (four in
+    perfect order have one from 1 to 1) and of many with the same Dice: no more than 2.5 % of all orders may have such a correlation, too,
+    which four cases never reach. A score that was fixed beforehand and means nothing comes out as proven in 0.8 % of all orders of five
+    cases, in 1.7 % of six and in 1.8 to 2.7 % of simulated data sets with 7 to 20.
 
     Args:
         name: of the score.
         scores: by case; None or NaN where a case has none.
         dice: true Dice by held-out case in [0, 1], or NaN.
+        strata: by case; None: all cases are of one.
         seed: of the resamples.
         level: two-sided.
 
     Raises:
         StateError: if a Dice lies outside [0, 1].
     """
-    truth, own = values_of_common_cases(dice, scores)
+    truth, own = values_of_common_cases(dice, scores, strata=strata)
     dice_of_all, scores_of_all = values_of_all_cases(dice, scores)
-    losses, order = 1 - dice_of_all, unscored_last(scores_of_all)
+    losses, order, num_scored = 1 - dice_of_all, unscored_last(scores_of_all), int(np.isfinite(scores_of_all).sum())
     rho = spearman(own, truth)
     interval, why = _interval(truth, own, seed, level)
     verdict = _verdict(interval)
@@ -152,17 +165,18 @@ def prove_score(
         side = {"proven": "lies above", "refuted": "lies below", "unproven": "includes"}[verdict]
         of = f"rank correlation {rho:.2f} in {len(truth)} held-out cases"
         why = f"{of}, {100 * (1 - level):.3g} % interval {interval[0]:.2f} to {interval[1]:.2f} {side} 0"
-    if verdict != "unproven" and (chance := _chance(truth, own)) > level / 2:
+    if verdict != "unproven" and (chance := share_of_orders(own, truth)) > level / 2:
         verdict = "unproven"
-        why = f"rank correlation {rho:.2f} in {len(truth)} held-out cases, which {100 * chance:.1f} % of all their orders reach by chance"
+        why = f"rank correlation {rho:.2f} in {len(truth)} held-out cases, which {100 * chance:.1f} % of all orders reach by chance"
     return RankingProof(
         score=name,
         num_cases=len(truth),
-        num_unscored=len(losses) - len(truth),
+        num_unscored=len(losses) - num_scored,
+        num_alone=num_scored - len(truth),
         spearman=rho,
         interval=interval,
-        aurc=aurc(order, losses) if len(truth) else None,
-        augrc=augrc(order, losses) if len(truth) else None,
+        aurc=aurc(order, losses) if num_scored else None,
+        augrc=augrc(order, losses) if num_scored else None,
         random_aurc=random_aurc(losses) if len(losses) else None,
         random_augrc=random_augrc(losses) if len(losses) else None,
         verdict=verdict,
@@ -182,11 +196,6 @@ def _interval(truth: Numbers, own: Numbers, seed: int, level: float) -> tuple[tu
         return None, f"too many of the {len(truth)} held-out cases have the same score or Dice"
     low, high = (float(q) for q in np.quantile(correlations, (level / 2, 1 - level / 2)))
     return (low, high), ""
-
-
-def _chance(truth: Numbers, own: Numbers) -> float:
-    """Share of all orders of few cases whose rank correlation is at least as far on its side of 0; 0 where they are too many to try."""
-    return share_of_orders(own, truth) if len(truth) <= MOST_ORDERED_CASES else 0.0
 
 
 def _verdict(interval: tuple[float, float] | None) -> Verdict:

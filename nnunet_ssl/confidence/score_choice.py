@@ -21,7 +21,12 @@ class PairedDifference(NamedTuple):
 
 
 def choose_case_score(
-    scores: Mapping[str, Mapping[str, float | None]], dice: Mapping[str, float], *, in_use: str = "pairwise_dice", seed: int = 0
+    scores: Mapping[str, Mapping[str, float | None]],
+    dice: Mapping[str, float],
+    *,
+    in_use: str = "pairwise_dice",
+    strata: Mapping[str, str] | None = None,
+    seed: int = 0,
 ) -> tuple[str, str]:
     """Keep the score in use unless another's rank correlation is better by more than one standard error of their paired difference.
 
@@ -32,6 +37,7 @@ def choose_case_score(
         scores: by name of the score, then by case; None or NaN where a case has no such score.
         dice: true Dice by held-out case in [0, 1], or NaN.
         in_use: name of the score in use.
+        strata: by case; rank correlations are within them. None: all cases are of one.
         seed: of the resamples.
 
     Returns:
@@ -42,7 +48,7 @@ def choose_case_score(
     """
     better: dict[str, PairedDifference] = {}
     for name in sorted(set(scores) - {in_use, *BASELINES}):
-        found = paired_difference(scores[name], scores[in_use], dice, seed=seed)
+        found = paired_difference(scores[name], scores[in_use], dice, strata=strata, seed=seed)
         if found is not None and found.difference > found.standard_error:
             better[name] = found
     if not better:
@@ -53,7 +59,12 @@ def choose_case_score(
 
 
 def paired_difference(
-    scores: Mapping[str, float | None], reference: Mapping[str, float | None], dice: Mapping[str, float], *, seed: int = 0
+    scores: Mapping[str, float | None],
+    reference: Mapping[str, float | None],
+    dice: Mapping[str, float],
+    *,
+    strata: Mapping[str, str] | None = None,
+    seed: int = 0,
 ) -> PairedDifference | None:
     """Spearman of `scores` with Dice minus that of `reference`; resamples in which one is not defined are left out.
 
@@ -61,6 +72,7 @@ def paired_difference(
         scores: by case; None or NaN where a case has none.
         reference: by case, alike.
         dice: true Dice by held-out case in [0, 1], or NaN.
+        strata: by case; None: all cases are of one.
         seed: of the resamples.
 
     Returns:
@@ -69,7 +81,7 @@ def paired_difference(
     Raises:
         StateError: if a Dice lies outside [0, 1].
     """
-    truth, own, other = values_of_common_cases(dice, scores, reference)
+    truth, own, other = values_of_common_cases(dice, scores, reference, strata=strata)
     if len(truth) < LEAST_CASES:
         return None
     own_rho, other_rho = spearman(own, truth), spearman(other, truth)

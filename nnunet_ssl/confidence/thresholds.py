@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -61,21 +61,29 @@ def class_thresholds(
     return tuple(_threshold(totals[k], correct[k], precision, bounds) for k in range(len(totals)))
 
 
-def blind_classes(cases: Mapping[str, HeldOutCounts], *, has_regions: bool, least_recall: float = BLIND_RECALL) -> tuple[int, ...]:
+def blind_classes(
+    cases: Mapping[str, HeldOutCounts],
+    *,
+    has_regions: bool,
+    untaught: Mapping[str, Collection[int]] | None = None,
+    least_recall: float = BLIND_RECALL,
+) -> tuple[int, ...]:
     """Foreground heads that held-out cases contain and the teacher hardly ever finds.
 
     Args:
         cases: held-out cases by id.
         has_regions: whether the heads are regions; of classes the first is background and never among those returned.
+        untaught: by case, heads that none of its teacher's training cases has; what that teacher misses of them says nothing.
         least_recall: a head is blind below this share of its true voxels, pooled over all cases.
 
     Returns:
-        Heads, ascending. One that no case contains is not among them: nothing is known about it.
+        Heads, ascending. One that no case contains whose teacher has learned it is not among them: nothing is known about it.
     """
     if not cases:
         return ()
-    true = np.sum([case.true_voxels for case in cases.values()], axis=0)
-    found = np.sum([case.overlap for case in cases.values()], axis=0)
+    taught = {name: ~np.isin(np.arange(len(case.totals)), list((untaught or {}).get(name, ()))) for name, case in cases.items()}
+    true = np.sum([case.true_voxels * taught[name] for name, case in cases.items()], axis=0)
+    found = np.sum([case.overlap * taught[name] for name, case in cases.items()], axis=0)
     blind = (true > 0) & (found < least_recall * true)
     return tuple(int(k) for k in np.flatnonzero(blind) if has_regions or k > 0)
 

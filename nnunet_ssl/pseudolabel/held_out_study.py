@@ -51,7 +51,8 @@ class HeldOutCase:
     foreground_voxels: int
     """Voxels that the pool's labels would have as foreground."""
     scores: dict[str, float | None]
-    """Case scores by name, with the baseline `softmax`, less what the teacher scores higher by than the others (`teacher_effects`)."""
+    """Case scores under the map by name, with the baseline `softmax`, less what the teacher scores higher by than the others
+    (`teacher_effects`). The ranking is proven by the scores that the pool gets: without a map where held-out cases decide nothing."""
 
     @property
     def mean_dice(self) -> float | None:
@@ -135,13 +136,17 @@ def study_held_out(run: Run) -> HeldOutStudy | None:
         run.manifest.teacher_folds,
         has_regions=run.setup.has_regions,
     )
-    maps, effects = found.maps, _teacher_effects(run, found.maps)
+    maps, untaught = found.maps, _untaught(run, counts)
     is_calibrated = maps is not None and uses_held_out(run.method, run.fold)
-    cases, predictions, of_labels = [], {}, {}
+    effects = _teacher_effects(run, maps)
+    effects_in_use = effects if is_calibrated or maps is None else _teacher_effects(run, None)
+    cases, predictions, of_labels, in_use = [], {}, {}, {}
     for o in _observed(run):
         under, written, scores = _seen_under(run, None if maps is None else maps[o.fold], o.evidence, o.label.nonzero)
         of_labels[o.case] = _count(o, under, written) if is_calibrated else counts[o.case]
-        of_case = {name: None if value is None else value - effects.get(name, {}).get(o.fold, 0.0) for name, value in scores.items()}
+        of_case = _less_effects(scores, effects, o.fold)
+        without_map = scores if is_calibrated or maps is None else _seen_under(run, None, o.evidence, o.label.nonzero)[2]
+        in_use[o.case] = _less_effects(without_map, effects_in_use, o.fold)
         voxels = _foreground_voxels(under, written, o.label.nonzero)
         cases.append(_held_out_case(run, o, of_labels[o.case], counts[o.case], voxels, of_case))
         if maps is not None:
@@ -154,10 +159,10 @@ def study_held_out(run: Run) -> HeldOutStudy | None:
         own_maps=found.own,
         tau=class_thresholds(predictions, precision=run.method.student.precision) if predictions else None,
         gate=unlearning_gate(predictions) if predictions else None,
-        blind=blind_classes(of_labels, has_regions=run.setup.has_regions),
-        untaught=_untaught(run, counts),
+        blind=blind_classes(of_labels, has_regions=run.setup.has_regions, untaught=_untaught_by_case(run, untaught)),
+        untaught=untaught,
         teacher_effects=effects,
-        ranking=_prove(run, cases),
+        ranking=_prove(run, cases, in_use, {case: _stratum(run, case, of_labels[case]) for case in of_labels}),
     )
 
 
@@ -187,6 +192,12 @@ def _teacher_effects(run: Run, maps: Mapping[int | str, CalibrationMap] | None) 
     return {name: teacher_effects(scores, among=run.held_out_cases) for name, scores in of_folds.items()}
 
 
+def _less_effects(
+    scores: Mapping[str, float | None], effects: Mapping[str, Mapping[int | str, float]], fold: int | str
+) -> dict[str, float | None]:
+    return {name: None if value is None else value - effects.get(name, {}).get(fold, 0.0) for name, value in scores.items()}
+
+
 def _observed(run: Run) -> Any:
     """Held-out cases one by one, so that one is in memory at a time."""
     for fold, store in run.held_out_stores().items():
@@ -211,6 +222,18 @@ def _untaught(run: Run, counts: Mapping[str, HeldOutCounts]) -> dict[int | str, 
             if lacking := [names[head] for head in np.flatnonzero(wanted & ~taught)]:
                 found[fold] = lacking
     return found
+
+
+def _untaught_by_case(run: Run, untaught: Mapping[int | str, list[str]]) -> dict[str, list[int]]:
+    """Heads that the teacher of a held-out case has not learned, for the cases of folds that lack any."""
+    heads = {fold: [run.setup.class_names.index(name) for name in names] for fold, names in untaught.items()}
+    return {case: of_fold for fold, of_fold in heads.items() for case in run.held_out_cases[fold]}
+
+
+def _stratum(run: Run, case: str, counts: HeldOutCounts) -> str:
+    """What the curriculum would rank a held-out case among: its group, where it has one, and its predicted classes."""
+    heads = [k for k in np.flatnonzero(counts.predicted_voxels) if run.setup.has_regions or k > 0]
+    return "+".join([run.manifest.groups.get(case, ""), *(run.setup.class_names[k] for k in heads)])
 
 
 def _foreground_voxels(under: Evidence, written: BoolArray | None, nonzero: BoolArray) -> int:
@@ -242,14 +265,24 @@ def _count_predictions(observed: _Observed, under: Evidence, written: BoolArray 
     return count_predictions(under.mean, label.truth, label.valid, band, has_regions=under.has_regions, written=written)
 
 
-def _prove(run: Run, cases: list[HeldOutCase]) -> RankingChoice:
-    names = sorted({name for case in cases for name in case.scores})
-    scores = {name: {case.case: case.scores.get(name) for case in cases} for name in names}
+def _prove(
+    run: Run, cases: list[HeldOutCase], of_cases: Mapping[str, Mapping[str, float | None]], strata: Mapping[str, str]
+) -> RankingChoice:
+    """Prove the scores by which the run ranks its pool.
+
+    Args:
+        run: the run.
+        cases: with their true Dice.
+        of_cases: scores by case, then name: under the maps where the run uses them, else without.
+        strata: by case.
+    """
+    names = sorted({name for scores in of_cases.values() for name in scores})
+    scores = {name: {case: of_case.get(name) for case, of_case in of_cases.items()} for name in names}
     dice = {case.case: np.nan if case.mean_dice is None else case.mean_dice for case in cases}
     asked, decides = run.method.evidence.case_score, uses_held_out(run.method, run.fold)
     if asked == "expected_dice" and not decides:  # the labels of that run are not calibrated
         asked = STAND_INS[asked]
-    return prove_ranking(scores, dice, in_use=_measured_score(asked, scores), may_choose=decides)
+    return prove_ranking(scores, dice, in_use=_measured_score(asked, scores), strata=strata, may_choose=decides)
 
 
 def _measured_score(asked: str, scores: Mapping[str, Mapping[str, float | None]]) -> str:

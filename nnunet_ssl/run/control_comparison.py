@@ -14,7 +14,10 @@ from nnunet_ssl.pseudolabel.run import Run
 
 @dataclass(frozen=True)
 class Comparison:
-    """Dice on validation cases that neither has seen: means over the classes of each case, which are in truth or prediction."""
+    """Dice on validation cases that neither has seen: means over the classes of each case.
+
+    A class that neither truth nor prediction has counts as 1, so that what one of the two invents counts as much as what it misses.
+    """
 
     where: str
     """For instance `fold 0`."""
@@ -22,19 +25,15 @@ class Comparison:
     """One number per case."""
     control: tuple[float, ...]
     """Of the same cases, in the same order."""
-    unpaired: int = 0
-    """Cases in which one of the two found nothing where there is nothing, and so has no Dice."""
 
     def describe(self) -> str:
         """One line: both means, their difference, and its standard error over the cases."""
         differences = [s - c for s, c in zip(self.student, self.control, strict=True)]
-        spread = left_out = ""
+        spread = ""
         if len(differences) > 1:
             spread = f", standard error over the cases {statistics.stdev(differences) / math.sqrt(len(differences)):.4f}"
-        if self.unpaired:
-            left_out = f" (without {self.unpaired} in which one of the two rightly found nothing)"
         return (
-            f"{self.where}, {len(differences)} validation cases{left_out}: student {statistics.fmean(self.student):.4f}, control "
+            f"{self.where}, {len(differences)} validation cases: student {statistics.fmean(self.student):.4f}, control "
             f"{statistics.fmean(self.control):.4f}, difference {statistics.fmean(differences):+.4f}{spread}"
         )
 
@@ -46,13 +45,13 @@ def compare(run: Run, control: Run) -> Comparison:
         StateError: if no case has a figure of both.
     """
     models = [each.student(each.manifest.stages[-1].stage) for each in (run, control)]
-    student, other = (case_dice(model, run.fold) for model in models)
+    student, other = (case_dice(model, run.fold, of_absent=1.0) for model in models)
     cases = sorted(set(student) & set(other))
     if not cases:
         summaries = " and ".join(str(model.validation_summary(run.fold)) for model in models)
         raise StateError(f"{summaries} have no figure of the same case; remove both and give the command again.")
     found = tuple(student[case] for case in cases), tuple(other[case] for case in cases)
-    return Comparison(f"fold {run.fold}", *found, unpaired=len(set(student) ^ set(other)))
+    return Comparison(f"fold {run.fold}", *found)
 
 
 def comparison_lines(name: str, found: Sequence[Comparison]) -> list[str]:
@@ -65,6 +64,6 @@ def comparison_lines(name: str, found: Sequence[Comparison]) -> list[str]:
     lines = [f"against the control '{name}':", *(f"  {each.describe()}" for each in found)]
     if len(found) > 1:
         student, control = ([dice for each in found for dice in getattr(each, which)] for which in ("student", "control"))
-        together = Comparison("all folds", tuple(student), tuple(control), sum(each.unpaired for each in found))
+        together = Comparison("all folds", tuple(student), tuple(control))
         lines.append(f"  {together.describe()}")
     return [*lines, "  one training each: two trainings of one kind differ as well, by how much the standard error does not say"]

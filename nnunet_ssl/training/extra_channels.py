@@ -145,7 +145,7 @@ class PackExtraChannels(BasicTransform):
         shape, shape_of_extras = tuple(segmentations[0].shape[1:]), tuple(extras.shape[1:])
         if shape_of_extras != shape:
             raise StateError(
-                f"a transform of the training made the segmentation {shape} and 'regression_target', which carries the pool's confidence and "
+                f"a transform of the training made the segmentation {shape} and 'regression_target', which has the pool's confidence and "
                 f"probabilities, {shape_of_extras}: its _apply_to_regr_target has to do what its _apply_to_segmentation does."
             )
         data_dict["segmentation"] = segmentations + [_at_shape(extras, s.shape[1:]) for s in segmentations]

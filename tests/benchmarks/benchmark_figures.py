@@ -18,6 +18,7 @@ from paired_draws import (
     Summary,
     Values,
     label_equivalent,
+    label_equivalent_range,
     on_shared_draws,
     smaller_is_better,
     summarise,
@@ -111,7 +112,9 @@ def worth_in_labels(
     ax.plot(list(curve), list(curve.values()), "o-", color=GREY, linewidth=2, markersize=6, label="supervised")
     if runs_beside := values.get((budget, beside)):
         ax.plot([budget], [np.mean(list(runs_beside.values()))], "o", color=ORANGE, markersize=7, label=plain(beside))
-    _read_off(ax, own, curve, budget)
+    by_labels = {labels: runs for (labels, arm), runs in values.items() if arm in supervised}
+    low, high = label_equivalent_range(values[(budget, ours)], by_labels, budget=budget)
+    _read_off(ax, own, curve, budget, f" (by draws {low.short} to {high.short})" if len(own) > 1 else "")
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(FixedLocator(sorted({*curve, budget})))
     ax.xaxis.set_minor_locator(NullLocator())
@@ -123,8 +126,8 @@ def worth_in_labels(
     return figure
 
 
-def _read_off(ax: Axes, own: Sequence[float], curve: dict[int, float], budget: int) -> None:
-    """Our mean, a line to where the curve reaches it, and from there down to the axis."""
+def _read_off(ax: Axes, own: Sequence[float], curve: dict[int, float], budget: int, chance: str) -> None:
+    """Our mean, a line to where the curve reaches it, and from there down to the axis; `chance` says how far the reading holds."""
     mean = float(np.mean(own))
     worth = label_equivalent(mean, curve)
     ax.plot([budget] * len(own), own, "o", color=BLUE, alpha=0.5, markersize=3.5, label="our runs")
@@ -135,7 +138,7 @@ def _read_off(ax: Axes, own: Sequence[float], curve: dict[int, float], budget: i
         ax.annotate(f"{worth.labels:.0f}", (worth.labels, bottom), xytext=(4, 4), textcoords="offset points", color=BLUE)
         ax.set_ylim(bottom=bottom)
     ax.plot([budget], [mean], "o", color=BLUE, markersize=7, label="ours")
-    ax.set_title(f"Ours with {budget} labels ({_draws(len(own))}): {mean:.1f}, worth {worth}")
+    ax.set_title(f"Ours with {budget} labels ({_draws(len(own))}): {mean:.1f}, worth {worth}{chance}")
 
 
 def _draws(count: int) -> str:

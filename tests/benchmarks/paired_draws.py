@@ -20,6 +20,7 @@ from scipy import stats
 
 LEVEL = 0.95
 RESAMPLES = 10_000
+LABEL_RESAMPLES = 2000
 
 Row = Mapping[str, Any]
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -60,6 +61,11 @@ class LabelEquivalent:
 
     def __str__(self) -> str:
         return f"{self.bound} {self.labels:.0f} labels"
+
+    @property
+    def short(self) -> str:
+        """The number, with a sign where it is a bound."""
+        return {"about": "", "fewer than": "<", "more than": ">"}[self.bound] + f"{self.labels:.0f}"
 
 
 def read_runs(path: Path) -> list[dict[str, str]]:
@@ -261,3 +267,36 @@ def label_equivalent(value: float, curve: Mapping[int, float]) -> LabelEquivalen
             share = (value - below) / (above - below)
             return LabelEquivalent(labels=math.exp((1 - share) * math.log(few) + share * math.log(many)), bound="about")
     return LabelEquivalent(labels=last[0], bound="more than")
+
+
+def label_equivalent_range(
+    ours: Values, curve: Mapping[int, Values], *, budget: int, level: float = LEVEL, seed: int = 0
+) -> tuple[LabelEquivalent, LabelEquivalent]:
+    """Percentile bootstrap range of `label_equivalent` over the draws of every point, those of our own number of labels in pairs.
+
+    With few draws per point it is too narrow, as such intervals are (see `Summary`): it says how little a reading off a flat curve holds,
+    not between which numbers the truth lies.
+
+    Args:
+        ours: our results by draw.
+        curve: results of supervised training by number of labels, then draw; those with `budget` labels of the same draws as ours.
+        budget: our number of labels.
+        level: share of the readings inside the range.
+        seed: of the resamples.
+
+    Returns:
+        Its ends.
+    """
+    random, own = np.random.default_rng(seed), np.array([ours[draw] for draw in sorted(ours)])
+    readings = []
+    for _ in range(LABEL_RESAMPLES):
+        chosen = random.integers(0, len(own), len(own))
+        means = {}
+        for labels, by_draw in sorted(curve.items()):
+            values = np.array([by_draw[draw] for draw in sorted(by_draw)])
+            in_pairs = labels == budget and sorted(by_draw) == sorted(ours)
+            means[labels] = float(values[chosen if in_pairs else random.integers(0, len(values), len(values))].mean())
+        readings.append(label_equivalent(float(own[chosen].mean()), means))
+    readings.sort(key=lambda reading: (reading.labels, ("fewer than", "about", "more than").index(reading.bound)))
+    beyond = round((1 - level) / 2 * (len(readings) - 1))
+    return readings[beyond], readings[-1 - beyond]

@@ -90,7 +90,7 @@ def test_our_result_is_read_off_the_supervised_curve() -> None:
     assert found["read off"] == ([8, pytest.approx(16)], [84, 84])
     assert found["down"] == ([pytest.approx(16)] * 2, [84, ax.get_ylim()[0]])
     assert ax.get_ylim()[0] < 81
-    assert titles(ax) == ["Ours with 8 labels (2 draws): 84.0, worth about 16 labels"]
+    assert titles(ax) == ["Ours with 8 labels (2 draws): 84.0, worth about 16 labels (by draws 14 to 20)"]
 
 
 def test_what_is_read_off_is_of_the_draws_that_all_have() -> None:

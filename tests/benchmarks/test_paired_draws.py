@@ -14,6 +14,7 @@ from paired_draws import (
     Summary,
     gap_closed,
     label_equivalent,
+    label_equivalent_range,
     on_shared_draws,
     read_runs,
     summarise,
@@ -179,6 +180,17 @@ def test_a_curve_that_falls_is_read_at_its_first_crossing() -> None:
 def test_a_bound_is_said() -> None:
     assert str(label_equivalent(90, CURVE)) == "more than 160 labels"
     assert str(LabelEquivalent(labels=22.6, bound="about")) == "about 23 labels"
+
+
+def test_how_far_a_reading_holds() -> None:
+    """On each of two draws ours is 2 ahead of supervised training, which the pairs keep: 2 of 5 points of the way, or 2 of 3."""
+    curve = {8: {0: 81.0, 1: 83.0}, 32: {5: 86.0}}
+    low, high = label_equivalent_range({0: 83.0, 1: 85.0}, curve, budget=8)
+    assert (low.labels, high.labels) == (pytest.approx(8 * 4 ** (2 / 5)), pytest.approx(8 * 4 ** (2 / 3)))
+    # not in pairs: our worse draw with the better control lies at the start of the curve
+    low, high = label_equivalent_range({2: 83.0, 3: 85.0}, curve, budget=8)
+    assert (low.short, high.short) == ("8", "24")
+    assert [end.short for end in label_equivalent_range({0: 80.0, 1: 90.0}, curve, budget=8)] == ["<8", ">32"]
 
 
 def test_the_curve_is_made_of_means() -> None:

@@ -82,6 +82,26 @@ def test_intervals_hold_the_true_mean(num_held_out: int, shape: str) -> None:
     assert 0.91 <= hits / repeats <= 0.99
 
 
+@pytest.mark.parametrize("num_held_out", [4, 8])
+def test_a_tail_towards_low_dice_is_underrated(num_held_out: int) -> None:
+    """A few cases are much worse than their score says; where none of them is held out, the pool looks better than it is."""
+    rng, repeats = np.random.default_rng(num_held_out), 300
+
+    def draw(n: int) -> tuple[np.ndarray, np.ndarray]:
+        scores = rng.normal(size=n)
+        return 0.85 + 0.04 * scores, np.clip(0.92 - 0.06 * np.exp(0.9 * (0.8 * rng.normal(size=n) - 0.6 * scores)), 0, 1)
+
+    below = above = 0
+    for _ in range(repeats):
+        held_out, new = draw(num_held_out), draw(30)
+        pool = fitted(held_out[0].tolist(), held_out[1].tolist()).mean_of_pool(new[0].tolist())
+        assert pool is not None
+        below += bool(new[1].mean() < pool.low)
+        above += bool(new[1].mean() > pool.high)
+    assert 0.03 <= below / repeats <= 0.15
+    assert above / repeats <= 0.03
+
+
 def test_interval_stays_in_range() -> None:
     pool = fitted([0.1, 0.5, 0.6, 0.9], [0.9, 0.1, 0.8, 1.0]).mean_of_pool([0.95])
     assert pool is not None

@@ -78,7 +78,7 @@ def test_few_cases_in_perfect_order_may_be_chance() -> None:
     for scores, rho in (([1, 2, 3, 4], "1.00"), ([4, 3, 2, 1], "-1.00")):
         proof = prove_score("mean", by_case(scores), DICE)
         assert (proof.verdict, proof.interval) == ("unproven", (float(rho), float(rho)))
-        chance = "which 4.2 % of all their orders reach by chance"
+        chance = "which 4.2 % of all orders reach by chance"
         assert proof.reason == f"mean is unproven: rank correlation {rho} in 4 held-out cases, {chance}."
     assert prove_score("mean", by_case([1, 2, 3, 4, 5]), DICE).verdict == "proven"  # 1 of 120 orders
     # 4 neighbours and the perfect order itself are 5 of 120
@@ -197,3 +197,67 @@ def test_a_score_in_use_that_was_not_measured_is_refused() -> None:
 def test_a_dice_in_percent_is_refused() -> None:
     with pytest.raises(StateError, match="case 'a' is 91"):
         prove_score("mean", ORDERED, {"a": 91.0})
+
+
+# ---- strata
+
+
+NAMES = [f"case_{number:02d}" for number in range(16)]
+STRATA = {name: "rim" if number < 8 else "rim+core" for number, name in enumerate(NAMES)}
+
+
+def of_strata(random: np.random.Generator, *, shift: float, relation: float) -> tuple[dict[str, float | None], dict[str, float]]:
+    """Scores and Dice of two strata: related within them, and both `shift` (in standard deviations; negative: against each other) apart."""
+    own, noise = random.normal(size=(2, len(NAMES)))
+    upper = np.array([STRATA[name] == "rim+core" for name in NAMES])
+    dice = 0.5 + 0.05 * (relation * own + np.sqrt(1 - relation**2) * noise + abs(shift) * upper)
+    return dict(zip(NAMES, own + shift * upper, strict=True)), dict(zip(NAMES, dice.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(("shift", "relation", "verdict"), [(3, 0.0, "proven"), (-3, 0.8, "refuted")])
+def test_what_tells_strata_apart_is_no_ranking(shift: float, relation: float, verdict: str) -> None:
+    """The curriculum ranks within strata: a score that says nothing there is not proven, and one that ranks well there not refuted."""
+    random, together, within = np.random.default_rng(1), Counter[str](), Counter[str]()
+    for _ in range(40):
+        scores, dice = of_strata(random, shift=shift, relation=relation)
+        together[prove_score("mean", scores, dice).verdict] += 1
+        within[prove_score("mean", scores, dice, strata=STRATA).verdict] += 1
+    assert together[verdict] > 10
+    assert within[verdict] <= 3
+    if relation:
+        assert within["proven"] > 25
+
+
+def test_one_stratum_is_none() -> None:
+    assert prove_score("mean", SHUFFLED, DICE, strata=dict.fromkeys(CASES, "rim")) == prove_score("mean", SHUFFLED, DICE)
+
+
+def test_a_case_alone_in_its_stratum_is_not_judged() -> None:
+    strata = dict.fromkeys(CASES, "rim") | {"a": "none", "b": "core", "c": "core"}
+    proof = prove_score("mean", ORDERED, DICE, strata=strata)
+    assert (proof.num_cases, proof.num_unscored, proof.num_alone) == (7, 0, 1)
+    # within "core" -0.5, 0.5 and in "rim" -2 ... 2, in order on both sides
+    assert proof.spearman == pytest.approx(1)
+    assert proof.aurc == prove_score("mean", ORDERED, DICE).aurc
+
+
+def test_the_score_is_chosen_within_strata() -> None:
+    """One score orders the strata and nothing else, the other the cases within them."""
+    between = dict(zip(NAMES, [0.0] * 8 + [1.0] * 8, strict=True))
+    within = dict(zip(NAMES, [*range(8), *range(-8, 0)], strict=True))
+    dice = dict(zip(NAMES, [0.1 + 0.01 * i for i in range(8)] + [0.8 + 0.01 * i for i in range(8)], strict=True))
+    noisy = {name: value + 0.3 * np.sin(7 * i) for i, (name, value) in enumerate(between.items())}
+    scores = {"pairwise_dice": noisy, "mean": within}
+    assert prove_ranking(scores, dice).chosen == "pairwise_dice"
+    assert prove_ranking(scores, dice, strata=STRATA).chosen == "mean"
+
+
+@pytest.mark.parametrize("num_cases", [8, 12])
+def test_ties_of_many_cases_are_no_proof(num_cases: int) -> None:
+    """Most cases were missed altogether: of the two others resamples have either, both or none, and the interval believes them."""
+    random, verdicts = np.random.default_rng(2), Counter[str]()
+    names = [f"case_{number:02d}" for number in range(num_cases)]
+    for _ in range(100):
+        dice = dict.fromkeys(names, 0.0) | {names[0]: 0.7, names[1]: 0.8}
+        verdicts[prove_score("mean", dict(zip(names, random.normal(size=num_cases), strict=True)), dice).verdict] += 1
+    assert max(verdicts["proven"], verdicts["refuted"]) <= 6

@@ -193,6 +193,15 @@ def test_recall_is_pooled_over_the_cases_that_contain_the_class() -> None:
     assert blind_classes({}, has_regions=False) == ()
 
 
+def test_what_a_teacher_was_never_taught_says_nothing() -> None:
+    evidence, truth = blind_case(has_regions=False)
+    counts = count_held_out(evidence, truth, np.ones(truth.shape, bool))
+    cases = {"a": counts, "b": counts}
+    assert blind_classes(cases, has_regions=False) == (2, 3)
+    assert blind_classes(cases, has_regions=False, untaught={"a": [2]}) == (2, 3)  # the teacher of "b" was
+    assert blind_classes(cases, has_regions=False, untaught={"a": [2], "b": [2]}) == (3,)
+
+
 def test_background_is_never_called_blind() -> None:
     mean = np.array([[0.1] * 4, [0.9] * 4])
     evidence = Evidence(mean=mean, variance=mean * 0, votes=mean, num_samples=2, has_regions=False)

@@ -278,6 +278,9 @@ def test_fold_whose_training_cases_lack_a_class(cross_fitted: Project, caplog: p
     run = begin(cross_fitted, doubt=rising)
     assert in_force(run).study.untaught == {0: ["core"]}  # type: ignore[union-attr]
     assert "no training case of fold 0 has core: its teacher cannot know it" in caplog.messages
+    # nor is the class called blind for that: the other teachers know it
+    run = begin(cross_fitted, doubt=rising, seen=lambda case: np.minimum(phantom(case)[1], 1))
+    assert in_force(run).blind_heads == []
 
 
 def test_dice_is_of_the_labels_that_the_pool_gets(cross_fitted: Project) -> None:
