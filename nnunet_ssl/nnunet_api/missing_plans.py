@@ -44,12 +44,13 @@ def missing_plans(folder: Path, number: int, configuration: str, plans_name: str
         return f"{file} is missing; run: nnssl_prepare {setup}{plans_flag(base)} --preset {preset}"
     if plans_name.startswith(OWN_PLANS):
         return f"{file} is missing; run: nnssl_plan -d {number} -gpu_memory_target GB"
-    if planner := PLANNERS.get(plans_name):
-        return f"{file} is missing; run: nnUNetv2_plan_and_preprocess {setup} -pl {planner}"
-    # its own command would replace nnUNetPlans.json, which somebody may have edited
-    if plans_name != DEFAULT_PLANS and (others := _plans_of(folder)):
+    # nnU-Net's command would make preprocessed data anew that other plans share, and replace nnUNetPlans.json, which may have been edited
+    if others := [name for name in _plans_of(folder) if not name.startswith(f"{plans_name}_nnssl_")]:
+        if plans_name == DEFAULT_PLANS:
+            return f"{file} is missing; give one of these with -p, there are the plans: {', '.join(others)}."
         return f"{file} is missing; correct -p, there are the plans: {', '.join(others)}."
-    return f"{file} is missing; run: nnUNetv2_plan_and_preprocess {setup}"
+    planner = PLANNERS.get(plans_name)
+    return f"{file} is missing; run: nnUNetv2_plan_and_preprocess {setup}" + (f" -pl {planner}" if planner else "")
 
 
 def _plans_of(folder: Path) -> list[str]:

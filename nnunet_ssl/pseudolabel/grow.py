@@ -39,6 +39,9 @@ from nnunet_ssl.schemas import SIDECAR
 
 logger = logging.getLogger(__name__)
 
+LEAST_CONFIDENT = 0.05
+"""Share of confident foreground voxels below which a stage teaches hardly anything."""
+
 _MEASURED_CASES = 2
 """Cases of a stage whose files are made in memory first, to see how much room the stage needs."""
 
@@ -87,6 +90,7 @@ def _grow(run: Run, *, device: torch.device, rescore: bool, engine: Engine | Non
     fraction = stage_fraction(run, stage, change)
     chosen = [ranked.case for ranked in select(ranking, fraction)]
     _warn_of_missing_classes(run, chosen, scored)
+    _warn_of_doubtful_labels(stage, [s for s in scored if s.case in set(chosen)])
     is_last = fraction == run.method.curriculum.fractions[-1]
     sidecar = stage_sidecar(run, stage, chosen, run.accepted, source, now, is_last=is_last)
     if not stage_is_whole(run.stage_name(stage), run.setup, now.method, sidecar):  # a kill before the manifest left it whole
@@ -286,3 +290,14 @@ def _warn_of_missing_classes(run: Run, chosen: list[str], scored: Sequence[PoolC
     for name in missing:
         if name in labelled:
             logger.warning("no chosen pseudo-label contains the class '%s'; the student learns it from manual labels alone", name)
+
+
+def _warn_of_doubtful_labels(stage: int, chosen: Sequence[PoolCaseScores]) -> None:
+    """Say that hardly any voxel of a stage would be learned."""
+    if (share := confident_share(chosen)) < LEAST_CONFIDENT:
+        logger.warning(
+            "of the foreground of stage %d only %.1f %% is confident enough to be learned; its student learns little but the manual "
+            "labels: look at the teacher, or lower student.tau",
+            stage,
+            100 * share,
+        )

@@ -217,7 +217,13 @@ def _check_same_run(manifest: Manifest, asked: Manifest, workspace: Path) -> Non
         raise StateError(f"the run in {workspace} trains {manifest.student_trainer}, not {asked.student_trainer}; {start_over(workspace)}.")
     before = manifest.method.curriculum
     if manifest.stages and before != asked.method.curriculum:
-        raise StateError(f"the curriculum of {workspace} is fixed since its first stage ({before}); {start_over(workspace)}.")
+        wanted = asked.method.by_path()
+        fixed = [f"{path} = {json.dumps(value)}" for path, value in manifest.method.by_path().items() if value != wanted[path]]
+        kept = ", ".join(setting for setting in fixed if setting.startswith("curriculum."))
+        raise StateError(
+            f"the curriculum of {workspace} is fixed since its first stage ({kept}); leave out what says otherwise, or "
+            f"{start_over(workspace)}."
+        )
 
 
 def refuse_idle_settings(spec: RunSpec) -> None:

@@ -12,8 +12,8 @@ import torch
 
 from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.data.pool import pool_is_current, prepare_pool
-from nnunet_ssl.errors import SetupError
-from nnunet_ssl.locations import dataset_number, plans_flag, stage_dataset_name
+from nnunet_ssl.errors import WRITE_AGAIN, SetupError, StateError
+from nnunet_ssl.locations import dataset_number, plans_flag, preprocessed_root, stage_dataset_name
 from nnunet_ssl.machines.engine import engine_at
 from nnunet_ssl.nnunet_api.external_trainers import find_trainer, is_our_teacher, trains_uncertainty_head
 from nnunet_ssl.nnunet_api.training_state import checkpoint_to_open, is_trained_and_validated, training_command
@@ -23,6 +23,7 @@ from nnunet_ssl.pseudolabel.publish import is_published, publish
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.pseudolabel.stage_ids import ids_of_stages
 from nnunet_ssl.pseudolabel.teacher_anew import refuse_training_anew
+from nnunet_ssl.run.flags_not_kept import flags_not_kept
 from nnunet_ssl.run.group_steps import group_steps
 from nnunet_ssl.run.label_steps import accept_step, predictions_step
 from nnunet_ssl.run.models_there import flags_of_trained_models
@@ -59,7 +60,9 @@ def pipeline(request: RunRequest) -> list[Step]:
     number, configuration = dataset_number(request.setup.dataset), request.setup.configuration
     logs = request.workspace / "logs"
     plans = plans_flag(request.setup.plans_name)
-    grow_line = f"nnssl_pseudolabel -d {number} -c {configuration} -f {request.fold}{plans} -tr {request.teacher_trainer}"
+    grow_line = (
+        f"nnssl_pseudolabel -d {number} -c {configuration} -f {request.fold}{plans} -tr {request.teacher_trainer}{flags_not_kept(request)}"
+    )
     if request.predictions:
         grow_line += f" --from-predictions {shlex.join(map(str, request.predictions))}"
     steps: list[Step] = []
@@ -205,6 +208,8 @@ def _train_student(request: RunRequest, stage: int, logs: Path) -> Callable[[], 
         if len(run.manifest.stages) < stage:
             raise SetupError(f"stage {stage} is not written yet; run nnssl_pseudolabel first.")
         epochs, student = student_epochs(run, stage), run.student(stage)
+        if not (preprocessed_root() / student.dataset / f"{run.setup.plans_name}.json").is_file():
+            raise StateError(f"{preprocessed_root() / student.dataset} has no plans any more; {WRITE_AGAIN}")
         require_training_room(student, request.fold, student_bytes(run.setup, run.method, student.trainer, request.fold))
         log, npz = logs / f"student_{stage}.txt", _wants_npz(request, run.manifest, stage)
         train(student, request.fold, device=request.device, log=log, epochs=epochs, npz=npz)

@@ -65,7 +65,19 @@ def test_planners_of_nnunet(project: Project, plans: str, planner: str) -> None:
         str(Path(nnunetv2.__file__).parent / "experiment_planning"), planner, "nnunetv2.experiment_planning"
     )
     assert inspect.signature(found).parameters["plans_name"].default == plans
+    others = f"{plans}.json is missing; correct -p, there are the plans: nnUNetPlans, {PLANS}."
+    assert said(project, plans) == others  # the planner's command would make data anew that these plans share
+    for path in (project.preprocessed / DATASET).glob("nnUNetPlans*.json"):
+        path.unlink()
     assert said(project, plans) == f"{plans}.json is missing; run: nnUNetv2_plan_and_preprocess {SET_UP} -pl {planner}"
+
+
+def test_plans_of_another_planner_alone(project: Project) -> None:
+    """nnU-Net's default planner would remove the preprocessed data that they share with its own plans."""
+    folder = project.preprocessed / DATASET
+    (folder / "nnUNetPlans.json").rename(folder / "nnUNetResEncUNetMPlans.json")
+    wanted = "nnUNetPlans.json is missing; give one of these with -p, there are the plans: nnUNetResEncUNetMPlans."
+    assert said(project, "nnUNetPlans") == wanted
 
 
 def test_unknown_plans(project: Project) -> None:

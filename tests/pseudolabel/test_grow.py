@@ -181,6 +181,17 @@ def test_rescoring_predicts_nothing(taught_project: Project) -> None:
     assert grow_stage(run, rescore=True).cases == POOL[:3]
 
 
+@pytest.mark.parametrize(("doubt", "is_said"), [(0.02, False), (0.6, True)])
+def test_labels_that_teach_nothing_are_named(
+    taught_project: Project, caplog: pytest.LogCaptureFixture, doubt: float, is_said: bool
+) -> None:
+    run = open_tiny_run(taught_project)
+    write_evidence(teacher_store(run), doubt=lambda _: doubt)
+    with caplog.at_level(logging.WARNING, "nnunet_ssl"):
+        grow_stage(run)
+    assert ("of the foreground of stage 1 only 0.0 % is confident enough to be learned" in caplog.text) == is_said
+
+
 def test_class_that_no_label_contains_is_named(taught_project: Project, caplog: pytest.LogCaptureFixture) -> None:
     run = open_tiny_run(taught_project)
     write_evidence(teacher_store(run), label=lambda case: np.minimum(phantom(case)[1], 1))

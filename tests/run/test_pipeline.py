@@ -18,7 +18,9 @@ from tiny_setup import (
     PLANS,
     POOL,
     Project,
+    grow_stage,
     mtimes,
+    open_tiny_run,
     phantom,
     pretend_training,
     teacher_store,
@@ -26,6 +28,8 @@ from tiny_setup import (
     write_image,
 )
 
+from nnunet_ssl.cli import pseudolabel
+from nnunet_ssl.cli.arguments import method_assignments
 from nnunet_ssl.data.pool_index import load_pool
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
 from nnunet_ssl.locations import ModelLocation
@@ -173,11 +177,37 @@ def test_run_continues_after_every_step(fresh_project: Project, trainings: list[
 
 def test_commands_are_those_a_user_would_type(project: Project) -> None:
     commands = [step.command for step in pipeline(request(project))]
-    grow = f"nnssl_pseudolabel -d 137 -c 3d_fullres -f 0 -p {PLANS} -tr {OUR_TEACHER}"
+    grow = f"nnssl_pseudolabel -d 137 -c 3d_fullres -f 0 -p {PLANS} -tr {OUR_TEACHER} --set evidence.num_samples=2"
     assert commands[0] == f"nnssl_prepare -d 137 -c 3d_fullres -p {PLANS} -u {project.unlabelled}"
     assert commands[1] == f"nnUNetv2_train 137 3d_fullres 0 -tr {OUR_TEACHER} -p {PLANS}"
     assert commands[2] == commands[4] == commands[6] == grow
     assert commands[3] == f"nnUNetv2_train STAGE_ID 3d_fullres 0 -tr {OUR_STUDENT} -p {PLANS}"
+
+
+def test_commands_carry_what_no_run_keeps_yet(project: Project) -> None:
+    """Typed one by one they make the run that was asked for, which knows its settings from its first stage on alone."""
+    settings = {"curriculum.fractions": (0.4, 0.7, 1.0), "student.tau": 0.6, "curriculum.order": "random", "student.ema_decay": None}
+    asked = request(project, fold="all", teacher_folds=(0, 1), student_trainer="MeanTeacherTrainer", first_id=801, settings=settings)
+    arguments = pseudolabel.parser().parse_args(shlex.split(pipeline(asked)[-1].command)[1:])
+    assert asked.setup.method.with_settings(method_assignments(arguments)) == asked.method
+    assert (arguments.student_tr, arguments.first_id, arguments.teacher_folds) == ("MeanTeacherTrainer", 801, [0, 1])
+
+
+def test_commands_of_a_run_that_has_begun_are_short(taught_project: Project) -> None:
+    open_tiny_run(taught_project, settings={"student.tau": 0.6, "evidence.num_samples": 2})
+    asked = request(taught_project, settings={"student.tau": 0.6})
+    assert pipeline(asked)[-1].command == f"nnssl_pseudolabel -d 137 -c 3d_fullres -f 0 -p {PLANS} -tr {OUR_TEACHER}"
+
+
+def test_stage_that_is_gone_is_named_before_its_training(taught_project: Project, trainings: list[Any]) -> None:
+    run = open_tiny_run(taught_project, settings={"evidence.num_samples": 2})
+    write_evidence(teacher_store(run))
+    name = grow_stage(run).dataset
+    shutil.rmtree(taught_project.preprocessed / name)
+    (student,) = [step for step in pipeline(request(taught_project)) if step.key == "student-1"]
+    with pytest.raises(StateError, match=rf"{name} has no plans any more; write the stage again with nnssl_pseudolabel --stage"):
+        student.work()
+    assert trainings == []
 
 
 def test_commands_can_be_typed_where_names_have_spaces(project: Project, tmp_path: Path) -> None:
@@ -215,7 +245,7 @@ def test_final_mode_trains_the_teachers_of_all_folds(project: Project) -> None:
     assert [step.is_before_stages for step in pipeline(asked)] == [True] * 6 + [False] * 5
     commands = [step.command for step in pipeline(asked)]
     assert commands[1:6] == [f"nnUNetv2_train 137 3d_fullres {fold} -tr {OUR_TEACHER} -p {PLANS}" for fold in range(5)]
-    assert commands[6] == f"nnssl_pseudolabel -d 137 -c 3d_fullres -f all -p {PLANS} -tr {OUR_TEACHER}"
+    assert commands[6] == f"nnssl_pseudolabel -d 137 -c 3d_fullres -f all -p {PLANS} -tr {OUR_TEACHER} --set evidence.num_samples=2"
     alone = request(project, fold="all", teacher_folds=("all",))
     assert names(alone) == ["prepare the pool", "train the teacher (fold all)", *STEPS[2:]]
 
