@@ -15,7 +15,7 @@ import pytest
 from case_metrics import read_cases
 from draw import Draw
 from finished_run import CASES
-from paired_draws import t_interval
+from paired_draws import Summary, summarise, t_interval
 
 RESULTS = Path(__file__).with_name("results")
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "benchmark.md").read_text(encoding="utf-8")
@@ -120,6 +120,88 @@ def of_runs() -> list[tuple[int, float]]:
     rows = [[json.loads((RESULTS / f"{run}.{arm}.json").read_text()) for arm in ("ours", "supervised_continued")] for run in PAIRS_OF_RUNS]
     assert {row["steps"] for pair in rows for row in pair} == {3000}
     return [(ours["draw"], ours["dice"] - control["dice"]) for ours, control in rows]
+
+
+TEST_ROWS = [json.loads(path.read_text()) for path in sorted((RESULTS / "test").glob("test_l4_*.json"))]
+FOUR = PAGE[PAGE.index("### 4 labels") : PAGE.index("### More labels")]
+
+
+def against(arm: str, control: str, metric: str = "dice") -> Summary:
+    """An arm with 4 labels on the test cases against another."""
+    (found,) = (s for s in summarise(TEST_ROWS, control=control, split="test", metric=metric) if s.arm == arm)
+    return found
+
+
+def spoken(found: Summary) -> str:
+    """A difference with its interval, as the table has it."""
+    return f"{found.difference:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
+
+
+def test_the_table_of_4_labels_is_that_of_its_rows() -> None:
+    dice = {(row["arm"], row["draw"]): row["dice"] for row in TEST_ROWS}
+    lines = {re.match(r"\| `(\w+)`", line)[1]: line for line in FOUR.splitlines() if line.startswith("| `")}  # type: ignore[index]
+    assert set(lines) == {arm for arm, _ in dice}
+    for arm, line in lines.items():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells[1:7] == [f"{dice[arm, draw]:.2f}" if (arm, draw) in dice else "" for draw in range(3, 9)]
+        assert cells[7] == f"{against(arm, arm).mean:.2f}"
+        controls = ("supervised", "supervised_continued")
+        assert cells[8:] == ["" if arm == control else spoken(against(arm, control)) for control in controls]
+    assert {row["frozen"] for row in TEST_ROWS} == {"fb0ac1c955d2a5803a52374ccafc30bd8bb3dff0"}
+
+
+@pytest.mark.parametrize(
+    ("control", "metric", "said"),
+    [
+        ("naive", "dice", "0.69 (0.13 to 1.24)"),
+        ("mean_teacher", "dice", "0.94 (-0.83 to 2.72)"),
+        ("ours_random", "dice", "0.02 (-0.29 to 0.34)"),
+        ("paper", "dice", "4.48 (1.83 to 7.13)"),
+        ("supervised", "dice_anterior", "0.47 (-0.25 to 1.18)"),
+        ("supervised", "dice_posterior", "0.40 (-0.41 to 1.21)"),
+        ("supervised", "surface_dice_anterior", "0.71 (-0.49 to 1.91)"),
+        ("supervised", "surface_dice_posterior", "0.37 (-0.80 to 1.55)"),
+        ("supervised", "hd95_mm_posterior", "-0.40, -0.75 to -0.05"),
+    ],
+)
+def test_what_is_said_of_4_labels_is_what_the_rows_say(control: str, metric: str, said: str) -> None:
+    found = against("ours", control, metric)
+    difference, low, high = (f"{value:.2f}" for value in (found.difference, found.low, found.high))
+    assert said in (f"{difference} ({low} to {high})", f"{difference}, {low} to {high}")
+    assert said in " ".join(FOUR.split())
+
+
+@pytest.mark.parametrize(
+    ("by", "said"),
+    [
+        ("supervised", ("1.55 (0.05 to 3.05)", "+0.35, +0.17 and -0.14")),
+        ("teacher", ("1.69 (0.01 to 3.38)", "+0.31, +0.16 and -0.23")),
+    ],
+)
+def test_where_4_labels_gain(by: str, said: tuple[str, str]) -> None:
+    names = [by, "supervised_continued", "ours"]
+    tables = by_difficulty.case_tables(RESULTS / "test", names, split="test", labels=4, network="TransASPPUNet")
+    found = by_difficulty.by_difficulty(tables, by=by, arms=names[1:])["ours - supervised_continued"]
+    hardest, *rest = found.mean(axis=0)[1:]
+    low, high = t_interval(found[:, 1])
+    assert said == (f"{hardest:.2f} ({low:.2f} to {high:.2f})", "{:+.2f}, {:+.2f} and {:+.2f}".format(*rest))
+    assert all(text in " ".join(FOUR.split()) for text in said)
+
+
+def test_the_readme_says_what_the_test_rows_of_4_labels_say() -> None:
+    better = against("ours", "supervised")
+    assert better.control_mean > against("supervised_continued", "supervised").mean
+    naive = against("ours", "naive")
+    assert f"it is {better.difference:.1f} Dice points ahead of supervised training of as many steps in the mean of six draws" in README
+    assert f"(95 % interval {better.low:.1f} to {better.high:.1f}), where a goal of 1.5" in README
+    assert f"Naive self-training is {naive.difference:.1f} behind it ({naive.low:.1f} to {naive.high:.1f})" in README
+
+
+def test_the_page_of_settings_says_what_the_rows_say() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "how-to" / "choose-settings.md").read_text(encoding="utf-8")
+    random, paper = against("ours_random", "ours"), against("ours", "paper")
+    assert f"({random.difference:.2f}, 95 % interval {random.low:.2f} to {random.high:.2f})" in " ".join(page.split())
+    assert f"cost {paper.difference:.1f} points ({paper.low:.1f} to {paper.high:.1f})" in " ".join(page.split())
 
 
 def test_the_readme_says_what_the_rows_of_4_labels_say() -> None:
