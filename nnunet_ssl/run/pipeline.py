@@ -60,11 +60,10 @@ def pipeline(request: RunRequest) -> list[Step]:
     number, configuration = dataset_number(request.setup.dataset), request.setup.configuration
     logs = request.workspace / "logs"
     plans = plans_flag(request.setup.plans_name)
-    grow_line = (
-        f"nnssl_pseudolabel -d {number} -c {configuration} -f {request.fold}{plans} -tr {request.teacher_trainer}{flags_not_kept(request)}"
-    )
+    grow_line = f"nnssl_pseudolabel -d {number} -c {configuration} -f {request.fold}{plans} -tr {request.teacher_trainer}"
     if request.predictions:
         grow_line += f" --from-predictions {shlex.join(map(str, request.predictions))}"
+    grow_line += flags_not_kept(request)
     steps: list[Step] = []
     if request.unlabelled:
         folders = shlex.join(map(str, request.unlabelled))

@@ -144,7 +144,9 @@ def test_whole_run(project: Project, tmp_path: Path, capsys: Any, monkeypatch: p
     labels = write_labels(tmp_path / "corrected", {"pool_0": corrected("pool_0")})
     flags = ["--from-predictions", str(folder), "--accept", str(labels), "--set", "evidence.num_samples=1"]
     out = call(run.main, capsys, *flags, "--dry-run")
-    line = f"nnssl_pseudolabel -d 137 -c 3d_fullres -f 0 -p {PLANS} -tr {OUR_TEACHER} --from-predictions {folder}"
+    line = (
+        f"nnssl_pseudolabel -d 137 -c 3d_fullres -f 0 -p {PLANS} -tr {OUR_TEACHER} --from-predictions {folder} --set evidence.num_samples=1"
+    )
     assert f"  1. [ to do] predictions  take the predictions: {line}\n" in out
     assert f"  2. [ to do] accept       accept labels: {line} --accept {labels}\n" in out
     assert not (project.results / DATASET).exists()

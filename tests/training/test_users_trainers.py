@@ -160,7 +160,7 @@ def test_losses_of_one_part(tiny: Any, short: Settings, kind: Any) -> None:
     assert np.isfinite(values["loss_high"]).all()
 
 
-class OwnLoaders(nnUNetTrainer):
+class CopiedLoaders(nnUNetTrainer):
     """A trainer with nnU-Net's `get_dataloaders` copied into a file of its own, as one does to give the loader another argument."""
 
 
@@ -171,7 +171,7 @@ def copied(method: Any) -> Any:
     return names[method.__name__]
 
 
-class OverOwnLoaders(SemiSupervisedStudent, OwnLoaders):
+class OverCopiedLoaders(SemiSupervisedStudent, CopiedLoaders):
     pass
 
 
@@ -185,11 +185,11 @@ class OverCalledLoaders(SemiSupervisedStudent, nnUNetTrainer):
 
 def test_loaders_of_its_own_are_refused(tiny: Any, short: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     method = copied(nnUNetTrainer.get_dataloaders)
-    method.__qualname__ = "OwnLoaders.get_dataloaders"
-    monkeypatch.setattr(OwnLoaders, "get_dataloaders", method, raising=False)
-    trainer = tiny.trainer(OverOwnLoaders, settings=short())
+    method.__qualname__ = "CopiedLoaders.get_dataloaders"
+    monkeypatch.setattr(CopiedLoaders, "get_dataloaders", method, raising=False)
+    trainer = tiny.trainer(OverCopiedLoaders, settings=short())
     trainer.initialize()
-    with pytest.raises(ConfigError, match=r"OverOwnLoaders is built on OwnLoaders, whose get_dataloaders .* learned as manual ones"):
+    with pytest.raises(ConfigError, match=r"OverCopiedLoaders is built on CopiedLoaders, whose get_dataloaders .* learned as manual ones"):
         trainer.get_dataloaders()
 
 

@@ -47,6 +47,8 @@ def test_the_networks_differ_from_the_start(tiny: Any, short: Settings) -> None:
 
 def test_second_network_of_a_trainer_with_nnunets_older_signature(tiny: Any, short: Settings) -> None:
     class OlderTrainer(CrossPseudoSupervisionTrainer):
+        has_uncertainty_head = False
+
         @staticmethod
         def build_network_architecture(
             architecture_class_name: str,
