@@ -66,8 +66,8 @@ class DicePrediction:
         takes Student's t with n - 2 degrees of freedom. Both errors are those of lines that are not clipped, or lines that all leave [0, 1]
         on the same side would seem to agree there; mean and ends of the interval are clipped. The bootstrap over cases instead would be
         too narrow: in simulations with 4 to 8 held-out and 30 new cases, the Dice rising with the score, falling or independent of it, its
-        intervals held the true mean in 81 to 88 % of the data sets, these in 95 to 98 %. With a tail towards low Dice these held it in 86
-        to 94 %; else it lay below them.
+        intervals held the true mean in 81 to 88 % of the data sets, these in 95 to 98 %. With a tail towards low Dice
+        the true mean lies below them in about a tenth.
 
         It holds as far as pool and held-out cases with the same score are alike; it does not know of another scanner or another disease,
         nor whether the line goes on beyond the scores of the held-out cases.

@@ -13,7 +13,7 @@ from nnunet_ssl.run.run_request import RunRequest
 def flags_not_kept(request: RunRequest) -> str:
     """Flags of `nnssl_pseudolabel`, with a blank before each: what is in the manifest, or the default of a run without one, is left out.
 
-    A run keeps its student's trainer, its teacher's folds and left-out groups from its beginning, and its settings with every stage.
+    A run keeps its student's trainer, its teacher's folds and left-out groups from its beginning, its settings then and with every stage.
     """
     manifest = Manifest.load(request.workspace)
     kept = (manifest.method if manifest else request.setup.method).by_path()
@@ -25,8 +25,8 @@ def flags_not_kept(request: RunRequest) -> str:
             flags += ["--teacher-folds", *map(str, request.teacher_folds)]
         if request.leave_group_out:
             flags.append("--leave-group-out")
-        if request.first_id is not None:
-            flags += ["--first-id", str(request.first_id)]
+    if request.first_id is not None:  # counts for every stage that is not written
+        flags += ["--first-id", str(request.first_id)]
     return "".join(f" {shlex.quote(flag)}" for flag in flags)
 
 

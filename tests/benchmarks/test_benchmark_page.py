@@ -171,6 +171,19 @@ def test_what_is_said_of_4_labels_is_what_the_rows_say(control: str, metric: str
     assert said in " ".join(FOUR.split())
 
 
+def test_single_figures_of_4_labels() -> None:
+    text = " ".join(FOUR.split())
+    dice = {(row["arm"], row["draw"]): row["dice"] for row in TEST_ROWS}
+    ours, random = against("ours", "ours_random"), against("ours_random", "supervised")
+    assert f"`ours` has a mean of {ours.mean:.2f}, `supervised` of {random.control_mean:.2f}" in text
+    anterior, posterior = (against("ours", "supervised", f"hd95_mm_{name}") for name in ("anterior", "posterior"))
+    assert f"HD95 is {anterior.mean:.2f} mm where `supervised` has {anterior.control_mean:.2f} (anterior)" in text
+    assert f"and {posterior.mean:.2f} where it has {posterior.control_mean:.2f} (posterior;" in text
+    third, fourth, sixth = (dice["ours", draw] - dice["supervised", draw] for draw in (3, 4, 6))
+    assert f"{third:.2f} and {fourth:.2f} over `supervised`; on draw 6 `ours` is {-sixth:.2f} behind" in text
+    assert f"and {-against('paper', 'teacher').difference:.2f} behind the teacher" in text
+
+
 @pytest.mark.parametrize(
     ("by", "said"),
     [
