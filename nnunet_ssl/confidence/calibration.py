@@ -39,6 +39,12 @@ class LeftOut(NamedTuple):
     brier: dict[str, float]
     tables: dict[str, NDArray[np.float64]]
     """Reliability tables, (3, H, E)."""
+    maps: dict[str, CalibrationMap]
+    """Each fitted to the other cases."""
+
+    def replaced_by(self, other: LeftOut) -> LeftOut:
+        """The same with what another kind of map does on its cases in place of this one."""
+        return LeftOut({**self.brier, **other.brier}, {**self.tables, **other.tables}, {**self.maps, **other.maps})
 
     def error(self, *, has_regions: bool) -> float:
         """Expected calibration error over all of the cases."""
@@ -132,13 +138,14 @@ def calibrated(evidence: Evidence, calibration: CalibrationMap) -> FloatArray:
 
 def _leave_one_out(kind: Kind, shares: CaseShares, *, has_regions: bool) -> LeftOut:
     num_cases, num_heads, _ = shares.totals.shape
-    left_out = LeftOut({}, {})
+    left_out = LeftOut({}, {}, {})
     for i, name in enumerate(shares.names):
         others = (np.arange(num_cases) != i).astype(np.float64)
         fitted = fit_map(kind, shares, others, has_regions=has_regions)
         case = (shares.totals[i], shares.positives[i], curves(fitted, num_heads))
         left_out.brier[name] = brier_score(*case)
         left_out.tables[name] = reliability_table(*case)
+        left_out.maps[name] = fitted
     return left_out
 
 
@@ -167,7 +174,8 @@ def standard_error(differences: NDArray[np.float64]) -> float:
 
 def _reason(chosen: Kind, num_cases: int, brier: Mapping[str, BrierScore], unfitted: tuple[int, ...]) -> str:
     scores = ", ".join(f"{name} {score.mean:.5f}" for name, score in brier.items())
-    reason = f"{chosen} map, the simplest that none beats by a standard error; leave-one-case-out Brier on {num_cases} cases: {scores}"
+    rule = "a more flexible one is taken only where it is better by a standard error"
+    reason = f"{chosen} map ({rule}); leave-one-case-out Brier on {num_cases} cases: {scores}"
     if unfitted:
         reason += f"; no curve of their own, for lack of positive or negative voxels, have the heads {', '.join(map(str, unfitted))}"
     return reason + "."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,20 +16,22 @@ LEAST_CASES = 4
 NUM_RESAMPLES = 2000
 
 
-def values_of_common_cases(
-    dice: Mapping[str, float], *scores: Mapping[str, float | None], strata: Mapping[str, str] | None = None
-) -> tuple[Numbers, ...]:
-    """True Dice, then each score, of the cases that have all of them (None and NaN are none), in the order of case ids.
+class CommonCases(NamedTuple):
+    """Held-out cases that have a Dice and all of some scores, in the order of their ids."""
 
-    With several strata their means are taken off all values, and cases that are alone in theirs are left out.
+    values: tuple[Numbers, ...]
+    """The true Dice, then each score, (n,) each."""
+    strata: NDArray[np.intp]
+    """Number of the stratum of each, (n,)."""
+
+
+def common_cases(dice: Mapping[str, float], *scores: Mapping[str, float | None], strata: Mapping[str, str] | None = None) -> CommonCases:
+    """The cases that have the Dice and all scores (None and NaN are none); with several strata less those that are alone in theirs.
 
     Args:
         dice: true Dice by held-out case in [0, 1]; NaN where neither truth nor prediction holds any foreground.
         scores: any number of scores by case; further cases in them are ignored.
         strata: by case; None: all are of one.
-
-    Returns:
-        One array (n,) for the Dice and each score.
 
     Raises:
         StateError: if a Dice lies outside [0, 1].
@@ -37,13 +40,11 @@ def values_of_common_cases(
     is_known = np.all(np.isfinite(table), axis=1)
     known = table[is_known]
     if strata is None:
-        return tuple(known.T)
+        return CommonCases(tuple(known.T), np.zeros(len(known), dtype=np.intp))
     of_case = [strata[case] for case, has_all in zip(sorted(dice), is_known.tolist(), strict=True) if has_all]
     _, stratum, sizes = np.unique(of_case, return_inverse=True, return_counts=True)
-    if len(sizes) > 1:
-        means = np.stack([known[stratum == s].mean(axis=0) for s in range(len(sizes))])
-        known = (known - means[stratum])[sizes[stratum] > 1]
-    return tuple(known.T)
+    is_judged = sizes[stratum] > 1 if len(sizes) > 1 else np.ones(len(known), dtype=bool)
+    return CommonCases(tuple(known[is_judged].T), np.asarray(stratum[is_judged], dtype=np.intp))
 
 
 def values_of_all_cases(dice: Mapping[str, float], scores: Mapping[str, float | None]) -> tuple[Numbers, Numbers]:
@@ -74,9 +75,22 @@ def _table(dice: Mapping[str, float], *scores: Mapping[str, float | None]) -> Nu
     return np.array(rows, dtype=np.float64).reshape(len(rows), 1 + len(scores))
 
 
-def resample_cases(num_cases: int, seed: int) -> NDArray[np.int64]:
-    """Indices of cases drawn with replacement, (NUM_RESAMPLES, num_cases); the same for the same number and seed."""
-    return np.random.default_rng(seed).integers(0, num_cases, size=(NUM_RESAMPLES, num_cases))
+def resample_cases(strata: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
+    """Indices of cases, each drawn with replacement from the stratum of the case in whose place it stands.
+
+    Args:
+        strata: number of the stratum of each case, (n,).
+        seed: the same strata and seed give the same resamples.
+
+    Returns:
+        (NUM_RESAMPLES, n).
+    """
+    random = np.random.default_rng(seed)
+    resamples = np.empty((NUM_RESAMPLES, len(strata)), dtype=np.intp)
+    for stratum in np.unique(strata):
+        members = np.flatnonzero(strata == stratum)
+        resamples[:, members] = members[random.integers(0, len(members), size=(NUM_RESAMPLES, len(members)))]
+    return resamples
 
 
 def defined_resamples(statistics: Numbers) -> Numbers | None:

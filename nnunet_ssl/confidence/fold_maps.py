@@ -22,6 +22,12 @@ class FoldMaps:
     """By fold; None where there are too few cases in all."""
     own: tuple[Fold, ...]
     """Folds with a map of their own."""
+    left_out: Mapping[str, CalibrationMap]
+    """By held-out case, the map of its fold fitted without the case; a case without a labelled voxel in its band has no part in any."""
+
+    def without(self, case: str, fold: Fold) -> CalibrationMap | None:
+        """The map under which a held-out case of a fold is judged: one that it has had no part in."""
+        return None if self.maps is None else self.left_out.get(case, self.maps[fold])
 
 
 def fit_fold_maps(cases: Mapping[Fold, Mapping[str, HeldOutCounts]], folds: Sequence[Fold], *, has_regions: bool) -> FoldMaps:
@@ -41,18 +47,18 @@ def fit_fold_maps(cases: Mapping[Fold, Mapping[str, HeldOutCounts]], folds: Sequ
     """
     common = fit_calibration({name: case for of_fold in cases.values() for name, case in of_fold.items()}, has_regions=has_regions)
     if (shared := common.map) is None or common.left_out is None:
-        return FoldMaps(common=common, maps=None, own=())
+        return FoldMaps(common=common, maps=None, own=(), left_out={})
     own: dict[Fold, CalibrationMap] = {}
     in_force = common.left_out
     for fold, of_fold in cases.items():
         fit = fit_calibration(of_fold, has_regions=has_regions)
         if fit.map is not None and fit.left_out is not None and _is_better(fit.left_out, common.left_out):
             own[fold] = fit.map
-            in_force = LeftOut({**in_force.brier, **fit.left_out.brier}, {**in_force.tables, **fit.left_out.tables})
+            in_force = in_force.replaced_by(fit.left_out)
     if own:
         better = f" Better by a standard error with a map of its own: fold {', '.join(map(str, own))}."
         common = replace(common, ece_after=in_force.error(has_regions=has_regions), reason=common.reason + better)
-    return FoldMaps(common=common, maps={fold: own.get(fold, shared) for fold in folds}, own=tuple(own))
+    return FoldMaps(common=common, maps={fold: own.get(fold, shared) for fold in folds}, own=tuple(own), left_out=in_force.maps)
 
 
 def _is_better(own: LeftOut, common: LeftOut) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from nnunet_ssl.confidence.case_bootstrap import LEAST_CASES, defined_resamples, resample_cases, values_of_common_cases
+from nnunet_ssl.confidence.case_bootstrap import LEAST_CASES, common_cases, defined_resamples, resample_cases
 from nnunet_ssl.confidence.selective import spearman, spearman_of_resamples
 
 BASELINES = ("softmax",)
@@ -81,12 +81,13 @@ def paired_difference(
     Raises:
         StateError: if a Dice lies outside [0, 1].
     """
-    truth, own, other = values_of_common_cases(dice, scores, reference, strata=strata)
+    (truth, own, other), stratum = common_cases(dice, scores, reference, strata=strata)
     if len(truth) < LEAST_CASES:
         return None
-    own_rho, other_rho = spearman(own, truth), spearman(other, truth)
+    own_rho, other_rho = spearman(own, truth, stratum), spearman(other, truth, stratum)
     if own_rho is None or other_rho is None:
         return None
-    resamples = resample_cases(len(truth), seed)
-    differences = defined_resamples(spearman_of_resamples(own, truth, resamples) - spearman_of_resamples(other, truth, resamples))
+    resamples = resample_cases(stratum, seed)
+    own_rhos, other_rhos = (spearman_of_resamples(values, truth, resamples, stratum) for values in (own, other))
+    differences = defined_resamples(own_rhos - other_rhos)
     return None if differences is None else PairedDifference(own_rho - other_rho, float(differences.std(ddof=1)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import itertools
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,29 +15,34 @@ from nnunet_ssl.errors import StateError
 Numbers = NDArray[np.float64]
 
 
-def spearman(scores: ArrayLike, dice: ArrayLike) -> float | None:
+Strata = NDArray[np.intp]
+
+
+def spearman(scores: ArrayLike, dice: ArrayLike, strata: Strata | None = None) -> float | None:
     """Spearman's rank correlation, ties by their mean rank; None for fewer than 2 cases or where either side is constant.
 
     Args:
         scores: (n,) case scores, higher is better.
         dice: (n,) true Dice of the same cases.
+        strata: (n,) number of the stratum of each case: its means are taken off both sides first (`less_means`). None: all are of one.
 
     Raises:
-        StateError: if the two differ in length or hold NaN or infinity.
+        StateError: if they differ in length or hold NaN or infinity.
     """
-    s, d = _checked(scores, dice)
+    s, d = (less_means(values, strata) for values in _checked(scores, dice))
     if len(s) < 2 or np.ptp(s) == 0 or np.ptp(d) == 0:
         return None
     return float(stats.spearmanr(s, d).statistic)
 
 
-def spearman_of_resamples(scores: ArrayLike, dice: ArrayLike, resamples: NDArray[np.int64]) -> Numbers:
+def spearman_of_resamples(scores: ArrayLike, dice: ArrayLike, resamples: NDArray[np.intp], strata: Strata | None = None) -> Numbers:
     """Spearman's rank correlation in each of many resamples of the cases.
 
     Args:
         scores: (n,) case scores.
         dice: (n,) true Dice of the same cases.
-        resamples: (r, n) indices of cases, one resample per row.
+        resamples: (r, n) indices of cases, one resample per row; with strata each is of the stratum of the case in its place.
+        strata: as for `spearman`; the means are those of each resample.
 
     Returns:
         (r,); NaN where the scores or the Dice of a resample are constant.
@@ -46,53 +53,81 @@ def spearman_of_resamples(scores: ArrayLike, dice: ArrayLike, resamples: NDArray
     s, d = _checked(scores, dice)
     # mean ranks always average (n + 1) / 2, and all sums here are of quarters, so a constant row has a variance of exactly 0
     centre = (resamples.shape[1] + 1) / 2
-    ranked_s, ranked_d = (stats.rankdata(values[resamples], axis=1) - centre for values in (s, d))
+    ranked_s, ranked_d = (stats.rankdata(less_means(values[resamples], strata), axis=1) - centre for values in (s, d))
     variances = np.square(ranked_s).sum(axis=1) * np.square(ranked_d).sum(axis=1)
     correlations = np.full(len(resamples), np.nan)
     np.divide((ranked_s * ranked_d).sum(axis=1), np.sqrt(variances), out=correlations, where=variances > 0)
     return correlations
 
 
-MOST_ORDERED_CASES = 7
-"""Up to so many cases all of their orders, 5040, are tried; of more a sample."""
-NUM_ORDERS = 10_000
+def less_means(values: Numbers, strata: Strata | None) -> Numbers:
+    """Values less the mean of their stratum, in units of the largest of them; values of a single stratum as they are.
+
+    Args:
+        values: (..., n).
+        strata: (n,) number of the stratum of each.
+
+    Returns:
+        (..., n); rounded, so that what is equal up to floating point is a tie.
+    """
+    if strata is None or not len(strata) or np.ptp(strata) == 0:
+        return values
+    centred = np.empty(values.shape)
+    for stratum in np.unique(strata):
+        members = values[..., strata == stratum]
+        centred[..., strata == stratum] = members - members.mean(axis=-1, keepdims=True)
+    return np.asarray(np.round(centred / max(np.abs(values).max(), np.finfo(np.float64).tiny), 12))
 
 
-def share_of_orders(scores: ArrayLike, dice: ArrayLike) -> float:
+MOST_ORDERS = 5040
+"""Up to so many orders, those of 7 cases, all are tried; of more a sample."""
+NUM_SAMPLED_ORDERS = 10_000
+
+
+def share_of_orders(scores: ArrayLike, dice: ArrayLike, strata: Strata | None = None) -> float:
     """Share of all orders of the scores whose rank correlation is at least as high, or as low where it is negative.
 
-    The one-sided p value of a permutation test, exact up to 7 cases, of 10 000 random orders (always the same ones) from 8 on.
+    The one-sided p value of a permutation test, exact up to 5040 orders, else of 10 000 random ones (always the same) and the given one.
 
     Args:
         scores: (n,) case scores.
         dice: (n,) true Dice of the same cases.
+        strata: as for `spearman`; scores change places within their stratum alone.
 
     Returns:
         In (0, 1].
 
     Raises:
-        StateError: if there are fewer than 2 cases, or the two differ in length or hold NaN or infinity.
+        StateError: if there are fewer than 2 cases, or they differ in length or hold NaN or infinity.
     """
-    s, d = _checked(scores, dice)
+    s, d = (less_means(values, strata) for values in _checked(scores, dice))
     if len(s) < 2:
         raise StateError(f"scores of {len(s)} cases have one order only; expected at least 2 cases.")
+    members = [np.arange(len(s))] if strata is None else [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
     # mean ranks and their products are multiples of 1/4: sums of them, which stand for the correlation, are compared exactly
     ranked_s, ranked_d = stats.rankdata(s), stats.rankdata(d) - (len(d) + 1) / 2
+    found = ranked_s @ ranked_d
+    side = 1 if found >= 0 else -1
+    is_exact = math.prod(math.factorial(len(of_stratum)) for of_stratum in members) <= MOST_ORDERS
+    orders = _all_orders(members) if is_exact else _random_orders(members)
+    num_as_far = int((side * (ranked_s[orders] @ ranked_d) >= side * found).sum())
+    return num_as_far / len(orders) if is_exact else (num_as_far + 1) / (len(orders) + 1)
 
-    def covariance(order: Numbers, axis: int) -> Numbers:
-        return np.asarray(np.moveaxis(order, axis, -1) @ ranked_d)
 
-    side: Literal["greater", "less"] = "greater" if covariance(ranked_s, 0) >= 0 else "less"
-    test = stats.permutation_test(
-        (ranked_s,),
-        covariance,
-        permutation_type="pairings",
-        vectorized=True,
-        n_resamples=np.inf if len(s) <= MOST_ORDERED_CASES else NUM_ORDERS,
-        alternative=side,
-        random_state=np.random.default_rng(0),
-    )
-    return float(test.pvalue)
+def _all_orders(members: Sequence[NDArray[np.intp]]) -> NDArray[np.intp]:
+    """Every order of cases within their strata, (number of orders, n); which place stands for which case is the same in all of them."""
+    places = np.argsort(np.concatenate(members))
+    of_strata = itertools.product(*(itertools.permutations(of_stratum.tolist()) for of_stratum in members))
+    return np.array([[*itertools.chain(*order)] for order in of_strata], dtype=np.intp)[:, places]
+
+
+def _random_orders(members: Sequence[NDArray[np.intp]]) -> NDArray[np.intp]:
+    """`NUM_SAMPLED_ORDERS` of them."""
+    random = np.random.default_rng(0)
+    orders = np.empty((NUM_SAMPLED_ORDERS, sum(map(len, members))), dtype=np.intp)
+    for of_stratum in members:
+        orders[:, of_stratum] = random.permuted(np.tile(of_stratum, (NUM_SAMPLED_ORDERS, 1)), axis=1)
+    return orders
 
 
 def unscored_last(scores: ArrayLike) -> Numbers:

@@ -13,6 +13,7 @@ from typing import Any
 from nnunet_ssl.data.case_names import same_name
 from nnunet_ssl.data.files import remove_leftovers, write_json
 from nnunet_ssl.data.image_files import file_stamp
+from nnunet_ssl.data.passed_over import describe_passed_over, passed_over
 from nnunet_ssl.data.pool_images import collect_images
 from nnunet_ssl.data.pool_index import SCHEMA, PoolIndex, index_content, indexed_stamps, pool_places
 from nnunet_ssl.data.pool_progress import PoolProgress
@@ -69,6 +70,9 @@ def prepare_pool(
     new, bad = _preprocess(setup, images, stamps, skip_bad, num_processes, engine)
     skipped = dict(sorted({**incomplete, **bad}.items()))
     _say_skipped(skipped)
+    for place in folders:
+        if files := passed_over(place, setup.file_ending):
+            logger.warning("%s", describe_passed_over(place, setup.file_ending, files))
     good = {case: files for case, files in images.items() if case not in skipped}
     if not good:
         raise InputError(f"no usable case is left in {', '.join(map(str, folders))}; the pool would be empty.")

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from nnunet_ssl.data.case_names import same_name
+from nnunet_ssl.data.image_copies import copies_of
 from nnunet_ssl.data.image_files import channels_by_case, complete_cases
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
@@ -40,14 +41,14 @@ def collect_images(setup: NnunetSetup, folders: Sequence[Path], skip_bad: bool) 
     Args:
         setup: the labelled dataset and its plans.
         folders: those of `-u`.
-        skip_bad: leave incomplete and misnamed cases out.
+        skip_bad: leave incomplete and misnamed cases out, and copies of labelled ones.
 
     Returns:
         The image files of every complete case, sorted by case, and the reason for every case left out.
 
     Raises:
         InputError: for a folder without images, a case in two folders or labelled as well, two cases that would share a preprocessed file,
-            and, unless `skip_bad`, an incomplete one.
+            and, unless `skip_bad`, an incomplete one or the copy of a labelled one.
     """
     images: dict[str, tuple[str, ...]] = {}
     skipped: dict[str, str] = {}
@@ -62,7 +63,19 @@ def collect_images(setup: NnunetSetup, folders: Sequence[Path], skip_bad: bool) 
         skipped.update(bad)
     refuse_labelled(images, setup)
     _refuse_shared_files(images, setup)
-    return dict(sorted(images.items())), skipped
+    copies = _copies_of_labelled(images, setup)
+    if copies and not skip_bad:
+        raise InputError(f"{next(iter(copies.values()))} Remove it, or leave bad cases out with --skip-bad.")
+    return {case: files for case, files in sorted(images.items()) if case not in copies}, {**skipped, **copies}
+
+
+def _copies_of_labelled(images: Mapping[str, Sequence[str]], setup: NnunetSetup) -> dict[str, str]:
+    """Cases that are labelled under another name, with the reason to leave them out: held out, they would help to train their student."""
+    labelled = {case: files.images for case, files in setup.labelled_cases.items()}
+    return {
+        case: f"case '{case}': {images[case][0]} is a copy of the image of labelled case '{original}' of {setup.dataset}."
+        for case, original in sorted(copies_of(images, labelled).items())
+    }
 
 
 def refuse_labelled(images: Mapping[str, Sequence[str]], setup: NnunetSetup) -> None:

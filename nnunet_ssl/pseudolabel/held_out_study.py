@@ -44,14 +44,14 @@ class HeldOutCase:
     fold: int | str
     """Of the teacher."""
     dice: dict[str, float | None]
-    """True Dice of the labels that the pool gets, by class (region) name: argmax q where held-out cases decide and calibrate, else argmax
-    M1. None where a class is neither in the truth nor in the prediction."""
+    """True Dice of the labels that the pool gets, by class (region) name: argmax q where held-out cases decide and calibrate, by a map that
+    the case had no part in, else argmax M1. None where a class is neither in the truth nor in the prediction."""
     plain_dice: dict[str, float | None]
     """The same of argmax M1, which is as good as what nnU-Net's own prediction labels."""
     foreground_voxels: int
     """Voxels that the pool's labels would have as foreground."""
     scores: dict[str, float | None]
-    """Case scores under the map by name, with the baseline `softmax`, less what the teacher scores higher by than the others
+    """Case scores under the same map by name, with the baseline `softmax`, less what the teacher scores higher by than the others
     (`teacher_effects`). The ranking is proven by the scores that the pool gets: without a map where held-out cases decide nothing."""
 
     @property
@@ -142,7 +142,7 @@ def study_held_out(run: Run) -> HeldOutStudy | None:
     effects_in_use = effects if is_calibrated or maps is None else _teacher_effects(run, None)
     cases, predictions, of_labels, in_use = [], {}, {}, {}
     for o in _observed(run):
-        under, written, scores = _seen_under(run, None if maps is None else maps[o.fold], o.evidence, o.label.nonzero)
+        under, written, scores = _seen_under(run, found.without(o.case, o.fold), o.evidence, o.label.nonzero)
         of_labels[o.case] = _count(o, under, written) if is_calibrated else counts[o.case]
         of_case = _less_effects(scores, effects, o.fold)
         without_map = scores if is_calibrated or maps is None else _seen_under(run, None, o.evidence, o.label.nonzero)[2]

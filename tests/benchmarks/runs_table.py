@@ -136,7 +136,7 @@ def write_figures(folder: Path, rows: Sequence[Row], *, split: str, budget: int)
             lambda: paired_lines(with_better, control=BETTER, ours="ours", split=split),
             "Dice of the better supervised control and of the method, a line per draw of labelled cases",
         ),
-        "benchmark_worth.svg": (
+        f"benchmark_worth_{budget}_labels.svg": (
             lambda: worth_in_labels(rows, supervised=curve, ours="ours", beside="supervised_continued", budget=budget, split=split),
             "Dice of supervised training over the number of labelled cases, and the number that the method's result is worth",
         ),

@@ -115,7 +115,7 @@ def test_without_a_draw_of_both_there_is_no_better_control(rows: list[dict[str, 
 def test_figures_are_written(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     written, waiting = write_figures(tmp_path / "figures", rows, split="test", budget=8)
     assert not waiting
-    assert [path.name for path in written] == ["benchmark_pairs.svg", "benchmark_worth.svg"]
+    assert [path.name for path in written] == ["benchmark_pairs.svg", "benchmark_worth_8_labels.svg"]
     assert "mean +1.00" in written[0].read_text()
     assert "83.5" in written[1].read_text()
     assert "supervised_continued" in written[1].read_text()
@@ -125,5 +125,5 @@ def test_one_figure_does_not_wait_for_the_other(tmp_path: Path, rows: list[dict[
     written, waiting = write_figures(tmp_path, [of_row for of_row in rows if of_row["labels"] == 8], split="test", budget=8)
     assert [path.name for path in written] == ["benchmark_pairs.svg"]
     assert len(waiting) == 1
-    assert waiting[0].startswith("benchmark_worth.svg: 2 runs of 'ours' with 8 labels, supervised results with [8] labels")
+    assert waiting[0].startswith("benchmark_worth_8_labels.svg: 2 runs of 'ours' with 8 labels, supervised results with [8] labels")
     assert [path.name for path in tmp_path.iterdir()] == ["benchmark_pairs.svg"]

@@ -155,7 +155,7 @@ def test_confidence_is_left_alone_where_cases_contradict_each_other(factors: tup
     found = fit_calibration(counts_of(cases), has_regions=False)
     assert found.map is not None
     assert found.map.kind == "identity"
-    assert found.reason.startswith("identity map, the simplest that none beats by a standard error")
+    assert found.reason.startswith("identity map (a more flexible one is taken only where it is better by a standard error); ")
     for kind in ("temperature", "logistic"):
         gain = found.brier["identity"].mean - found.brier[kind].mean
         assert gain <= found.brier[kind].standard_error

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from nnunet_ssl.confidence.calibration_fit import fit_map
 from nnunet_ssl.confidence.fold_maps import FoldMaps, fit_fold_maps
-from nnunet_ssl.confidence.held_out import NUM_BINS, HeldOutCounts, bin_logits
+from nnunet_ssl.confidence.held_out import NUM_BINS, HeldOutCounts, bin_logits, case_shares
 from nnunet_ssl.confidence.reliability import expected_calibration_error
 
 Cases = dict[str, HeldOutCounts]
+NOTHING = np.zeros((1, NUM_BINS))
 
 
 def case_of(slope: float, bias: float, rng: np.random.Generator) -> HeldOutCounts:
@@ -64,7 +66,23 @@ def test_teacher_that_differs_has_its_own_map() -> None:
     assert error_on_new_cases(found, 0, 0.6, -3.0) < 0.1
 
 
+def test_every_case_has_a_map_that_it_had_no_part_in() -> None:
+    folds = {0: cases_of(0.6, -3.0, 6, 0, "odd"), **{fold: cases_of(0.6, 1.0, 6, fold, f"fold{fold}") for fold in (1, 2, 3)}}
+    folds[4] = cases_of(0.6, 1.0, 3, 4, "few")
+    folds[4]["empty"] = HeldOutCounts(totals=NOTHING, positives=NOTHING, true_voxels=[0], predicted_voxels=[0], overlap=[0])
+    found = fit_fold_maps(folds, list(folds), has_regions=True)
+    assert found.own == (0, 1, 2, 3)
+    assert found.maps is not None
+    everything = {name: case for of_fold in folds.values() for name, case in of_fold.items()}
+    for fold, of_fold in folds.items():
+        for name in of_fold:
+            others = {other: case for other, case in (of_fold if fold in found.own else everything).items() if other != name}
+            shares, kind = case_shares(others), found.maps[fold].kind
+            assert found.without(name, fold) == fit_map(kind, shares, np.ones(len(shares.names)), has_regions=True)
+            assert (found.without(name, fold) == found.maps[fold]) == (name == "empty")
+
+
 def test_too_few_cases_have_no_map() -> None:
     found = fit_fold_maps({0: cases_of(1, 0, 2, 0, "a"), 1: cases_of(1, 0, 1, 1, "b")}, [0, 1], has_regions=True)
-    assert (found.maps, found.own) == (None, ())
+    assert (found.maps, found.own, found.without("a_0", 0)) == (None, (), None)
     assert found.common.reason.startswith("no calibration: 3 held-out cases")

@@ -41,7 +41,9 @@ def test_the_three_verdicts() -> None:
 
 def test_interval_is_the_percentile_bootstrap_over_cases() -> None:
     s, d = np.array(list(SHUFFLED.values()), dtype=float), np.array(list(DICE.values()))
-    correlations = [stats.spearmanr(s[rows], d[rows]).statistic for rows in resample_cases(8, seed=7) if len(set(rows)) > 1]
+    correlations = [
+        stats.spearmanr(s[rows], d[rows]).statistic for rows in resample_cases(np.zeros(8, dtype=np.intp), seed=7) if len(set(rows)) > 1
+    ]
     proof = prove_score("mean", SHUFFLED, DICE, seed=7)
     assert proof.interval == pytest.approx(tuple(np.quantile(correlations, [0.025, 0.975])))
 
@@ -226,6 +228,27 @@ def test_what_tells_strata_apart_is_no_ranking(shift: float, relation: float, ve
     assert within[verdict] <= 3
     if relation:
         assert within["proven"] > 25
+
+
+@pytest.mark.parametrize(
+    ("sizes", "least_orders"), [([2, 2, 2], 8), ([2, 2, 2, 2], 16), ([3, 2, 2], 24), ([3, 3, 2], 72), ([4, 4], 576), ([5, 3, 2], 1440)]
+)
+def test_small_strata_prove_nothing_by_chance(sizes: list[int], least_orders: int) -> None:
+    """Cases of a pair are each other's mirror image once their mean is taken off: they are one case and not two."""
+    random, verdicts = np.random.default_rng(0), Counter[str]()
+    names = NAMES[: sum(sizes)]
+    strata = dict(zip(names, np.repeat([*"abcd"][: len(sizes)], sizes).tolist(), strict=True))
+    for _ in range(200):
+        own, dice = random.normal(size=len(names)), random.uniform(size=len(names))
+        proof = prove_score("mean", dict(zip(names, own, strict=True)), dict(zip(names, dice, strict=True)), strata=strata)
+        verdicts[proof.verdict] += 1
+    # 2.5 % of 200 on each side are 5, and 11 or more of them come in one of a hundred such tests
+    assert max(verdicts["proven"], verdicts["refuted"]) <= 10
+    if least_orders < 40:
+        assert verdicts["unproven"] == 200
+    ordered = {name: 0.01 * number for number, name in enumerate(names)}
+    perfect = prove_score("mean", ordered, ordered, strata=strata)
+    assert perfect.verdict == ("unproven" if least_orders < 40 else "proven")
 
 
 def test_one_stratum_is_none() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 from nnunet_ssl.confidence.selective import (
     augrc,
     aurc,
+    less_means,
     random_augrc,
     random_aurc,
     share_of_orders,
@@ -134,6 +136,26 @@ def test_spearman_of_resamples_is_that_of_scipy(found: list[tuple[int, int]], se
             assert -1 <= correlation <= 1
 
 
+STRATA = np.array([1, 0, 1, 0, 0, 1])
+
+
+def test_correlation_within_strata_by_hand() -> None:
+    """Less their means the scores are -1, -2, 1, 0, 2, 0 and the Dice 0.1, -0.2, -0.1, 0.1, 0.1, 0."""
+    scores, dice = [1, 10, 3, 12, 14, 2], [0.9, 0.1, 0.7, 0.4, 0.4, 0.8]
+    expected = stats.spearmanr([-1, -2, 1, 0, 2, 0], [1, -2, -1, 1, 1, 0]).statistic
+    assert spearman(scores, dice, STRATA) == pytest.approx(expected)
+    assert spearman(scores, dice, np.zeros(6, dtype=np.intp)) == spearman(scores, dice)
+    assert spearman([1, 2, 1, 2, 2, 1], dice, STRATA) is None
+    (resampled,) = spearman_of_resamples(scores, dice, np.array([[2, 1, 2, 3, 3, 0]]), STRATA)
+    assert resampled == pytest.approx(stats.spearmanr([2, -4, 2, 2, 2, -4], [-2, -6, -2, 3, 3, 4]).statistic)
+
+
+def test_equal_values_are_ties_whatever_their_means() -> None:
+    values = np.array([0.1, 0.3, 0.2, 0.1 + 0.7, 0.3 + 0.7, 0.2 + 0.7]) * 1e-6
+    low, middle, high = np.unique(less_means(values, np.array([0, 0, 0, 1, 1, 1])))
+    assert (low, middle, high) == (-high, 0, pytest.approx(0.1 / 1.0))
+
+
 def test_what_cannot_be_ranked_is_refused(area: Area) -> None:
     with pytest.raises(StateError, match="no case"):
         area([], [])
@@ -166,6 +188,47 @@ def test_share_of_orders_counts_rank_correlations(values: list[tuple[int, int]])
     others = np.array([stats.spearmanr(order, dice).statistic for order in permutations(scores)])
     as_far = others >= own - 1e-9 if own > -1e-9 else others <= own + 1e-9
     assert found == pytest.approx(as_far.mean())
+
+
+def test_orders_within_strata_by_hand() -> None:
+    scores, dice = [1, 5, 2, 6, 3, 7], [0.1, 0.7, 0.2, 0.8, 0.3, 0.9]
+    pairs = np.array([0, 1, 0, 1, 2, 2])
+    # the same order in three pairs is one of eight, in two strata of three one of 36; all cases together are 720
+    assert share_of_orders(scores, dice, pairs) == pytest.approx(1 / 8)
+    assert share_of_orders(scores, dice, np.array([0, 1, 0, 1, 0, 1])) == pytest.approx(1 / 36)
+    assert share_of_orders(scores, dice) == pytest.approx(1 / 720)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 3)), min_size=5, max_size=5))
+def test_orders_within_strata_are_those_of_a_loop(values: list[tuple[int, int]]) -> None:
+    scores, dice = (np.array(column, dtype=float) for column in zip(*values, strict=True))
+    strata = np.array([1, 0, 1, 0, 1])
+    own, reached = spearman(scores, dice, strata), []
+    for first in permutations(scores[[1, 3]]):
+        for second in permutations(scores[[0, 2, 4]]):
+            order = np.array([second[0], first[0], second[1], first[1], second[2]])
+            other = spearman(order, dice, strata)
+            reached.append(own is None or other is None or (other >= own - 1e-9 if own > -1e-9 else other <= own + 1e-9))
+    assert share_of_orders(scores, dice, strata) == pytest.approx(np.mean(reached))
+
+
+@pytest.mark.parametrize("strata", [None, np.array([0, 1] * 6)])
+def test_random_orders_are_those_of_a_loop(strata: Any) -> None:
+    """12 cases, or two strata of 6 with 720 ^ 2 orders: the share is that of a loop over other random orders."""
+    random = np.random.default_rng(5)
+    scores = random.normal(size=12)
+    dice = 0.4 * scores + random.normal(size=12)
+    s, d = (stats.rankdata(less_means(values, strata)) for values in (scores, dice))
+    found, drawn = s @ d, []
+    for _ in range(20_000):
+        order = np.arange(12)
+        for members in [np.arange(12)] if strata is None else [np.flatnonzero(strata == 0), np.flatnonzero(strata == 1)]:
+            order[members] = random.permutation(members)
+        drawn.append(s[order] @ d >= found)
+    assert 0.01 < np.mean(drawn) < 0.4
+    assert share_of_orders(scores, dice, strata) == pytest.approx(np.mean(drawn), abs=0.015)
+    assert share_of_orders(scores, dice, strata) == share_of_orders(scores, dice, strata)
 
 
 def test_orders_of_a_single_case_are_refused() -> None:

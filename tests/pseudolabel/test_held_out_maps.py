@@ -13,6 +13,7 @@ from cross_fitted import begin
 from numpy.typing import NDArray
 from tiny_setup import DATASET, LABELLED, Project, evidence_of, phantom
 
+from nnunet_ssl.confidence.case_under_map import evidence_under, scores_of
 from nnunet_ssl.confidence.evidence import Evidence
 from nnunet_ssl.confidence.foreground_band import foreground_band
 from nnunet_ssl.pseudolabel.held_out_study import study_held_out
@@ -69,6 +70,36 @@ def test_each_folds_teacher_is_judged_by_its_own_map(two_halves: Project, monkey
         assert case.plain_dice == pytest.approx({"rim": plain, "core": 1.0})
         assert case.dice == {"rim": 1.0, "core": 1.0}
         assert case.scores["expected_dice"] == pytest.approx(1, abs=0.01)
+
+
+def test_no_case_is_judged_by_a_map_that_it_had_a_part_in(two_halves: Project) -> None:
+    """Cases contradict each other: the last one is right where the others are wrong, and a map fitted to it as well would trust it more."""
+
+    def one_is_right(_: int, case: str) -> Evidence:
+        truth = phantom(case)[1]
+        seen = truth if case == LABELLED[-1] else np.where(shell(truth), RIM, truth)
+        sure: Evidence = evidence_of(seen, doubt=0.1)
+        return replace(sure, mean=np.where(seen == RIM, evidence_of(seen, doubt=0.35).mean, sure.mean))
+
+    run = begin_with(two_halves, one_is_right)
+    study = study_held_out(run)
+    assert study is not None
+    assert study.maps is not None
+    assert study.own_maps == ()
+    assert study.calibration.left_out is not None
+    changes = {}
+    for case in study.cases:
+        stored, nonzero = run.held_out_stores()[case.fold].read(case.case), np.ones(phantom(case.case)[1].shape, dtype=bool)
+        without, within = (
+            scores_of(evidence_under(found, stored), nonzero, is_calibrated=True, written=None)["expected_dice"].value
+            for found in (study.calibration.left_out.maps[case.case], study.maps[case.fold])
+        )
+        assert without is not None
+        assert within is not None
+        assert case.scores["expected_dice"] == pytest.approx(without)
+        changes[case.case] = within - without
+    assert changes[LABELLED[-1]] > 0.02
+    assert max(changes, key=lambda name: abs(changes[name])) == LABELLED[-1]
 
 
 # ---- thresholds on the calibrated scale

@@ -331,5 +331,11 @@ NAMES = [
         make=named("lab_1_seg_0000.nii.gz"),
         says="is preprocessed under the name of the mask of case",
     ),
+    BadInput(
+        what="the image of a labelled case under another name",
+        make=image(lambda p: shutil.copyfile(p.parents[1] / "nnUNet_raw" / DATASET / "imagesTr" / "lab_1_0000.nii.gz", p)),
+        says="is a copy of the image of labelled case 'lab_1'",
+        is_skipped=True,
+    ),
     BadInput(what="a label named like an image", make=named("pool_3_seg_0000.nii.gz"), says="label", is_skipped=True),
 ]

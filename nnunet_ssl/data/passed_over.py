@@ -1,0 +1,65 @@
+"""Files in the folders of the pool that look like images and are none of its images, so that a scan is not missed in silence."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
+
+from nnunet_ssl.data.case_names import labelled_by_name, shown
+
+_NUM_NAMED = 3
+
+
+def passed_over(folder: Path, file_ending: str) -> list[str]:
+    """Files that might have been meant as images of the pool; none is opened.
+
+    Args:
+        folder: of the pool; it and the folders right in it are looked through.
+        file_ending: of the labelled dataset, for instance `.nii.gz`.
+
+    Returns:
+        Paths below `folder`: images without a channel in their name that are no case's label, images of another file ending that nnU-Net
+        reads, and images in a folder of their own. Hidden files are none.
+    """
+    names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    cases = {case for name in names if (case := _case_of(name, file_ending)) is not None}
+    found: list[str] = []
+    for name in names:
+        if (folder / name).is_dir():
+            found += [f"{name}/{inner}" for inner in _listed(folder / name) if _case_of(inner, file_ending) is not None]
+        elif _is_missed(name, file_ending, cases):
+            found.append(name)
+    return [shown(name) for name in found]
+
+
+def describe_passed_over(folder: Path, file_ending: str, files: list[str]) -> str:
+    """One line on files that `passed_over` has found."""
+    named = ", ".join(files[:_NUM_NAMED]) + (", ..." if len(files) > _NUM_NAMED else "")
+    return (
+        f"{folder} holds {len(files)} more file(s) that look like images and are not used: {named}; an image of the pool is named "
+        f"<case>_0000{file_ending} and lies in the folder itself."
+    )
+
+
+def _is_missed(name: str, file_ending: str, cases: Collection[str]) -> bool:
+    if name.endswith(file_ending):
+        stem = name.removesuffix(file_ending)
+        return _case_of(name, file_ending) is None and stem not in cases and labelled_by_name(stem, cases) is None
+    endings = {ending for reader in LIST_OF_IO_CLASSES for ending in reader.supported_file_endings}
+    return any(_case_of(name, ending) is not None for ending in endings)
+
+
+def _case_of(name: str, file_ending: str) -> str | None:
+    match = re.fullmatch(r"([^.].*)_\d{4}" + re.escape(file_ending), name, re.DOTALL)
+    return match[1] if match else None
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:  # not ours to read
+        return []
