@@ -20,6 +20,8 @@ from job_times import git_commit, total_seconds
 
 from nnunet_ssl.data.files import replacing, write_json
 
+LOGS = ".log.gz"
+"""Ending of the logs beside a row."""
 CASES = ".cases.csv"
 """Of a row's file name, in place of `.json`: the metrics of every case."""
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -33,7 +35,7 @@ def evaluate(draw: Draw, arm: Arm) -> None:
     cases = folder_cases(predictions, Path(draw.arguments.data) / "labels", cases=ready["evaluated"], classes=CLASSES)
     row = draw.row(arm)
     row.parent.mkdir(parents=True, exist_ok=True)
-    write_logs(row.with_suffix(".log.gz"), draw, arm)
+    write_logs(row.with_suffix(LOGS), draw, arm)
     write_cases(row.with_suffix(CASES), cases)
     write_json(
         row,

@@ -6,16 +6,19 @@ import csv
 import json
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import benchmark
 import by_difficulty
 import numpy as np
 import pytest
+import student_logs
 from case_metrics import read_cases
 from draw import Draw
 from finished_run import CASES
 from paired_draws import Summary, summarise, t_interval
+from student_logs import StageLog
 
 RESULTS = Path(__file__).with_name("results")
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "benchmark.md").read_text(encoding="utf-8")
@@ -23,7 +26,7 @@ FLAGS = re.search(r"`FLAGS` for `(.+?)`", " ".join(PAGE.split()))
 COMMANDS = [line for block in re.findall(r"```text\n(.+?)```", PAGE, flags=re.DOTALL) for line in block.splitlines()]
 RECORD = " ".join((Path(__file__).resolve().parents[2] / "docs" / "benchmark-development.md").read_text(encoding="utf-8").split())
 README = " ".join((Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8").split())
-PARSERS = {"benchmark.py": benchmark.parse, "by_difficulty.py": by_difficulty.parse}
+PARSERS = {"benchmark.py": benchmark.parse, "by_difficulty.py": by_difficulty.parse, "student_logs.py": student_logs.parse}
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -199,6 +202,30 @@ def test_where_4_labels_gain(by: str, said: tuple[str, str]) -> None:
     low, high = t_interval(found[:, 1])
     assert said == (f"{hardest:.2f} ({low:.2f} to {high:.2f})", "{:+.2f}, {:+.2f} and {:+.2f}".format(*rest))
     assert all(text in " ".join(FOUR.split()) for text in said)
+
+
+def test_what_students_of_4_labels_learn() -> None:
+    text = " ".join(FOUR.split())
+    ours, control, paper = (
+        [*zip(*student_logs.logs_of(RESULTS / "test", arm, split="test", labels=4, network="TransASPPUNet").values(), strict=True)]
+        for arm in ("ours", "supervised_continued", "paper")
+    )
+
+    def ends(stages: Sequence[StageLog], term: str) -> list[str]:
+        return [f"{value:.3f}" for value in np.mean([stage.terms[term] for stage in stages], axis=0)]
+
+    changed = [stage.changed for stage in ours[1] if stage.changed is not None]
+    assert f"{np.mean(changed):.1f} % of the foreground voxels are other ones in the second ({min(changed)} to {max(changed)})" in text
+    (_, first), (again, last) = (ends(stages, "loss_supervised") for stages in ours)
+    (_, first_of_control), (again_of_control, last_of_control) = (ends(stages, "loss_supervised") for stages in control)
+    assert f"`ours` ends at {last}, that of C2, which sees twice as many of them a step, at {last_of_control};" in text
+    assert f"(from {first} to {again} and from {first_of_control} to {again_of_control})" in text
+    assert "ends at {} and {}: against".format(*(ends(stages, "loss_high")[1] for stages in ours)) in text
+    of_paper = [stage.changed for stages in paper for stage in stages if stage.changed is not None]
+    assert f"{np.mean(of_paper):.0f} % of the labels change in every stage" in text
+    shares = [np.mean([stage.confident for stage in stages if stage.confident is not None]) for stages in (paper[0], paper[-1])]
+    assert "falls from {:.1f} to {:.1f} %".format(*shares) in text
+    assert f"ends at {ends(paper[-1], 'loss_supervised')[1]}, hardly below the {ends(paper[0], 'loss_supervised')[0]} it begins" in text
 
 
 def test_the_readme_says_what_the_test_rows_of_4_labels_say() -> None:
