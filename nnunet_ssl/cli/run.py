@@ -71,7 +71,9 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--only", metavar="STEP", help="do this one step, if those before it are done, and stop; --dry-run prints the names")
     made.add_argument("--dry-run", action="store_true", help="print the steps and the disk space they need, and stop")
-    made.add_argument("--status", action="store_true", help="print what is done and the table so far, and stop")
+    made.add_argument(
+        "--status", action="store_true", help="print what is done, how far trainings under way are, and the table so far, and stop"
+    )
     add_method_arguments(made)
     return made
 
@@ -97,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.status or arguments.dry_run:
         for request in requests:
             print_fold(request, requests)
-            _print_steps(pipeline(request))
+            _print_steps(pipeline(request), shows_progress=arguments.status)
             if arguments.status:
                 print_table(request)
         if arguments.dry_run:
@@ -237,10 +239,14 @@ def _execute_only(arguments: argparse.Namespace, request: RunRequest) -> None:
         _print_next(arguments, [request])
 
 
-def _print_steps(steps: Sequence[Step]) -> None:
+def _print_steps(steps: Sequence[Step], *, shows_progress: bool) -> None:
+    """What is to be done, with the command for it alone, and what there is of it."""
     width = max(len(step.key) for step in steps)
     for number, step in enumerate(steps, start=1):
-        print(f"{number:3d}. [{'done' if step.is_done() else ' to do'}] {step.key:{width}}  {step.name}: {step.command}")
+        is_done = step.is_done()
+        print(f"{number:3d}. [{'done' if is_done else ' to do'}] {step.key:{width}}  {step.name}: {step.command}")
+        if shows_progress and not is_done and (progress := step.progress()) is not None:
+            print(f"{'':14}{progress}")
 
 
 def _print_cross_validation(requests: Sequence[RunRequest]) -> None:

@@ -30,6 +30,7 @@ from nnunet_ssl.run.models_there import flags_of_trained_models
 from nnunet_ssl.run.one_step import TEACHER
 from nnunet_ssl.run.run_request import RunRequest, Step
 from nnunet_ssl.run.training_process import train
+from nnunet_ssl.run.training_progress import training_progress
 from nnunet_ssl.run.training_size import require_training_room, student_bytes, teacher_bytes
 
 logger = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ def pipeline(request: RunRequest) -> list[Step]:
                 _train_student(request, stage, logs),
                 key=f"student-{stage}",
                 uses_device=True,
+                progress=_student_progress(request, stage),
             )
         )
     steps.append(Step("publish the last student", grow_line, _published(request), lambda: _publish(request), key="publish"))
@@ -142,6 +144,7 @@ def _teacher_step(request: RunRequest, fold: int | str, logs: Path) -> Step:
         is_before_stages=True,
         key=TEACHER if len(request.folds) == 1 else f"{TEACHER}-{fold}",
         uses_device=True,
+        progress=lambda: training_progress(request.teacher, fold, teacher_epochs(request)),
     )
 
 
@@ -194,6 +197,16 @@ def _student_done(request: RunRequest, stage: int) -> Callable[[], bool]:
         return not _wants_npz(request, run.manifest, stage) or has_probabilities(student, request.fold, run.setup.file_ending)
 
     return is_done
+
+
+def _student_progress(request: RunRequest, stage: int) -> Callable[[], str | None]:
+    def progress() -> str | None:
+        run = request.begun()
+        if run is None or stage > len(run.manifest.stages):
+            return None
+        return training_progress(run.student(stage), request.fold, student_epochs(run, stage))
+
+    return progress
 
 
 def _wants_npz(request: RunRequest, manifest: Manifest, stage: int) -> bool:

@@ -74,3 +74,5 @@ class Step:
     """What `nnssl_run --only` calls it."""
     uses_device: bool = False
     """Whether a network may have to run."""
+    progress: Callable[[], str | None] = lambda: None
+    """How far a step is that is not done; None where it has not begun, or leaves nothing that tells."""

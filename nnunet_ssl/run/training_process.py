@@ -22,6 +22,7 @@ from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
 from nnunet_ssl.nnunet_api.external_trainers import environment_with_trainers
 from nnunet_ssl.nnunet_api.training_state import checkpoint_to_open, training_command
 from nnunet_ssl.run.training_entry import FOLDER_VARIABLE
+from nnunet_ssl.run.training_progress import epoch_of
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,6 @@ _LINES_KEPT = 50
 """Of the output's end: what worker processes print when they are ended may follow the line that says why a training stopped."""
 _GRACE_SECONDS = 1
 """Between asking what is left of a training to end and killing it; meanwhile Python's resource tracker, which nobody can ask, tidies up."""
-_EPOCH = re.compile(r"^(?:\S+ \S+: )?Epoch (\d+)\s*$")
 
 
 def train(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None, npz: bool = False) -> None:
@@ -117,8 +117,8 @@ def _stream(command: list[str], log: Path, label: str, epochs: int | None, envir
                 with suppress(OSError):
                     file.write(line.encode(errors="replace"))
                 lines.append(line.strip())
-                if match := _EPOCH.match(line.strip()):
-                    bar.update(int(match[1]) - bar.n)
+                if (epoch := epoch_of(line.strip())) is not None:
+                    bar.update(epoch - bar.n)
             end.join()
             if process.returncode == 0:
                 bar.update((epochs or bar.n) - bar.n)

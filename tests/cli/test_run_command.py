@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from nnunetv2.utilities.dataset_name_id_conversion import convert_id_to_dataset_name
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
-from tiny_setup import DATASET, LABELLED, OUR_STUDENT, PLANS, POOL, Project, mtimes, open_tiny_run, pretend_training
+from tiny_setup import DATASET, LABELLED, OUR_STUDENT, OUR_TEACHER, PLANS, POOL, Project, mtimes, open_tiny_run, pretend_training
 
 from nnunet_ssl.cli.pseudolabel import main as pseudolabel
 from nnunet_ssl.cli.run import main
@@ -103,6 +104,24 @@ def test_dry_run_says_what_is_needed(fresh_project: Project, capsys: Any) -> Non
     # without -u the pool has to be there
     assert main([*CALL, "--dry-run"]) == 2
     assert "no pool is prepared" in capsys.readouterr().err
+
+
+def test_status_says_how_far_trainings_are(fresh_project: Project, capsys: Any) -> None:
+    def logged(model: ModelLocation, epoch: int) -> None:
+        model.fold_folder(0).mkdir(parents=True, exist_ok=True)
+        (model.fold_folder(0) / "training_log_2026.txt").write_text(f"2026-11-30 20:01:27.1: Epoch {epoch} \n")
+
+    def progress(flag: str) -> list[str]:
+        pairs = itertools.pairwise(call(capsys, fresh_project, flag).splitlines())
+        return [f"{step.split()[4]}: {line.strip()[:-17]}" for step, line in pairs if "epochs done" in line]
+
+    logged(fresh_project.setup().model(OUR_TEACHER), 1)
+    assert progress("--status") == ["teacher: 1 of 2 epochs done, its log last written"]
+    assert progress("--dry-run") == []
+    for step in ("pool", "teacher", "stage-1"):
+        call(capsys, fresh_project, "--only", step)
+    logged(open_tiny_run(fresh_project).student(1), 1)
+    assert progress("--status") == ["student-1: 1 of 1 epochs done, its log last written"]
 
 
 def test_looking_does_not_change_the_settings(fresh_project: Project, capsys: Any) -> None:
