@@ -75,7 +75,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, several_folds: bool = 
 
 
 def add_label_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--from-predictions --accept`: labels that come from elsewhere."""
+    """`--from-predictions --accept --accept-unchanged`: labels that come from elsewhere."""
     parser.add_argument(
         "--from-predictions",
         nargs="+",
@@ -90,6 +90,11 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FOLDER",
         help="folder of corrected labels, named like pool cases: they count as manual from the next stage on",
+    )
+    parser.add_argument(
+        "--accept-unchanged",
+        action="store_true",
+        help="labels to accept may be pseudo-labels of the run: they were found right",
     )
 
 

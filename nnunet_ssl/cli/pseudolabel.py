@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _gather_part(run, part, arguments)
         return
     if arguments.accept is not None:
-        new = accept(run, arguments.accept)
+        new = accept(run, arguments.accept, takes_unchanged=arguments.accept_unchanged)
         print(f"accepted labels: {len(new)} new, {len(run.accepted)} in all")
     if arguments.stage is not None:
         _write_again(run, arguments)

@@ -192,6 +192,7 @@ def _requests(arguments: argparse.Namespace, assignments: dict[str, object]) -> 
             first_id=first_id,
             predictions=tuple(arguments.from_predictions),
             accept=arguments.accept,
+            accept_unchanged=arguments.accept_unchanged,
             groups=arguments.groups,
             leave_group_out=arguments.leave_group_out,
             dask=arguments.dask,

@@ -19,6 +19,7 @@ _NO_USE = {
     "--status": "status",
     "--dry-run": "dry_run",
     "--accept": "accept",
+    "--accept-unchanged": "accept_unchanged",
     "--from-predictions": "from_predictions",
     "--teacher-folds": "teacher_folds",
     "--student-tr": "student_tr",

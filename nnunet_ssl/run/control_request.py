@@ -47,6 +47,7 @@ def control_request(request: RunRequest, run: Run, name: str) -> RunRequest:
         first_id=None,
         predictions=(),
         accept=None,
+        accept_unchanged=False,
         groups=None,
         leave_group_out=False,
         npz=False,

@@ -34,6 +34,7 @@ def accept_step(request: RunRequest, folder: Path, command: str) -> Step:
         return run is not None and is_accepted(run, folder)
 
     def work() -> None:
-        accept(request.open(), folder)
+        accept(request.open(), folder, takes_unchanged=request.accept_unchanged)
 
-    return Step("accept labels", f"{command} --accept {shlex.quote(str(folder))}", is_done, work, is_before_stages=True, key="accept")
+    flags = f"--accept {shlex.quote(str(folder))}" + (" --accept-unchanged" if request.accept_unchanged else "")
+    return Step("accept labels", f"{command} {flags}", is_done, work, is_before_stages=True, key="accept")

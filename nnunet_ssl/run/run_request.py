@@ -26,6 +26,8 @@ class RunRequest(RunSpec):
     num_processes: int
     accept: Path | None = None
     """Folder of manual labels to accept."""
+    accept_unchanged: bool = False
+    """Whether pseudo-labels of the run may be among them."""
     dask: str | None = None
     """Where workers are that preprocess the pool and gather evidence; they start and end with each of these steps."""
     npz: bool = False

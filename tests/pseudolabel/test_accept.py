@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -102,6 +103,31 @@ def test_manifest_and_workspace(taught_project: Project, tmp_path: Path, caplog:
         assert sorted(f.name for f in kept.iterdir()) == [f"{case}.nii.gz", f"{case}.pkl", f"{case}_seg.b2nd"]
         assert (kept / f"{case}.nii.gz").read_bytes() == (folder / f"{case}.nii.gz").read_bytes()
     assert not list(run.workspace.rglob(f"{TEMPORARY_PREFIX}*"))
+
+
+def test_copies_of_pseudo_labels_are_no_manual_labels(taught_project: Project, tmp_path: Path) -> None:
+    """A whole `labelsTr` was copied, one label in it corrected."""
+    run = begin(taught_project)
+    first, *others = grow_stage(run).cases
+    folder = tmp_path / "copied"
+    folder.mkdir()
+    for case in (first, *others):
+        shutil.copy(taught_project.raw / STAGE / "labelsTr" / f"{case}.nii.gz", folder)
+    write_labels(folder, {first: corrected(first)})
+    counts = rf"\({len(others)} of {len(others) + 1} new labels are\)"
+    said = rf"copied/{others[0]}\.nii\.gz is a pseudo-label of this run that nobody has changed {counts}; leave out"
+    before = mtimes(run.workspace)
+    with pytest.raises(InputError, match=said):
+        accept(run, folder)
+    assert mtimes(run.workspace) == before
+    assert accept(run, folder, takes_unchanged=True) == sorted([first, *others])
+
+
+def test_an_accepted_label_of_a_stage_is_no_pseudo_label(with_two: tuple[Project, Any, Path], tmp_path: Path) -> None:
+    project, run, folder = with_two
+    accept(run, write_labels(tmp_path / "other", {"pool_0": phantom("pool_0")[1]}))
+    assert (project.raw / STAGE / "labelsTr" / "pool_0.nii.gz").read_bytes() == (folder / "pool_0.nii.gz").read_bytes()
+    assert accept(run, folder) == ["pool_0"]
 
 
 def test_same_labels_again_change_nothing(taught_project: Project, tmp_path: Path) -> None:

@@ -149,6 +149,8 @@ def test_whole_run(project: Project, tmp_path: Path, capsys: Any, monkeypatch: p
     )
     assert f"  1. [ to do] predictions  take the predictions: {line}\n" in out
     assert f"  2. [ to do] accept       accept labels: {line} --accept {labels}\n" in out
+    planned = call(run.main, capsys, *flags, "--accept-unchanged", "--dry-run")
+    assert f"accept labels: {line} --accept {labels} --accept-unchanged\n" in planned
     assert not (project.results / DATASET).exists()
     out = call(run.main, capsys, *flags)
     assert trained == ["Dataset601_Tiny_f0s1", "Dataset602_Tiny_f0s2"]
