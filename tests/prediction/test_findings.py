@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,20 @@ def test_published_student_borrows_the_teachers_common_map(run: Any) -> None:
     assert found.calibration == f"{study['calibration']['map']['kind']} map of 5 held-out cases"
     assert found.score == study["ranking"]["chosen"] == "pairwise_dice"
     assert found.ranking == "pairwise_dice in 5 held-out cases, as a ranking proven"
+
+
+def test_what_is_known_outlives_a_clean_up(run: Any, cross_fitted: Project) -> None:
+    """As docs/how-to/resume.md says: evidence, pool and stage datasets may go, for the student and for the teachers."""
+    grow_stage(run)
+    mark_as_published(run)
+    before = known(STUDENT, "all"), known(TEACHER, 0, 1)
+    pools = sorted((cross_fitted.preprocessed / DATASET).glob("*_pool_*"))
+    stages = [root / run.stage_name(1) for root in (cross_fitted.raw, cross_fitted.preprocessed)]
+    assert run.pool.folder in pools
+    for path in (run.workspace / "evidence", *pools, *stages):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert [found.state for found in before] == ["borrowed", "calibrated"]
+    assert (known(STUDENT, "all"), known(TEACHER, 0, 1)) == before
 
 
 def test_relation_and_limit_are_those_of_the_held_out_cases(run: Any) -> None:
