@@ -12,8 +12,9 @@ from nnunet_ssl.errors import StateError
 
 MOST_IN_A_ROW = 20
 """Overflows of half precision pass within a few steps. What does not comes from the weights or from a broken image, and stays."""
-SMALLEST_SCALE = 2.0**-20
-"""Of nnU-Net's gradient scaler, which begins at 2^16 and halves with every gradient that overflows."""
+SMALLEST_SCALE = 2.0**-2
+"""Of nnU-Net's gradient scaler, which begins at 2^16 and halves with every gradient that overflows. At 2^-3 half precision rounds every
+gradient of a cross-entropy over 2 x 128^3 voxels, 1 / n at most, to 0."""
 _WHAT_TO_DO = "lower the learning rate (teacher.initial_lr, student.initial_lr, student.warm_lr) or look at these images; then add --c"
 
 
@@ -21,14 +22,21 @@ class FiniteSteps:
     """Keeps NaN and infinity out of the weights, and counts.
 
     Where there is a gradient scaler it leaves such steps out itself; without one (on CPUs) nnU-Net's clipping would turn one infinite
-    gradient into NaN weights.
+    gradient into NaN weights. A scaler takes a loss that is NaN for an overflow of half precision, too, and halves its scale for it, which
+    it wins back in 2000 steps: a broken image now and then would end all gradients. The scale is restored after such a step, with several
+    processes excepted, whose scales have to stay the same.
+
+    Args:
+        restores_scale: whether this process may do that.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, restores_scale: bool = True) -> None:
+        self.restores_scale = restores_scale
         self.skipped = 0
         """Steps of this epoch without a finite loss and gradient."""
         self._in_a_row = 0
         self._was_dropped = False
+        self._scale = 0.0
 
     def guard(self, optimizer: torch.optim.Optimizer) -> None:
         """Let an optimiser leave its parameters alone where a gradient is not finite."""
@@ -42,7 +50,11 @@ class FiniteSteps:
         for parameter in parameters:  # optimisers pass over parameters without a gradient, decay and momentum included
             parameter.grad = None
 
-    def after_step(self, loss: Any, terms: Mapping[str, Any], *, epoch: int, cases: Sequence[str]) -> None:
+    def before_step(self, scaler: Any) -> None:
+        """Look at the gradient scaler, which may be None, before a step."""
+        self._scale = 0.0 if scaler is None else scaler.get_scale()
+
+    def after_step(self, loss: Any, terms: Mapping[str, Any], *, epoch: int, cases: Sequence[str], scaler: Any = None) -> None:
         """Count a step.
 
         Args:
@@ -50,11 +62,15 @@ class FiniteSteps:
             terms: what the loss consists of, for the message.
             epoch: for the message, from 0 as nnU-Net counts.
             cases: of the batch, for the message.
+            scaler: as before the step; where its scale has fallen, it has left the step out.
 
         Raises:
             StateError: after `MOST_IN_A_ROW` steps in a row that had no finite loss and gradient.
         """
-        is_bad = self._was_dropped or not np.isfinite(loss).all()
+        is_no_number, has_overflowed = not np.isfinite(loss).all(), scaler is not None and scaler.get_scale() < self._scale
+        if is_no_number and has_overflowed and self.restores_scale:
+            scaler.update(self._scale)
+        is_bad = self._was_dropped or is_no_number or has_overflowed
         self._was_dropped = False
         self.skipped += is_bad
         self._in_a_row = self._in_a_row + 1 if is_bad else 0

@@ -30,14 +30,12 @@ class MovingAverage:
     def __init__(self, network: nn.Module, *, decay: float) -> None:
         self.decay = decay
         self.num_updates = 0
-        self._network = network
+        self._places = _places(network)
         self._averaged = {name: value.clone() for name, value in self._current().items()}
 
     def _current(self) -> dict[str, Tensor]:
-        """The network's state with every tensor once; nnU-Net's decoders list the encoder's weights under a second name."""
-        named = [*self._network.named_parameters(), *self._network.named_buffers()]
-        saved = self._network.state_dict().keys()
-        return {name: value.detach() for name, value in named if name in saved}
+        """The network's state with every tensor once; asked for at every step, so that modules are looked for beforehand."""
+        return {name: tensors[key].detach() for name, (tensors, key) in self._places.items()}
 
     @torch.no_grad()
     def update(self) -> None:
@@ -67,10 +65,10 @@ class MovingAverage:
 
     def swap(self) -> None:
         """Exchange the network's weights with the average, in place; a second call undoes the first."""
-        for name, value in self._current().items():
-            held = value.clone()
-            value.copy_(self._averaged[name])
-            self._averaged[name].copy_(held)
+        current, averaged = list(self._current().values()), list(self._averaged.values())
+        held = [value.clone() for value in current]
+        torch._foreach_copy_(current, averaged)
+        torch._foreach_copy_(averaged, held)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -99,3 +97,14 @@ class MovingAverage:
         self.num_updates = int(state["num_updates"])
         for name, value in current.items():
             value.copy_(raw[name])
+
+
+def _places(network: nn.Module) -> dict[str, tuple[dict[str, Any], str]]:
+    """Where each tensor of a network's state is kept, once each; nnU-Net's decoders list the encoder's weights under a second name."""
+    saved = network.state_dict().keys()
+    found: dict[str, tuple[dict[str, Any], str]] = {}
+    for kind, named in (("_parameters", network.named_parameters()), ("_buffers", network.named_buffers())):
+        for name in (name for name, _ in named if name in saved):
+            module, _, key = name.rpartition(".")
+            found[name] = (getattr(network.get_submodule(module), kind), key)
+    return found

@@ -79,7 +79,7 @@ class PhasedTrainer(nnUNetTrainer):
         self.method = MethodConfig.from_dict(self.configuration_manager.configuration.get("nnssl"))
         self.schedule = PhaseSchedule([Phase("", self.num_epochs, self.initial_lr)])
         self.terms = EpochTerms({})
-        self.finite_steps = FiniteSteps()
+        self.finite_steps = FiniteSteps(restores_scale=not self.is_ddp)
         self._started_phase: int | None = None
         self._unchanged: Path | None = None
         """The checkpoint that was loaded, until a step changes the network."""
@@ -154,13 +154,15 @@ class PhasedTrainer(nnUNetTrainer):
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         self._unchanged = None
+        self.finite_steps.before_step(self.grad_scaler)
         if self._distillation is not None:
             outputs = self._distil(batch)
             loss, measured = outputs[UNCERTAINTY_TERM], {}
         else:
             outputs, measured = super().train_step(batch), self._measured_terms()
             loss = outputs["loss"]
-        self.finite_steps.after_step(loss, measured, epoch=self.current_epoch, cases=[str(key) for key in batch.get("keys", ())])
+        cases = [str(key) for key in batch.get("keys", ())]
+        self.finite_steps.after_step(loss, measured, epoch=self.current_epoch, cases=cases, scaler=self.grad_scaler)
         return self.terms.complete({**outputs, **measured})
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:

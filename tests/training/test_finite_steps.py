@@ -19,6 +19,7 @@ from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
 from nnunet_ssl.nnunet_api.trained_model import load_trained_model
 from nnunet_ssl.training import finite_steps as module
 from nnunet_ssl.training.finite_steps import MOST_IN_A_ROW, FiniteSteps
+from nnunet_ssl.training.peers.cross_pseudo_supervision import CrossPseudoSupervisionTrainer
 from nnunet_ssl.training.student import SemiSupervisedStudentTrainer, TransASPPStudentTrainer
 from nnunet_ssl.training.teacher import TransASPPTeacherTrainer
 from nnunet_ssl.training.warm_start import load_all_weights
@@ -135,11 +136,81 @@ def test_a_gradient_scaler_at_its_end_stops_the_training() -> None:
             return self.scale
 
     FiniteSteps().check_scale(None, epoch=0)
-    FiniteSteps().check_scale(Scaler(2.0**-20), epoch=0)
+    FiniteSteps().check_scale(Scaler(2.0**-2), epoch=0)
     with pytest.raises(
-        StateError, match=r"epoch 4: the gradients are NaN or infinite in step after step \(the gradient scaler is down to 5e-07"
+        StateError, match=r"epoch 4: the gradients are NaN or infinite in step after step \(the gradient scaler is down to 0.1"
     ):
-        FiniteSteps().check_scale(Scaler(2.0**-21), epoch=4)
+        FiniteSteps().check_scale(Scaler(2.0**-3), epoch=4)
+
+
+# ---- with a gradient scaler, as on a GPU
+
+
+def test_below_the_smallest_scale_no_gradient_is_left() -> None:
+    largest = 1 / (2 * 128**3)  # of a voxel's share in a mean cross-entropy
+    kept, lost = torch.tensor([largest * module.SMALLEST_SCALE, largest * module.SMALLEST_SCALE / 2]).half().tolist()
+    assert (kept > 0, lost) == (True, 0)
+
+
+def scaled_step(steps: FiniteSteps, scaler: Any, loss_factor: float = 1.0, gradient_factor: float = 1.0) -> None:
+    """One step of nnU-Net's form with a scaler, which works on CPUs as well."""
+    parameter = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    loss = parameter.sum() * loss_factor
+    steps.before_step(scaler)
+    scaler.scale(loss).backward()
+    assert parameter.grad is not None
+    parameter.grad *= gradient_factor
+    scaler.unscale_(optimizer)
+    scaler.step(optimizer)
+    scaler.update()
+    steps.after_step(loss.detach().numpy(), {}, epoch=3, cases=["a"], scaler=scaler)
+    assert torch.equal(parameter.detach(), torch.ones(2)) == (not np.isfinite(loss_factor * gradient_factor))
+
+
+def test_steps_that_a_scaler_leaves_out_are_counted() -> None:
+    steps, scaler = FiniteSteps(), torch.amp.GradScaler("cpu")
+    scaled_step(steps, scaler)
+    scaled_step(steps, scaler, gradient_factor=float("inf"))
+    assert (steps.skipped, scaler.get_scale()) == (1, 2.0**15)
+    for _ in range(MOST_IN_A_ROW - 2):
+        scaled_step(steps, scaler, gradient_factor=float("nan"))
+    with pytest.raises(StateError, match="epoch 3: 20 steps in a row had a loss or gradient that is NaN or infinite"):
+        scaled_step(steps, scaler, gradient_factor=float("inf"))
+
+
+def test_broken_images_now_and_then_do_not_use_up_the_scale() -> None:
+    """A scaler takes a NaN loss for an overflow: 30 of them, one in 50 steps, would take it from 2^16 to 2^-14."""
+    steps, scaler = FiniteSteps(), torch.amp.GradScaler("cpu")
+    for step in range(1500):
+        scaled_step(steps, scaler, loss_factor=float("nan") if step % 50 == 0 else 1.0)
+    assert (steps.skipped, scaler.get_scale()) == (30, 2.0**16)
+
+
+def test_scales_of_several_processes_stay_alike() -> None:
+    """Only one of them may have seen the broken image; all have left the step out."""
+    steps, scaler = FiniteSteps(restores_scale=False), torch.amp.GradScaler("cpu")
+    scaled_step(steps, scaler, loss_factor=float("nan"))
+    assert (steps.skipped, scaler.get_scale()) == (1, 2.0**15)
+
+
+@pytest.mark.parametrize("kind", [SemiSupervisedStudentTrainer, CrossPseudoSupervisionTrainer])
+def test_trainers_with_a_scaler_count_and_restore(tiny: Any, short: Settings, kind: Any) -> None:
+    trainer = tiny.trainer(kind, settings=short())
+    trainer.grad_scaler = torch.amp.GradScaler("cpu")  # nnU-Net makes one where it trains on a GPU
+    trainer.initialize()
+    trainer.loss = Broken(trainer.loss, float("nan"), lambda step: step == 2)
+    trainer.on_train_start()
+    trainer.on_epoch_start()
+    trainer.on_train_epoch_start()
+    for _ in range(3):
+        trainer.train_step(next(trainer.dataloader_train))
+    assert (trainer.finite_steps.skipped, trainer.grad_scaler.get_scale()) == (1, 2.0**16)
+    if kind is CrossPseudoSupervisionTrainer:
+        assert (trainer.second.finite_steps.skipped, trainer.second.grad_scaler.get_scale()) == (0, 2.0**16)
+        next(iter(trainer.second.network.parameters())).register_hook(lambda gradient: gradient * float("inf"))
+        trainer.train_step(next(trainer.dataloader_train))
+        assert (trainer.second.finite_steps.skipped, trainer.second.grad_scaler.get_scale()) == (1, 2.0**15)
 
 
 @pytest.fixture

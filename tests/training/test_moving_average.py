@@ -53,6 +53,22 @@ def test_decay_holds_later() -> None:
         assert network.value == pytest.approx(0.5)
 
 
+def test_modules_are_looked_for_once_and_tensors_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state_dict of hundreds of tensors takes longer than a step of the average; moving a network replaces its buffers."""
+    network = Shared(1.0)
+    average = MovingAverage(network, decay=0.9)
+    monkeypatch.setattr(nn.Module, "state_dict", lambda *_, **__: pytest.fail("asked for again"))
+    network.count = torch.tensor(7)
+    network.encoder.weight.data = torch.full((1, 1), 3.0)
+    average.update()
+    assert average._averaged["count"].item() == 7
+    assert average._averaged["encoder.weight"].item() == pytest.approx(1 + 2 * 9 / 11)
+    average.swap()
+    assert network.value == pytest.approx(1 + 2 * 9 / 11)
+    average.swap()
+    assert network.value == 3
+
+
 def test_swap_is_undone_even_for_weights_with_two_names() -> None:
     network = Shared(1.0)
     average = MovingAverage(network, decay=0.9)

@@ -113,11 +113,13 @@ class CrossPseudoSupervisionTrainer(TransASPPNetwork, PeerStudent):
         outputs = super().train_step(batch)
         # what the first decided before this step changed it
         second.reference, second.ramp = first.decided, first.ramp
+        self.second.finite_steps.before_step(self.second.grad_scaler)
         with self._second_in_turn():
             loss = nnUNetTrainer.train_step(self, batch)["loss"]
         measured = to_host({f"{name}{SECOND}": value for name, value in second.last_terms.items()})
         cases = [str(key) for key in batch.get("keys", ())]
-        self.second.finite_steps.after_step(loss, measured, epoch=self.current_epoch, cases=cases)
+        scaler = self.second.grad_scaler
+        self.second.finite_steps.after_step(loss, measured, epoch=self.current_epoch, cases=cases, scaler=scaler)
         return self.terms.complete({**outputs, **measured})
 
     # ---- ours

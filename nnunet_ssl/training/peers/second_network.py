@@ -74,7 +74,12 @@ def second_learner(trainer: Any, *, shares_start: bool) -> Learner:
         share_start(trainer.network, network)
     trainer._fit_to_cpu(network)
     compiled: Any = torch.compile(network) if trainer._do_i_compile() else network
-    return Learner(network=compiled, loss=trainer._build_loss(), grad_scaler=copy.deepcopy(trainer.grad_scaler))
+    return Learner(
+        network=compiled,
+        loss=trainer._build_loss(),
+        grad_scaler=copy.deepcopy(trainer.grad_scaler),
+        finite_steps=FiniteSteps(restores_scale=not trainer.is_ddp),
+    )
 
 
 def share_start(first: Any, second: Any) -> None:
