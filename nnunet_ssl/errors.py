@@ -25,5 +25,7 @@ class NotYetError(NnsslError):
     """Something that must come first is not done yet; the commands exit with code 3."""
 
 
+LESS_MEMORY = "end what else runs on that GPU, or use plans of a smaller preset (8G, 11G, 24G, ...)"
+"""What to do where a GPU has too little memory."""
 WRITE_AGAIN = "write the stage again with nnssl_pseudolabel --stage."
 """End of a message about a stage dataset whose files are lost, damaged or edited."""

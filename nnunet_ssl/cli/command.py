@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from nnunet_ssl.disk import meaning
-from nnunet_ssl.errors import NnsslError, NotYetError
+from nnunet_ssl.errors import LESS_MEMORY, NnsslError, NotYetError
 
 EXIT_ERROR = 2
 """Exit code of an expected error; argparse uses the same for wrong arguments."""
@@ -79,9 +79,9 @@ def run_command(name: str, body: Callable[[], int | None]) -> int:
         body: what the command does; returns an exit code, None meaning 0.
 
     Returns:
-        The exit code: the body's own, 2 after an `NnsslError` (3 after a `NotYetError`) or where a file system refuses (no space, no
-        permission), 130 after an interrupt, 141 when nobody reads the output any more (`| head`). Any other exception passes
-        through with its traceback, because it is a defect.
+        The exit code: the body's own, 2 after an `NnsslError` (3 after a `NotYetError`), where a file system refuses (no space, no
+        permission) or a GPU has too little memory, 130 after an interrupt, 141 when nobody reads the output any more (`| head`). Any
+        other exception passes through with its traceback, because it is a defect.
     """
     # before PyTorch is loaded: threads that spin while they wait slow a CPU down several times as soon as anything else runs on it
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -104,9 +104,20 @@ def run_command(name: str, body: Callable[[], int | None]) -> int:
                 raise
             traceback.clear_frames(error.__traceback__)
             return _report(name, line)
+        except RuntimeError as error:
+            if not _is_full_gpu(error):
+                raise
+            traceback.clear_frames(error.__traceback__)
+            return _report(name, f"the GPU has too little memory ({str(error).partition('. ')[0]}); {LESS_MEMORY}.")
         except KeyboardInterrupt:
             print(f"{name}: interrupted; the same command again continues where that is possible.", file=sys.stderr)
             return EXIT_INTERRUPTED
+
+
+def _is_full_gpu(error: RuntimeError) -> bool:
+    """Whether it is PyTorch's error of that kind; where PyTorch is not loaded it cannot be."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
 def _nobody_reads_output() -> bool:

@@ -219,7 +219,7 @@ def _audit(request: RunRequest, steps: Sequence[Step]) -> None:
 
     execute([step for step in steps if step.is_before_stages])
     run = request.open()
-    with engine_at(request.dask) as engine:
+    with engine_at(request.dask, device=request.device) as engine:
         found = audit(run, device=torch.device(request.device), engine=engine)
     print("\n".join(audit_lines(found, run)))
 

@@ -7,9 +7,8 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
-
 from nnunet_ssl.data.case_names import labelled_by_name, shown
+from nnunet_ssl.nnunet_api.file_endings import readable_endings
 
 _NUM_NAMED = 3
 
@@ -49,8 +48,7 @@ def _is_missed(name: str, file_ending: str, cases: Collection[str]) -> bool:
     if name.endswith(file_ending):
         stem = name.removesuffix(file_ending)
         return _case_of(name, file_ending) is None and stem not in cases and labelled_by_name(stem, cases) is None
-    endings = {ending for reader in LIST_OF_IO_CLASSES for ending in reader.supported_file_endings}
-    return any(_case_of(name, ending) is not None for ending in endings)
+    return any(_case_of(name, ending) is not None for ending in readable_endings())
 
 
 def _case_of(name: str, file_ending: str) -> str | None:

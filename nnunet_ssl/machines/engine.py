@@ -6,6 +6,8 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
+from nnunet_ssl.machines.own_process import OwnProcess
+
 
 class Engine(Protocol):
     """Does the same work on many jobs, on workers that share this machine's folders."""
@@ -24,17 +26,19 @@ class Engine(Protocol):
         ...
 
 
-def engine_at(address: str | None) -> AbstractContextManager[Engine | None]:
-    """The engine of `--dask`, whose workers start with the first job and end with the block; None where there is no address.
+def engine_at(address: str | None, *, device: str = "cpu") -> AbstractContextManager[Engine | None]:
+    """The engine of `--dask`, whose workers start with the first job and end with the block.
 
     Args:
-        address: of a scheduler, `local` (one worker per GPU), or `local:N`.
+        address: of a scheduler, `local` (one worker per GPU), or `local:N`. With None there is no engine and this process does the work,
+            or a process of its own if the device is a GPU.
+        device: `cuda` where the work uses a GPU that a training will need afterwards, see `OwnProcess`.
 
     Raises:
         ConfigError: if Dask is not installed, or the address is not one.
     """
     if address is None:
-        return nullcontext()
+        return OwnProcess() if device == "cuda" else nullcontext()
     from nnunet_ssl.machines.dask_engine import DaskEngine
 
     return DaskEngine(address)

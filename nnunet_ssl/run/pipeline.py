@@ -180,7 +180,7 @@ def _written(request: RunRequest, stage: int) -> Callable[[], bool]:
 
 def _grow(request: RunRequest) -> Callable[[], None]:
     def work() -> None:
-        with engine_at(request.dask) as engine:
+        with engine_at(request.dask, device=request.device) as engine:
             grow(request.open(), device=torch.device(request.device), engine=engine)
 
     return work

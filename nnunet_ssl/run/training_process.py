@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from nnunet_ssl.errors import StateError
+from nnunet_ssl.errors import LESS_MEMORY, StateError
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
 from nnunet_ssl.nnunet_api.external_trainers import environment_with_trainers
@@ -33,6 +33,7 @@ from nnunetv2.run.run_training import run_training_entry
 run_training_entry()
 """
 _FULL_DISK = re.compile("No space left on device|Disk quota exceeded")
+_FULL_GPU = re.compile("OutOfMemoryError|CUDA out of memory|CUDA error: out of memory")
 _LINES_KEPT = 50
 """Of the output's end: what worker processes print when they are ended may follow the line that says why a training stopped."""
 _GRACE_SECONDS = 1
@@ -76,6 +77,7 @@ def train(model: ModelLocation, fold: int | str, *, device: str, log: Path, epoc
     last = _stream([sys.executable, "-u", "-c", _ENTRY, *arguments], log, f"training {model.dataset}", epochs, environment)
     if last is not None:
         hint = "; make space there and give the same command again: it continues" if _FULL_DISK.search(last) else ""
+        hint = f"; {LESS_MEMORY}, and give the same command again" if _FULL_GPU.search(last) else hint
         raise StateError(f"{given} failed: {last} (whole output: {log}){hint}")
 
 
@@ -131,7 +133,8 @@ def _stream(command: list[str], log: Path, label: str, epochs: int | None, envir
             if pipe is not None:
                 pipe.close()
     printed = [line for line in reversed(lines) if line]
-    last = next((line for line in printed if _FULL_DISK.search(line)), printed[0] if printed else "")
+    reasons = (line for line in printed if _FULL_DISK.search(line) or _FULL_GPU.search(line))
+    last = next(reasons, printed[0] if printed else "")
     if process.returncode < 0:
         return f"ended by signal {-process.returncode} (9: often for lack of memory); its last line: {last or 'none'}"
     return last or f"exit code {process.returncode}"

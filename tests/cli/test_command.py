@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from nnunet_ssl.cli.command import command, run_command
 from nnunet_ssl.cli.trainers import main as trainers_main
@@ -31,6 +32,16 @@ def test_exit_code_is_the_bodys_own(returned: int | None, code: int) -> None:
 def test_expected_error_is_one_line_and_code_2(error: NnsslError, capsys: pytest.CaptureFixture[str]) -> None:
     assert failing(error) == 2
     assert capsys.readouterr() == ("", "nnssl_x: error: no pool at /x; give one with -u.\n")
+
+
+def test_a_full_gpu_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    said = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.79 GiB of which 1.18 GiB is free."
+    assert failing(torch.OutOfMemoryError(said)) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("nnssl_x: error: the GPU has too little memory (CUDA out of memory); end what else runs on that GPU, or use")
+    assert err.count("\n") == 1
+    with pytest.raises(RuntimeError, match="of ours"):
+        failing(RuntimeError("a defect of ours"))
 
 
 def test_interrupt_is_one_line_and_code_130(capsys: pytest.CaptureFixture[str]) -> None:

@@ -130,6 +130,13 @@ def test_failure_is_one_line_with_the_log(log: Path, monkeypatch: pytest.MonkeyP
     assert "Traceback" in log.read_text()
 
 
+def test_a_full_gpu_is_the_reason_whatever_is_printed_after_it(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
+    after = "RuntimeError: One or more background workers are no longer alive. Exiting."
+    with pytest.raises(StateError, match=rf"failed: {said} .*; end what else runs on that GPU, or use plans of a smaller preset"):
+        run(log, f"import sys; print({said!r}); print({after!r}); sys.exit(1)", monkeypatch)
+
+
 def test_silent_failure_names_the_exit_code(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StateError, match="failed: exit code 3"):
         run(log, "import sys; sys.exit(3)", monkeypatch)
