@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from nnunet_ssl.training.peers.peer_loss import PeerLoss
+from nnunet_ssl.errors import ConfigError
+from nnunet_ssl.training.peers.peer_loss import PeerLoss, ReferenceLoss
 from nnunet_ssl.training.student import SemiSupervisedStudent
 
 HARNESS_SETTINGS = (
@@ -38,6 +39,11 @@ class PeerStudent(SemiSupervisedStudent):
 
     # ---- nnU-Net's hooks
 
+    def initialize(self) -> None:
+        super().initialize()
+        if self.is_ddp and issubclass(self.loss_kind, ReferenceLoss):
+            refuse_synchronised_norms(type(self).__name__, self.network)
+
     def print_plans(self) -> None:
         super().print_plans()
         used = ", ".join(self.settings_in_use())
@@ -55,3 +61,23 @@ class PeerStudent(SemiSupervisedStudent):
 
     def _terms(self) -> dict[str, int]:
         return dict.fromkeys(self.loss_kind.terms, 1)
+
+
+def refuse_synchronised_norms(trainer: str, network: nn.Module) -> None:
+    """See that a forward pass of a part of the processes waits for nobody.
+
+    References are predicted in training mode, in those processes whose batch has samples of the pool. Batch normalisation, which nnU-Net
+    synchronises over processes, would wait for the others.
+
+    Args:
+        trainer: its name.
+        network: as it is trained by several processes.
+
+    Raises:
+        ConfigError: if the network has batch normalisation.
+    """
+    if any(isinstance(module, nn.SyncBatchNorm) for module in network.modules()):
+        raise ConfigError(
+            f"{trainer} cannot train a network with batch normalisation on several GPUs: its processes would wait for each other for ever; "
+            "train it on one GPU, or with plans of another normalisation."
+        )

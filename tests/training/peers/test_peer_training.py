@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,18 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from short_training import log, run, same
+from torch import nn
 
+from nnunet_ssl.errors import ConfigError
 from nnunet_ssl.locations import trainers_folder
 from nnunet_ssl.nnunet_api.checkpoints import load_checkpoint
 from nnunet_ssl.training.peers.cross_pseudo_supervision import CrossPseudoSupervisionTrainer
 from nnunet_ssl.training.peers.mean_teacher import MeanTeacherTrainer
 from nnunet_ssl.training.peers.naive_self_training import NaiveSelfTrainingTrainer
+from nnunet_ssl.training.peers.peer_student import PeerStudent
 from nnunet_ssl.training.peers.uncertainty_aware_mean_teacher import UAMTTrainer
 from nnunet_ssl.training.strong_augmentation import PoolOnly
-from nnunet_ssl.training.student import TransASPPStudentTrainer
+from nnunet_ssl.training.student import SemiSupervisedStudent, TransASPPStudentTrainer
 
 PEERS = [NaiveSelfTrainingTrainer, MeanTeacherTrainer, UAMTTrainer, CrossPseudoSupervisionTrainer]
 Settings = Callable[..., dict[str, Any]]
@@ -31,6 +35,23 @@ Settings = Callable[..., dict[str, Any]]
 def measured(trainer: Any) -> dict[str, list[Any]]:
     """What the log has of the loss's own terms."""
     return {name: log(trainer)[name] for name in trainer._terms()}
+
+
+@pytest.mark.parametrize("kind", PEERS)
+def test_batch_normalisation_over_several_gpus(tiny: Any, short: Settings, kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nnU-Net synchronises it: a process that predicts a reference would wait for those that have none to predict."""
+
+    def initialized(trainer: Any) -> None:
+        trainer.network = nn.Sequential(nn.Conv3d(1, 2, 1), nn.SyncBatchNorm(2))
+
+    trainer = tiny.trainer(kind, settings=short())
+    trainer.is_ddp = True
+    monkeypatch.setattr(SemiSupervisedStudent, "initialize", initialized)
+    refused = kind is not NaiveSelfTrainingTrainer
+    with pytest.raises(ConfigError, match=f"{kind.__name__} cannot train a network with batch norm") if refused else nullcontext():
+        PeerStudent.initialize(trainer)
+    trainer.is_ddp = False
+    PeerStudent.initialize(trainer)
 
 
 @pytest.mark.parametrize("kind", PEERS)
