@@ -21,7 +21,7 @@ def text(project: Path) -> str:
 def test_rule_for_review(text: str) -> None:
     rule = text.partition("## Which cases to review")[2].partition("\n## ")[0]
     assert f"the {WORST_SHARE * 100:.0f} % quantile" in rule
-    assert f"at least {WEAK_DICE:g}" in rule
+    assert f"or {WEAK_DICE:g} if that is higher" in rule
 
 
 def test_states_of_calibration(text: str) -> None:

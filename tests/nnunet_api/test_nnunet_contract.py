@@ -18,6 +18,7 @@ from nnunetv2.configuration import default_num_processes
 from tiny_setup import CONFIGURATION, DATASET, PLANS, Project
 
 from nnunet_ssl.nnunet_api.evidence_predictor import EvidencePredictor
+from nnunet_ssl.nnunet_api.file_endings import readable_endings
 from nnunet_ssl.nnunet_api.planner import TransASPPPlanner
 
 SOURCES = Path(__file__).resolve().parents[2] / "nnunet_ssl"
@@ -33,6 +34,7 @@ TRAINER = "nnunetv2.training.nnUNetTrainer.nnUNetTrainer:nnUNetTrainer"
 PLANNERS = "nnunetv2.experiment_planning.experiment_planners"
 PLANNER = f"{PLANNERS}.default_experiment_planner:ExperimentPlanner"
 TORCH_PLANNER = f"{PLANNERS}.resampling.resample_with_torch:nnUNetPlannerResEncL_torchres_sepz"
+READERS = "nnunetv2.imageio.reader_writer_registry:LIST_OF_IO_CLASSES"
 RESAMPLING = "nnunetv2.preprocessing.resampling.default_resampling:resample_data_or_seg_to_shape"
 
 SIGNATURES = {
@@ -197,7 +199,13 @@ def test_everything_imported_from_nnunet_is_pinned() -> None:
             if isinstance(node, ast.Import):
                 assert not any(alias.name.split(".")[0] == "nnunetv2" for alias in node.names), path
     assert len(imported) > 10
-    assert imported - set(SIGNATURES) == set()
+    assert imported - set(SIGNATURES) == {READERS}
+
+
+def test_readers_say_which_files_they_read() -> None:
+    assert {".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".tif", ".tiff"} <= readable_endings()
+    assert all(ending.startswith(".") for ending in readable_endings())
+    assert ".json" not in readable_endings()  # beside TIFF images
 
 
 def test_checkpoint_names_and_fold_folders(project: Project) -> None:
