@@ -98,6 +98,16 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_accept(arguments: argparse.Namespace) -> None:
+    """See that `--accept-unchanged` has something to act on.
+
+    Raises:
+        ConfigError: if it has not.
+    """
+    if arguments.accept_unchanged and arguments.accept is None:
+        raise ConfigError("--accept-unchanged is about the labels of --accept; give their folder, too.")
+
+
 def add_part_arguments(parser: argparse.ArgumentParser, what: str) -> None:
     """`--num_parts --part_id`, in nnU-Net's spelling or ours: one machine's share of the cases.
 

@@ -16,6 +16,7 @@ from nnunet_ssl.cli.arguments import (
     add_method_arguments,
     add_part_arguments,
     add_run_arguments,
+    check_accept,
     evidence_device,
     make_parser,
     method_assignments,
@@ -62,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the next stage and print the next command."""
     arguments = parser().parse_args(argv)
+    check_accept(arguments)
     assignments, part = method_assignments(arguments), _part(arguments)
     from nnunet_ssl.data.groups import check_asked, keep_groups
     from nnunet_ssl.nnunet_api.load_setup import load_setup

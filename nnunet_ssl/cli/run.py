@@ -16,6 +16,7 @@ from nnunet_ssl.cli.arguments import (
     add_leave_group_out_argument,
     add_method_arguments,
     add_run_arguments,
+    check_accept,
     evidence_device,
     make_parser,
     method_assignments,
@@ -82,6 +83,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run everything that is not done, fold by fold, print the tables and the next command."""
     arguments = parser().parse_args(argv)
+    check_accept(arguments)
     from nnunet_ssl.machines.engine import engine_at
 
     assignments = method_assignments(arguments)

@@ -13,6 +13,11 @@ from nnunet_ssl.data.files import link
 from nnunet_ssl.nnunet_api.spacing_file import spacing_of_image, spacing_of_label
 
 
+def image_name(name: str, file_ending: str) -> re.Match[str] | None:
+    """The groups `case` and `channel` of a file that is named like an image; None for any other."""
+    return re.fullmatch(r"(?P<case>.+)_(?P<channel>\d{4})" + re.escape(file_ending), name, re.DOTALL)
+
+
 def channels_by_case(folder: Path, file_ending: str) -> tuple[dict[str, dict[int, str]], dict[str, str]]:
     """Group a folder's files; those that are named otherwise than images are never touched.
 
@@ -23,8 +28,7 @@ def channels_by_case(folder: Path, file_ending: str) -> tuple[dict[str, dict[int
     Returns:
         Absolute paths by case and channel, and the reason for every case whose name cannot be used; none of these is ever opened.
     """
-    pattern = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})" + re.escape(file_ending), re.DOTALL)
-    matches = [match for name in sorted(os.listdir(folder)) if (match := pattern.fullmatch(name))]
+    matches = [match for name in sorted(os.listdir(folder)) if (match := image_name(name, file_ending))]
     # the label of a case called scan_0001 looks like channel 1 of a case called scan
     labels = {match["case"] + file_ending for match in matches}
     channels: dict[str, dict[int, str]] = defaultdict(dict)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection
 from pathlib import Path
 
 from nnunet_ssl.data.case_names import labelled_by_name, shown
+from nnunet_ssl.data.image_files import image_name
 from nnunet_ssl.nnunet_api.file_endings import readable_endings
 
 _NUM_NAMED = 3
@@ -24,12 +24,12 @@ def passed_over(folder: Path, file_ending: str) -> list[str]:
         Paths below `folder`: images without a channel in their name that are no case's label, images of another file ending that nnU-Net
         reads, and images in a folder of their own. Hidden files are none.
     """
-    names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    cases = {case for name in names if (case := _case_of(name, file_ending)) is not None}
+    names = _listed(folder)
+    cases = {match["case"] for name in names if (match := image_name(name, file_ending))}
     found: list[str] = []
     for name in names:
         if (folder / name).is_dir():
-            found += [f"{name}/{inner}" for inner in _listed(folder / name) if _case_of(inner, file_ending) is not None]
+            found += [f"{name}/{inner}" for inner in _listed(folder / name) if image_name(inner, file_ending)]
         elif _is_missed(name, file_ending, cases):
             found.append(name)
     return [shown(name) for name in found]
@@ -47,17 +47,12 @@ def describe_passed_over(folder: Path, file_ending: str, files: list[str]) -> st
 def _is_missed(name: str, file_ending: str, cases: Collection[str]) -> bool:
     if name.endswith(file_ending):
         stem = name.removesuffix(file_ending)
-        return _case_of(name, file_ending) is None and stem not in cases and labelled_by_name(stem, cases) is None
-    return any(_case_of(name, ending) is not None for ending in readable_endings())
-
-
-def _case_of(name: str, file_ending: str) -> str | None:
-    match = re.fullmatch(r"([^.].*)_\d{4}" + re.escape(file_ending), name, re.DOTALL)
-    return match[1] if match else None
+        return image_name(name, file_ending) is None and stem not in cases and labelled_by_name(stem, cases) is None
+    return any(image_name(name, ending) for ending in readable_endings())
 
 
 def _listed(folder: Path) -> list[str]:
     try:
-        return sorted(os.listdir(folder))
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError:  # not ours to read
         return []

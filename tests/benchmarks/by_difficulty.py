@@ -19,10 +19,9 @@ from typing import Any
 import numpy as np
 from arms import ARMS
 from case_metrics import VOLUMES, read_cases
-from draw import TEACHERS
 from finished_run import CASES
 from paired_draws import t_interval
-from runs_table import rows_by_path
+from runs_table import rows_by_path, rows_parser
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Cases = Mapping[str, Mapping[str, float]]
@@ -45,11 +44,7 @@ def main() -> int:
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line, or words of one."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=Path, required=True, help="folder of rows and tables of cases of finished runs")
-    parser.add_argument("--split", default="test", choices=("test", "development"))
-    parser.add_argument("--labels", type=int, default=4)
-    parser.add_argument("--network", default="TransASPPUNet", choices=list(TEACHERS))
+    parser = rows_parser(__doc__, beside="tables of cases")
     parser.add_argument(
         "--arms",
         nargs=2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 from benchmark_figures import paired_lines, worth_in_labels, write_svg
 from case_metrics import METRICS
+from draw import TEACHERS
 from matplotlib.figure import Figure
 from paired_draws import Row, Summary, summarise, with_better_of
 
@@ -24,6 +26,21 @@ BOOTSTRAP_DRAWS = 6
 """From how many draws on the bootstrap interval of the gap is printed. Of six draws it covers about 85 % in simulated tables where 95 % are
 meant, of fewer far less."""
 OURS = "TransASPPUNet"
+
+
+def rows_parser(description: str | None, *, beside: str) -> argparse.ArgumentParser:
+    """The command line of what looks at finished runs of one split, number of labels and network.
+
+    Args:
+        description: of the script.
+        beside: what it reads besides the rows.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=Path, required=True, help=f"folder of rows and {beside} of finished runs")
+    parser.add_argument("--split", default="test", choices=("test", "development"))
+    parser.add_argument("--labels", type=int, default=4)
+    parser.add_argument("--network", default=OURS, choices=list(TEACHERS))
+    return parser
 
 
 def read_rows(folder: Path, split: str, *, network: str = OURS) -> list[dict[str, Any]]:

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import numpy as np
 from arms import ARMS
-from draw import TEACHERS
 from finished_run import LOGS
-from runs_table import rows_by_path
+from runs_table import rows_by_path, rows_parser
 
 TERMS = ("loss_supervised", "loss_high", "loss_low")
 NUM_EPOCHS = 3
@@ -48,11 +47,7 @@ def main() -> int:
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line, or words of one."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=Path, required=True, help="folder of rows and logs of finished runs")
-    parser.add_argument("--split", default="test", choices=("test", "development"))
-    parser.add_argument("--labels", type=int, default=4)
-    parser.add_argument("--network", default="TransASPPUNet", choices=list(TEACHERS))
+    parser = rows_parser(__doc__, beside="logs")
     parser.add_argument("--arms", nargs="+", default=["supervised_continued", "ours"], choices=list(ARMS), help="with students")
     return parser.parse_args(words)
 

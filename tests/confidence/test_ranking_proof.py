@@ -231,7 +231,8 @@ def test_what_tells_strata_apart_is_no_ranking(shift: float, relation: float, ve
 
 
 @pytest.mark.parametrize(
-    ("sizes", "least_orders"), [([2, 2, 2], 8), ([2, 2, 2, 2], 16), ([3, 2, 2], 24), ([3, 3, 2], 72), ([4, 4], 576), ([5, 3, 2], 1440)]
+    ("sizes", "least_orders"),
+    [([2, 2, 2], 8), ([2, 2, 2, 2], 16), ([3, 2, 2], 24), ([3, 3, 2], 72), ([4, 4], 576), ([5, 3, 2], 1440), ([8, 8], 40320**2)],
 )
 def test_small_strata_prove_nothing_by_chance(sizes: list[int], least_orders: int) -> None:
     """Cases of a pair are each other's mirror image once their mean is taken off: they are one case and not two."""

@@ -39,6 +39,7 @@ def test_what_might_be_an_image(tmp_path: Path, missed: str) -> None:
         ".b.nii.gz",
         ".site/b_0000.nii.gz",
         "site/b.nii.gz",
+        "site/.b_0000.nii.gz",
         "site/deep/b_0000.nii.gz",
     ],
 )

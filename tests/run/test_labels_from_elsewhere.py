@@ -149,6 +149,8 @@ def test_whole_run(project: Project, tmp_path: Path, capsys: Any, monkeypatch: p
     )
     assert f"  1. [ to do] predictions  take the predictions: {line}\n" in out
     assert f"  2. [ to do] accept       accept labels: {line} --accept {labels}\n" in out
+    for command in (run.main, pseudolabel.main):
+        assert "--accept-unchanged is about the labels of --accept" in call(command, capsys, "--accept-unchanged", code=2)
     planned = call(run.main, capsys, *flags, "--accept-unchanged", "--dry-run")
     assert f"accept labels: {line} --accept {labels} --accept-unchanged\n" in planned
     assert not (project.results / DATASET).exists()
