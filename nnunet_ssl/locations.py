@@ -15,6 +15,7 @@ from nnunet_ssl.errors import SetupError
 OUR_TEACHER, OUR_STUDENT = "TransASPPTeacherTrainer", "TransASPPStudentTrainer"
 """Names of the trainers that build TransASPPUNet themselves; `-tr` of nnU-Net."""
 DEFAULT_PLANS = "nnUNetPlans"
+DEFAULT_DEVICE = "cuda"
 """nnU-Net's own default of `-p`."""
 STUDY_FILE = "held_out.json"
 """In the workspace: everything measured on held-out cases."""
@@ -76,6 +77,11 @@ def presets_folder() -> Path:
 def plans_flag(plans: str) -> str:
     """`-p` as it stands in a command to type next; nothing for nnU-Net's default."""
     return "" if plans == DEFAULT_PLANS else f" -p {plans}"
+
+
+def device_flag(device: str) -> str:
+    """`-device` as it stands in a command to type next; nothing for the default of nnU-Net's commands and ours."""
+    return "" if device == DEFAULT_DEVICE else f" -device {device}"
 
 
 def dataset_number(name: str) -> int:

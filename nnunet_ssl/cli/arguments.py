@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnunet_ssl.config import CASE_SCORES, CONFIDENCES, ORDERS, SCHEDULES, STUDENT_INITS, TARGET_KINDS, UNLEARNING_MODES
 from nnunet_ssl.errors import ConfigError
-from nnunet_ssl.locations import DEFAULT_PLANS, OUR_TEACHER
+from nnunet_ssl.locations import DEFAULT_DEVICE, DEFAULT_PLANS, OUR_TEACHER
 from nnunet_ssl.machines.local_cluster import is_local
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def evidence_device(arguments: argparse.Namespace) -> str:
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
     """`-device`."""
-    parser.add_argument("-device", default="cuda", choices=("cuda", "cpu", "mps"), help="where networks run (default: %(default)s)")
+    parser.add_argument("-device", default=DEFAULT_DEVICE, choices=("cuda", "cpu", "mps"), help="where networks run (default: %(default)s)")
 
 
 def add_method_arguments(parser: argparse.ArgumentParser) -> None:

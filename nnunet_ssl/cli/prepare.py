@@ -16,6 +16,7 @@ from nnunet_ssl.cli.arguments import (
     part_of,
 )
 from nnunet_ssl.cli.command import command
+from nnunet_ssl.cli.next_command import print_next
 from nnunet_ssl.locations import OUR_TEACHER, dataset_number, plans_flag
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _use_groups(setup, pool, arguments.groups, write_folds=arguments.group_folds)
         _print_next(setup)
     else:
-        print(f"next: {NAME} -d {dataset_number(setup.dataset)} -c {arguments.c}{plans_flag(setup.plans_name)} -u FOLDER")
+        print_next(f"{NAME} -d {dataset_number(setup.dataset)} -c {arguments.c}{plans_flag(setup.plans_name)} -u FOLDER")
 
 
 def _asks_for_groups(arguments: argparse.Namespace) -> bool:
@@ -143,11 +144,10 @@ def _pool(setup: NnunetSetup, arguments: argparse.Namespace) -> PoolIndex:
 def _print_next(setup: NnunetSetup) -> None:
     """The commands that train a teacher, or use one that is trained already."""
     number, configuration, flags = dataset_number(setup.dataset), setup.configuration, plans_flag(setup.plans_name)
-    print(f"next: nnUNetv2_train {number} {configuration} FOLD -tr {OUR_TEACHER}{flags}")
     run_line = f"nnssl_run -d {number} -c {configuration} -f FOLD"
-    print(f"  or: {run_line}{flags}")
-    for model in _trained_models(setup):
-        print(f"  or: {run_line} {model}  (its teacher is trained already)")
+    there = [f"{run_line} {model}  (its teacher is trained already)" for model in _trained_models(setup)]
+    train = f"nnUNetv2_train {number} {configuration} FOLD -tr {OUR_TEACHER}{flags}"
+    print_next(train, f"{run_line}{flags}", *there, trainer=OUR_TEACHER)
 
 
 def _trained_models(setup: NnunetSetup) -> list[str]:

@@ -23,7 +23,8 @@ from nnunet_ssl.cli.arguments import (
     part_of,
 )
 from nnunet_ssl.cli.command import command
-from nnunet_ssl.locations import dataset_number, plans_flag
+from nnunet_ssl.cli.next_command import print_next
+from nnunet_ssl.locations import DEFAULT_DEVICE, dataset_number, device_flag, plans_flag
 
 if TYPE_CHECKING:
     from nnunet_ssl.machines.part import Part
@@ -46,6 +47,13 @@ def parser() -> argparse.ArgumentParser:
     add_groups_argument(made)
     add_leave_group_out_argument(made)
     add_device_argument(made)
+    made.add_argument(
+        "--withdraw",
+        nargs="+",
+        default=(),
+        metavar="CASE",
+        help="take accepted labels back: from the next stage on these cases are pool cases like any other",
+    )
     made.add_argument("--rescore", action="store_true", help="rank from stored evidence, predict nothing")
     made.add_argument(
         "--stage",
@@ -70,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from nnunet_ssl.pseudolabel.accept import accept
     from nnunet_ssl.pseudolabel.run_spec import RunSpec, settings_in_force
     from nnunet_ssl.pseudolabel.start_run import open_run, refuse_idle_settings
+    from nnunet_ssl.pseudolabel.withdraw import withdraw
 
     check_asked(arguments.groups)
     setup = load_setup(arguments.d, arguments.c, arguments.p)
@@ -93,15 +102,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     if part is not None:
         _gather_part(run, part, arguments)
         return
+    if arguments.withdraw:
+        withdraw(run, arguments.withdraw)
+        print(f"accepted labels: {len(set(arguments.withdraw))} withdrawn, {len(run.accepted)} are left")
     if arguments.accept is not None:
         new = accept(run, arguments.accept, takes_unchanged=arguments.accept_unchanged)
         print(f"accepted labels: {len(new)} new, {len(run.accepted)} in all")
     if arguments.stage is not None:
         _write_again(run, arguments)
     elif run.manifest.stages and not run.is_trained(len(run.manifest.stages)):
-        _name_the_training(run)
+        _name_the_training(run, arguments)
     elif run.next_stage is None:
-        _publish(run)
+        _publish(run, arguments)
     else:
         _grow(run, arguments)
 
@@ -115,7 +127,12 @@ def _part(arguments: argparse.Namespace) -> Part | None:
     from nnunet_ssl.errors import ConfigError
 
     part = part_of(arguments)
-    others = {"--accept": arguments.accept, "--stage": arguments.stage, "--rescore": arguments.rescore or None}
+    others = {
+        "--accept": arguments.accept,
+        "--withdraw": arguments.withdraw or None,
+        "--stage": arguments.stage,
+        "--rescore": arguments.rescore or None,
+    }
     if part is not None and (given := [flag for flag, value in others.items() if value is not None]):
         raise ConfigError(f"--num_parts gathers evidence and does no more; {given[0]} is for the command without it.")
     return part
@@ -143,35 +160,41 @@ def _write_again(run: Run, arguments: argparse.Namespace) -> None:
     import torch
 
     from nnunet_ssl.machines.engine import engine_at
-    from nnunet_ssl.nnunet_api.training_state import checkpoint_to_open, training_command
+    from nnunet_ssl.nnunet_api.training_state import checkpoint_to_open
     from nnunet_ssl.pseudolabel.rewrite_stage import rewrite_stage
 
     with engine_at(arguments.dask) as engine:
         record = rewrite_stage(run, arguments.stage, device=torch.device(evidence_device(arguments)), engine=engine)
     print(f"stage {record.stage}: {len(record.cases)} pool cases written again in {record.dataset}")
     student = run.student(record.stage)
-    print(f"next: {training_command(student, run.fold, anew=True)}")
+    _print_training(run, record.stage, arguments, anew=True)
     if checkpoint_to_open(student, run.fold) is not None:
         kept = student.fold_folder(run.fold)
         print(f"a student of the files before is there: this trains it anew; nnssl_run keeps it, unless {kept} is removed")
 
 
-def _name_the_training(run: Run) -> None:
-    """Say that the stage written last waits for its student."""
+def _print_training(run: Run, stage: int, arguments: argparse.Namespace, *, anew: bool = False) -> None:
+    """The command that trains the student of a stage."""
     from nnunet_ssl.nnunet_api.training_state import training_command
 
+    student = run.student(stage)
+    print_next(training_command(student, run.fold, anew=anew, device=arguments.device), trainer=student.trainer)
+
+
+def _name_the_training(run: Run, arguments: argparse.Namespace) -> None:
+    """Say that the stage written last waits for its student."""
     written = len(run.manifest.stages)
     print(f"stage {written} is written ({run.stage_name(written)}); its student is not trained yet")
-    print(f"next: {training_command(run.student(written), run.fold)}")
+    _print_training(run, written, arguments)
 
 
-def _publish(run: Run) -> None:
+def _publish(run: Run, arguments: argparse.Namespace) -> None:
     """Publish the last student."""
     from nnunet_ssl.pseudolabel.publish import publish
 
     model = publish(run)
     print(f"the curriculum is complete; the last student is published as {model.folder}")
-    print(f"next: {predict_line(run)}")
+    print_next(predict_line(run, device=arguments.device), trainer=run.manifest.student_trainer)
 
 
 def _grow(run: Run, arguments: argparse.Namespace) -> None:
@@ -180,7 +203,6 @@ def _grow(run: Run, arguments: argparse.Namespace) -> None:
 
     from nnunet_ssl.data.ranking_file import ranking_file
     from nnunet_ssl.machines.engine import engine_at
-    from nnunet_ssl.nnunet_api.training_state import training_command
     from nnunet_ssl.pseudolabel.grow import grow
 
     with engine_at(arguments.dask) as engine:
@@ -189,11 +211,12 @@ def _grow(run: Run, arguments: argparse.Namespace) -> None:
     if record.accepted:
         print(f"  and {len(record.accepted)} with accepted labels, as labelled cases")
     print(f"ranking: {ranking_file(run.workspace, record.stage)}")
-    print(f"next: {training_command(run.student(record.stage), run.fold)}")
+    _print_training(run, record.stage, arguments)
 
 
-def predict_line(run: Run, folds: str | None = None) -> str:
+def predict_line(run: Run, folds: str | None = None, *, device: str = DEFAULT_DEVICE) -> str:
     """The stock command that predicts with the published student, of the run's fold or of those named."""
     number, configuration = dataset_number(run.setup.dataset), run.setup.configuration
     trainer, plans = run.manifest.student_trainer, plans_flag(run.setup.plans_name)
-    return f"nnUNetv2_predict -d {number} -c {configuration} -f {folds or run.fold} -tr {trainer}{plans} -i INPUT_FOLDER -o OUTPUT_FOLDER"
+    model = f"-d {number} -c {configuration} -f {folds or run.fold} -tr {trainer}{plans}"
+    return f"nnUNetv2_predict {model} -i INPUT_FOLDER -o OUTPUT_FOLDER{device_flag(device)}"

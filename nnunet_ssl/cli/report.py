@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from nnunet_ssl.cli.arguments import add_dataset_arguments, fold_argument, make_parser
 from nnunet_ssl.cli.command import command
+from nnunet_ssl.cli.next_command import print_next
 from nnunet_ssl.locations import OUR_TEACHER, dataset_number, plans_flag
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         facts, page, tables = write_report(setup, fold, arguments.tr, arguments.o)
         print(f"report: {page}")
         print(f"tables: {', '.join(tables)} in {page.parent}")
-        print(f"next: {_next_line(facts)}")
+        print_next(_next_line(facts), trainer=facts.student_trainer if facts.is_published else None)
 
 
 def _next_line(facts: RunFacts) -> str:

@@ -23,12 +23,14 @@ from nnunet_ssl.cli.arguments import (
     use_device,
 )
 from nnunet_ssl.cli.command import command
+from nnunet_ssl.cli.next_command import print_export, print_next
 from nnunet_ssl.cli.run_control import check_control, run_controls
 from nnunet_ssl.cli.run_printing import print_fold, print_settings, print_table
 from nnunet_ssl.controls import CONTROLS
 from nnunet_ssl.locations import dataset_number, plans_flag
 
 if TYPE_CHECKING:
+    from nnunet_ssl.nnunet_api.setup import NnunetSetup
     from nnunet_ssl.run.run_request import RunRequest, Step
 
 NAME = "nnssl_run"
@@ -104,7 +106,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             _print_steps(pipeline(request), shows_progress=arguments.status)
             if arguments.status:
                 print_table(request)
+        _print_missing(arguments, requests[0].setup)
         if arguments.dry_run:
+            print_export(requests[0].student)
             _print_estimate(requests)
         return
     if arguments.only is not None:
@@ -252,6 +256,22 @@ def _print_steps(steps: Sequence[Step], *, shows_progress: bool) -> None:
             print(f"{'':14}{progress}")
 
 
+def _print_missing(arguments: argparse.Namespace, setup: NnunetSetup) -> None:
+    """What the steps need and do not make themselves, when they are typed one by one: plans of a preset, and a pool that no `-u` names."""
+    from nnunet_ssl.data.overlay import is_laid
+    from nnunet_ssl.data.pool_index import load_pool
+    from nnunet_ssl.errors import SetupError
+
+    if arguments.preset and not is_laid(setup):
+        prepare = f"nnssl_prepare -d {dataset_number(setup.dataset)} -c {arguments.c}{plans_flag(arguments.p)} --preset {arguments.preset}"
+        print(f"the plans {setup.plans_name} are not laid yet; before a step that is typed alone: {prepare}")
+    if arguments.status and not arguments.u:  # a dry run stops for it
+        try:
+            load_pool(setup)
+        except SetupError as error:
+            print(error)
+
+
 def _print_cross_validation(requests: Sequence[RunRequest]) -> None:
     """The folds beside each other."""
     if len(requests) > 1:
@@ -265,9 +285,8 @@ def _print_next(arguments: argparse.Namespace, requests: Sequence[RunRequest]) -
 
     setup, run = requests[0].setup, requests[0].open()
     number, folds = dataset_number(setup.dataset), " ".join(str(request.fold) for request in requests)
-    print(f"next: {predict_line(run, folds)}")
     report = f"nnssl_report -d {number} -c {arguments.c} -f {folds}{plans_flag(setup.plans_name)} -tr {run.teacher.trainer}"
-    print(f"  or: {report}")
+    print_next(predict_line(run, folds, device=arguments.device), report, trainer=run.manifest.student_trainer)
 
 
 def _print_estimate(requests: Sequence[RunRequest]) -> None:

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from nnunet_ssl.cli.next_command import print_export
 from nnunet_ssl.cli.run_printing import print_fold, print_settings, print_table
 
 if TYPE_CHECKING:
@@ -90,5 +91,6 @@ def run_controls(name: str, requests: Sequence[RunRequest]) -> None:
     else:
         print("\n".join(comparison_lines(name, [compare(*pair) for pair in pairs])))
     folds = " ".join(str(request.fold) for request in requests)
+    print_export(requests[0].student)
     for which, run in zip(("next", "  and"), pairs[0], strict=True):
-        print(f"{which}: {predict_line(run, folds)}")
+        print(f"{which}: {predict_line(run, folds, device=requests[0].device)}")

@@ -100,29 +100,41 @@ def lay_preset(setup: NnunetSetup, preset: str) -> NnunetSetup:
     """
     laid = overlaid(setup, preset)
     remove_leftovers(laid.preprocessed_folder)
-    write_json(laid.preprocessed_folder / f"{laid.plans_name}.json", laid.plans)
+    write_json(_plans_file(laid), laid.plans)
     return laid
 
 
 def laid_before(setup: NnunetSetup, preset: str) -> NnunetSetup | None:
     """The set-up under the plans that an overlay has made for its configuration, or None; a warning where it would make others now.
 
+    A set-up whose own plans are those of this overlay is returned as it is: the same overlay is not laid upon itself.
+
     Raises:
         ConfigError: see `overlaid`.
         StateError: if they are older than the data that they share with others.
     """
+    if setup.plans_name.endswith(preset_plans_name("", _read_overlay(preset)[1])) and is_laid(setup):
+        return setup
     wanted = overlaid(setup, preset)
-    path = setup.preprocessed_folder / f"{wanted.plans_name}.json"
-    if not path.is_file():
+    if not is_laid(wanted):
         return None
+    path = _plans_file(wanted)
     plans = read_json(path)
-    if "nnssl" not in plans.get("configurations", {}).get(setup.configuration, {}):
-        return None  # it was laid over another configuration alone
     laid = replace(wanted, plans=plans)
     refuse_old_plans(laid)
     if plans != json.loads(json.dumps(wanted.plans)):
         logger.warning("%s is used as it is; the preset '%s' would now make other plans: remove the file to lay it again", path, preset)
     return laid
+
+
+def is_laid(setup: NnunetSetup) -> bool:
+    """Whether the plans file of a set-up is there and has our settings for its configuration, and not for another one alone."""
+    path = _plans_file(setup)
+    return path.is_file() and "nnssl" in read_json(path).get("configurations", {}).get(setup.configuration, {})
+
+
+def _plans_file(setup: NnunetSetup) -> Path:
+    return setup.preprocessed_folder / f"{setup.plans_name}.json"
 
 
 def _read_overlay(preset: str) -> tuple[dict[str, Any], str]:

@@ -162,7 +162,7 @@ def _train_control(control: _Candidate, run: Run, device: str, logs: Path) -> St
     epochs = control_epochs(run.method)
     return Step(
         "train the supervised control",
-        training_command(control.model, FOLD),
+        training_command(control.model, FOLD, device=device),
         control.model.checkpoint(FOLD).is_file,
         lambda: train(control.model, FOLD, device=device, log=logs / "control.txt", epochs=epochs),
     )

@@ -20,9 +20,24 @@ VARIABLE = "nnUNet_extTrainer"
 
 def environment_with_trainers() -> dict[str, str]:
     """The environment with our trainers' folder added to nnU-Net's search path; what the user set there stays."""
-    folder = str(trainers_folder())
-    present = [p for p in os.environ.get(VARIABLE, "").split(os.pathsep) if p]
+    folder, present = str(trainers_folder()), _search_path()
     return {**os.environ, VARIABLE: os.pathsep.join(present if folder in present else [*present, folder])}
+
+
+def line_to_export(trainer: str) -> str | None:
+    """What a user types before a command of nnU-Net's own with a trainer of ours; None where that command finds the trainer already.
+
+    Args:
+        trainer: the name after `-tr`.
+
+    Raises:
+        SetupError: if there is no trainer of that name.
+    """
+    present = _search_path()
+    if str(trainers_folder()) in present or not find_trainer(trainer).__module__.startswith("nnunet_ssl."):
+        return None
+    others = f"${VARIABLE}{os.pathsep}" if present else ""
+    return f'export {VARIABLE}="{others}$(nnssl_trainers)"'
 
 
 @contextlib.contextmanager
@@ -93,6 +108,11 @@ def student_uses(name: str, setting: str) -> bool:
     """
     in_use = getattr(find_trainer(name), "settings_in_use", None)
     return in_use is None or setting in in_use()
+
+
+def _search_path() -> list[str]:
+    """Folders that the user has named."""
+    return [folder for folder in os.environ.get(VARIABLE, "").split(os.pathsep) if folder]
 
 
 @functools.lru_cache

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from nnunet_ssl.locations import ModelLocation, dataset_number, plans_flag
+from nnunet_ssl.locations import DEFAULT_DEVICE, ModelLocation, dataset_number, device_flag, plans_flag
 
 
-def training_command(model: ModelLocation, fold: int | str, *, anew: bool = False, npz: bool = False) -> str:
+def training_command(model: ModelLocation, fold: int | str, *, anew: bool = False, npz: bool = False, device: str = DEFAULT_DEVICE) -> str:
     """The stock command that trains a model, or does what is missing of it, as a user would type it.
 
     Args:
@@ -16,11 +16,12 @@ def training_command(model: ModelLocation, fold: int | str, *, anew: bool = Fals
         fold: fold of its dataset.
         anew: whether it is to train over what is there, as nnU-Net does without `--c` and `--val`.
         npz: whether its validation is to save probabilities, also where it was done without.
+        device: `cuda`, `cpu` or `mps`.
     """
     is_done = is_trained_and_validated(model, fold) and not npz
     checkpoint = None if anew or is_done else checkpoint_to_open(model, fold)
     flag = "" if checkpoint is None else " --val" if checkpoint == model.checkpoint(fold) else " --c"
-    flags = f"{plans_flag(model.plans)}{flag}{' --npz' if npz else ''}"
+    flags = f"{plans_flag(model.plans)}{flag}{' --npz' if npz else ''}{device_flag(device)}"
     return f"nnUNetv2_train {dataset_number(model.dataset)} {model.configuration} {fold} -tr {model.trainer}{flags}"
 
 

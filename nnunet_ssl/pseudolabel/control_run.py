@@ -145,8 +145,11 @@ def begin_control(run: Run, name: str) -> NnunetSetup:
         _check_same(found, begun, workspace)
     else:
         _warn_of_changed_settings(run)
-        if any(label.stage > 1 for label in run.manifest.accepted.values()):
-            logger.warning("the run got accepted labels on its way; its control has them from the first stage on, and so a small advantage")
+        if any(record.accepted != run.accepted for record in run.manifest.stages):
+            logger.warning(
+                "the accepted labels of the run changed on its way; its control has those of the end from the first stage on, and so a "
+                "small advantage"
+            )
         with allotting():
             begun.dataset_ids = allot_ids(method.curriculum.num_stages, None)
             make_lock(workspace)

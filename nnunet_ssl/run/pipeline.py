@@ -13,7 +13,7 @@ import torch
 from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.data.pool import pool_is_current, prepare_pool
 from nnunet_ssl.errors import WRITE_AGAIN, SetupError, StateError
-from nnunet_ssl.locations import dataset_number, plans_flag, preprocessed_root, stage_dataset_name
+from nnunet_ssl.locations import dataset_number, device_flag, plans_flag, preprocessed_root, stage_dataset_name
 from nnunet_ssl.machines.engine import engine_at
 from nnunet_ssl.nnunet_api.external_trainers import find_trainer, is_our_teacher, trains_uncertainty_head
 from nnunet_ssl.nnunet_api.training_state import checkpoint_to_open, is_trained_and_validated, training_command
@@ -64,7 +64,7 @@ def pipeline(request: RunRequest) -> list[Step]:
     grow_line = f"nnssl_pseudolabel -d {number} -c {configuration} -f {request.fold}{plans} -tr {request.teacher_trainer}"
     if request.predictions:
         grow_line += f" --from-predictions {shlex.join(map(str, request.predictions))}"
-    grow_line += flags_not_kept(request)
+    grow_line += flags_not_kept(request) + device_flag(request.device)
     steps: list[Step] = []
     if request.unlabelled:
         folders = shlex.join(map(str, request.unlabelled))
@@ -93,7 +93,7 @@ def pipeline(request: RunRequest) -> list[Step]:
         steps.append(
             Step(
                 f"train student {stage}",
-                _student_command(request, stage, f"nnUNetv2_train STAGE_ID {configuration} {request.fold} -tr {request.student}{plans}"),
+                _student_command(request, stage),
                 _student_done(request, stage),
                 _train_student(request, stage, logs),
                 key=f"student-{stage}",
@@ -105,15 +105,17 @@ def pipeline(request: RunRequest) -> list[Step]:
     return steps
 
 
-def _student_command(request: RunRequest, stage: int, unknown: str) -> str:
-    """The command that trains a student; `unknown` while the run has not begun, and so has no ids for its stages."""
-    manifest = Manifest.load(request.workspace)
+def _student_command(request: RunRequest, stage: int) -> str:
+    """The command that trains a student, with STAGE_ID while the run has not begun, and so has no ids for its stages."""
+    manifest, setup = Manifest.load(request.workspace), request.setup
     ids = [] if manifest is None else ids_of_stages(manifest, request.method.curriculum.num_stages, request.first_id)
     if manifest is None or stage > len(ids):
-        return unknown
+        flags = f"-tr {request.student}{plans_flag(setup.plans_name)}{device_flag(request.device)}"
+        return f"nnUNetv2_train STAGE_ID {setup.configuration} {request.fold} {flags}"
     name = stage_dataset_name(ids[stage - 1], manifest.dataset, manifest.fold, stage)
     npz = stage <= len(manifest.stages) and _wants_npz(request, manifest, stage)
-    return training_command(replace(manifest.student_on(name), trainer=request.student), request.fold, npz=npz)
+    student = replace(manifest.student_on(name), trainer=request.student)
+    return training_command(student, request.fold, npz=npz, device=request.device)
 
 
 def execute(steps: Sequence[Step]) -> None:
@@ -138,7 +140,7 @@ def _prepare(request: RunRequest) -> Callable[[], None]:
 def _teacher_step(request: RunRequest, fold: int | str, logs: Path) -> Step:
     return Step(
         f"train the teacher (fold {fold})",
-        training_command(request.teacher, fold),
+        training_command(request.teacher, fold, device=request.device),
         _teacher_done(request, fold),
         _train_teacher(request, fold, logs),
         is_before_stages=True,
@@ -162,7 +164,7 @@ def _train_teacher(request: RunRequest, fold: int | str, logs: Path) -> Callable
         refuse_training_anew(request.teacher, fold)
         others = flags_of_trained_models(request.teacher, fold)
         if others and checkpoint_to_open(request.teacher, fold) is None:
-            given = training_command(request.teacher, fold)
+            given = training_command(request.teacher, fold, device=request.device)
             logger.warning("a new teacher is trained (%s); to use one that is there, stop and give instead: %s", given, " or ".join(others))
         require_training_room(request.teacher, fold, teacher_bytes(request.setup, request.method, request.teacher_trainer, fold))
         train(request.teacher, fold, device=request.device, log=log, epochs=teacher_epochs(request))

@@ -58,7 +58,7 @@ def train(model: ModelLocation, fold: int | str, *, device: str, log: Path, epoc
             and names the log.
     """
     arguments = [model.dataset, model.configuration, str(fold), "-tr", model.trainer, "-p", model.plans, "-device", device]
-    given = training_command(model, fold, npz=npz)
+    given = training_command(model, fold, npz=npz, device=device)
     arguments += ["--npz"] if npz else []
     if (checkpoint := checkpoint_to_open(model, fold)) is not None:
         load_checkpoint(checkpoint)  # refused here where it carries code: a trainer of nnU-Net's own would run it

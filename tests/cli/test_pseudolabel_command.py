@@ -10,7 +10,7 @@ from tiny_setup import OUR_STUDENT, PLANS, POOL, Project, open_tiny_run, teacher
 from nnunet_ssl.cli.pseudolabel import main
 
 CALL = ["-d", "137", "-c", "3d_fullres", "-f", "0", "-p", PLANS, "-device", "cpu"]
-PREDICT = f"nnUNetv2_predict -d 137 -c 3d_fullres -f 0 -tr {OUR_STUDENT} -p {PLANS} -i INPUT_FOLDER -o OUTPUT_FOLDER"
+PREDICT = f"nnUNetv2_predict -d 137 -c 3d_fullres -f 0 -tr {OUR_STUDENT} -p {PLANS} -i INPUT_FOLDER -o OUTPUT_FOLDER -device cpu"
 
 
 def call(capsys: Any, *flags: str, code: int = 0) -> str:
@@ -24,7 +24,7 @@ def test_from_the_first_stage_to_the_published_model(taught_project: Project, ca
     out = call(capsys)
     assert "stage 1: 3 of 6 pool cases in Dataset601_Tiny_f0s1" in out
     assert "ranking_1.csv" in out
-    train = f"next: nnUNetv2_train 601 3d_fullres 0 -tr {OUR_STUDENT} -p {PLANS}\n"
+    train = f"next: nnUNetv2_train 601 3d_fullres 0 -tr {OUR_STUDENT} -p {PLANS} -device cpu\n"
     assert train in out
     out = call(capsys)
     assert "stage 1 is written (Dataset601_Tiny_f0s1); its student is not trained yet" in out
@@ -34,7 +34,7 @@ def test_from_the_first_stage_to_the_published_model(taught_project: Project, ca
     write_evidence(run.student_store(1))
     out = call(capsys)
     assert "stage 2: 6 of 6 pool cases in Dataset602_Tiny_f0s2" in out
-    assert f"next: nnUNetv2_train 602 3d_fullres 0 -tr {OUR_STUDENT} -p {PLANS}\n" in out
+    assert f"next: nnUNetv2_train 602 3d_fullres 0 -tr {OUR_STUDENT} -p {PLANS} -device cpu\n" in out
     write_student(run, 2)
     for _ in range(2):
         out = call(capsys)
@@ -65,7 +65,7 @@ def test_stage_again(taught_project: Project, capsys: Any) -> None:
     label.unlink()
     out = call(capsys, "--stage", "1")
     assert "stage 1: 3 pool cases written again in Dataset601_Tiny_f0s1" in out
-    assert f"next: nnUNetv2_train 601 3d_fullres 0 -tr {OUR_STUDENT} -p {PLANS}\n" in out
+    assert f"next: nnUNetv2_train 601 3d_fullres 0 -tr {OUR_STUDENT} -p {PLANS} -device cpu\n" in out
     assert label.is_file()
 
 

@@ -55,7 +55,9 @@ def test_run_again_and_status(fresh_project: Project, capsys: Any, trainings: li
     table = [line.split() for line in out.splitlines() if line.split()[:1] in (["teacher"], ["1"], ["2"])]
     assert [row[0] for row in table] == ["teacher", "1", "2"]
     assert [row[2] for row in table] == ["-", "3", "6"]
-    predict = f"next: nnUNetv2_predict -d 137 -c 3d_fullres -f 0 -tr {OUR_STUDENT} -p {PLANS} -i INPUT_FOLDER -o OUTPUT_FOLDER\n"
+    predict = (
+        f"next: nnUNetv2_predict -d 137 -c 3d_fullres -f 0 -tr {OUR_STUDENT} -p {PLANS} -i INPUT_FOLDER -o OUTPUT_FOLDER -device cpu\n"
+    )
     report = f"  or: nnssl_report -d 137 -c 3d_fullres -f 0 -p {PLANS} -tr TransASPPTeacherTrainer\n"
     assert out.endswith(predict + report)
     after = everything(fresh_project)
@@ -76,6 +78,7 @@ def test_a_run_without_a_pool_stops_before_the_teacher(fresh_project: Project, c
     assert "no pool is prepared for Dataset137_Tiny 3d_fullres" in capsys.readouterr().err
     assert trainings == []
     assert main([*CALL, "--status"]) == 0
+    assert "no pool is prepared for Dataset137_Tiny 3d_fullres (nnUNetPlans_nnssl_tiny); run: nnssl_prepare" in capsys.readouterr().out
 
 
 def test_probabilities_are_for_folds(fresh_project: Project, capsys: Any) -> None:
@@ -158,7 +161,7 @@ def test_a_setting_that_would_act_on_nothing_is_refused(fresh_project: Project, 
     # a stage that is written again is written with it
     assert pseudolabel([*[word for word in CALL if word not in ("-np", "1")], "--unlearning", "off", "--stage", "2"]) == 0
     out = capsys.readouterr().out
-    assert f"next: nnUNetv2_train 602 3d_fullres 0 -tr {OUR_STUDENT} -p {PLANS}\n" in out
+    assert f"next: nnUNetv2_train 602 3d_fullres 0 -tr {OUR_STUDENT} -p {PLANS} -device cpu\n" in out
     assert f"nnssl_run keeps it, unless {run.student(2).fold_folder(0)} is removed\n" in out
     # the audit acts on what is given
     assert main([*CALL, "--case-score", "foreground", "--audit"]) == 0
@@ -169,13 +172,18 @@ def test_preset_is_laid_over_the_plans_when_a_run_begins(fresh_project: Project,
     before = everything(fresh_project)
     for look in ("--dry-run", "--status"):
         assert main([*flags, look]) == 0
-        assert "-p nnUNetPlans_nnssl_demo" in capsys.readouterr().out
+        out = capsys.readouterr().out
+        assert "-p nnUNetPlans_nnssl_demo" in out
+        assert "not laid yet; before a step that is typed alone: nnssl_prepare -d 137 -c 3d_fullres --preset demo\n" in out
         assert everything(fresh_project) == before
     assert main([*flags, "--first-id", "999"]) == 2  # more stages than ids
     assert "leaves the range" in capsys.readouterr().err
     assert trainings == []
     assert main([*flags, "--only", "pool"]) == 0
     assert main([*flags, "--only", "teacher"]) == 0
+    capsys.readouterr()
+    assert main([*flags, "--dry-run"]) == 0
+    assert "not laid yet" not in capsys.readouterr().out
     plans = fresh_project.preprocessed / DATASET / "nnUNetPlans_nnssl_demo.json"
     laid = plans.stat().st_mtime_ns
     assert main([*flags, "--status"]) == 0

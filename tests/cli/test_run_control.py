@@ -100,7 +100,7 @@ def test_control_of_manual_labels_alone(fresh_project: Project, capsys: Any, tra
     assert control.manifest.published
     assert "  fold 0, 1 validation cases: student 0.3000, control 0.5000, difference -0.2000\n" in out
     assert "one training each: two trainings of one kind differ as well" in out
-    predict = "nnUNetv2_predict -d 137 -c 3d_fullres -f 0 -tr TransASPPStudentTrainer -p {} -i INPUT_FOLDER -o OUTPUT_FOLDER\n"
+    predict = "nnUNetv2_predict -d 137 -c 3d_fullres -f 0 -tr TransASPPStudentTrainer -p {} -i INPUT_FOLDER -o OUTPUT_FOLDER -device cpu\n"
     assert out.endswith(f"next: {predict.format(PLANS)}  and: {predict.format(PLANS_OF_CONTROL)}")
     # again: nothing is done twice, and plans, teacher and evidence stay as they are
     after, trained = mtimes(fresh_project.preprocessed, fresh_project.results), list(trainings)
@@ -147,7 +147,7 @@ def test_accepted_labels_are_the_controls_as_well(fresh_project: Project, capsys
     write_labels(tmp_path / "given", {POOL[0]: phantom(POOL[0])[1]})
     with caplog.at_level(logging.WARNING, "nnunet_ssl"):
         run_and_control(fresh_project, capsys, "--accept", str(tmp_path / "given"))
-    assert "its control has them from the first stage on" in caplog.text
+    assert "its control has those of the end from the first stage on" in caplog.text
     assert [list(stage.accepted) for stage in control_of(fresh_project).manifest.stages] == [[POOL[0]], [POOL[0]]]
     assert [list(stage.accepted) for stage in open_tiny_run(fresh_project).manifest.stages] == [[], [POOL[0]]]
 

@@ -297,6 +297,16 @@ def test_a_second_configuration_leaves_the_first(project: Project) -> None:
         assert found.plans["configurations"] == json.loads(json.dumps(second))
 
 
+def test_the_same_overlay_is_not_laid_upon_itself(project: Project) -> None:
+    """As where `-p` names the plans that `--preset` has made."""
+    lay_preset(project.setup("nnUNetPlans"), "cpu")
+    laid = project.setup("nnUNetPlans_nnssl_cpu")
+    found = laid_before(laid, "cpu")
+    assert found is laid
+    assert laid_before(laid, "paper") is None  # another one can be laid over it
+    assert lay_preset(laid, "paper").plans_name == "nnUNetPlans_nnssl_cpu_nnssl_paper"
+
+
 @pytest.mark.parametrize("change", ["new", "edited"])
 def test_a_second_configuration_that_came_or_changed_since_is_laid_as_well(project: Project, change: str) -> None:
     """The plans that the preset has made know it not, or as it was."""

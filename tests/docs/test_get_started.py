@@ -87,7 +87,7 @@ def test_by_hand_to_segmented_images_and_the_control(
             type_words(on_tiny_setup(line, places), parser_of)
             said.append(capsys.readouterr().out)
     _, first_stage, status, run, report, _, compared = said
-    assert f"next: nnUNetv2_train 601 {CONFIGURATION} 0 -tr {OUR_STUDENT} -p {PLANS}\n" in first_stage
+    assert f"next: nnUNetv2_train 601 {CONFIGURATION} 0 -tr {OUR_STUDENT} -p {PLANS} -device cpu\n" in first_stage
     assert re.findall(r"\[done\] (\S+)", status) == ["teacher", "stage-1"]
     assert re.findall(r"\[ to do\] (\S+)", status) == ["student-1", "stage-2", "student-2", "publish"]
     assert run.count("done before") == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from nnunet_ssl.nnunet_api.external_trainers import (
     external_trainers,
     find_trainer,
     is_our_teacher,
+    line_to_export,
     settings_of_student,
     student_uses,
     trains_uncertainty_head,
@@ -32,6 +34,26 @@ def test_our_folder_is_added_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment_with_trainers()[VARIABLE] == ours
     monkeypatch.setenv(VARIABLE, "/mine")
     assert environment_with_trainers()[VARIABLE].split(os.pathsep) == ["/mine", ours]
+
+
+def test_line_that_a_user_types_before_a_command_of_nnunets_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(trainers_folder()))
+    assert line_to_export("TransASPPTeacherTrainer") is None
+    monkeypatch.setenv(VARIABLE, "/mine")
+    assert line_to_export("TransASPPTeacherTrainer") == 'export nnUNet_extTrainer="$nnUNet_extTrainer:$(nnssl_trainers)"'
+    monkeypatch.delenv(VARIABLE)
+    assert line_to_export("MeanTeacherTrainer") == 'export nnUNet_extTrainer="$(nnssl_trainers)"'
+    assert line_to_export("nnUNetTrainer") is None
+    with pytest.raises(SetupError, match="no trainer class 'Nobody'"):
+        line_to_export("Nobody")
+
+
+def test_the_line_does_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Typed in a shell where the user has named a folder, it adds ours."""
+    monkeypatch.setenv(VARIABLE, "/mine")
+    script = f'nnssl_trainers() {{ echo "{trainers_folder()}"; }}; {line_to_export("TransASPPTeacherTrainer")}; echo "${VARIABLE}"'
+    said = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
+    assert said.strip().split(os.pathsep) == ["/mine", str(trainers_folder())]
 
 
 @pytest.mark.parametrize("before", [None, "/mine"])

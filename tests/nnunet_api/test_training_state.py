@@ -26,6 +26,7 @@ def touch(name: str) -> None:
 def test_command_as_a_user_would_type_it(nnunet_environment: Any, plans: str, expected: str) -> None:
     model = ModelLocation(dataset=MODEL.dataset, trainer="T", plans=plans, configuration="3d_fullres")
     assert training_command(model, 0) == expected
+    assert training_command(model, 0, device="cpu") == f"{expected} -device cpu"
 
 
 @pytest.mark.parametrize(

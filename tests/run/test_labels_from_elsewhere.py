@@ -64,7 +64,7 @@ def test_stages_from_predictions(project: Project, tmp_path: Path, capsys: Any) 
     folder = write_predictions(tmp_path / "ensemble")
     out = call(pseudolabel.main, capsys, "--from-predictions", str(folder))
     assert "stage 1: 3 of 6 pool cases in Dataset601_Tiny_f0s1" in out
-    assert f"next: nnUNetv2_train 601 3d_fullres 0 -tr {OUR_STUDENT} -p {PLANS}\n" in out
+    assert f"next: nnUNetv2_train 601 3d_fullres 0 -tr {OUR_STUDENT} -p {PLANS} -device cpu\n" in out
     # found again by its folder or by its name
     for flags in (["--from-predictions", str(folder)], ["-tr", "predictions"]):
         assert "stage 1 is written (Dataset601_Tiny_f0s1); its student is not trained yet" in call(pseudolabel.main, capsys, *flags)
@@ -144,9 +144,8 @@ def test_whole_run(project: Project, tmp_path: Path, capsys: Any, monkeypatch: p
     labels = write_labels(tmp_path / "corrected", {"pool_0": corrected("pool_0")})
     flags = ["--from-predictions", str(folder), "--accept", str(labels), "--set", "evidence.num_samples=1"]
     out = call(run.main, capsys, *flags, "--dry-run")
-    line = (
-        f"nnssl_pseudolabel -d 137 -c 3d_fullres -f 0 -p {PLANS} -tr {OUR_TEACHER} --from-predictions {folder} --set evidence.num_samples=1"
-    )
+    line = f"nnssl_pseudolabel -d 137 -c 3d_fullres -f 0 -p {PLANS} -tr {OUR_TEACHER} --from-predictions {folder}"
+    line += " --set evidence.num_samples=1 -device cpu"
     assert f"  1. [ to do] predictions  take the predictions: {line}\n" in out
     assert f"  2. [ to do] accept       accept labels: {line} --accept {labels}\n" in out
     for command in (run.main, pseudolabel.main):
