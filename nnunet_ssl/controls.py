@@ -20,6 +20,10 @@ CONTROLS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 """By name, what a control changes. `supervised` is the one that says whether the pool helps: manual labels alone, with the same start,
 stages, steps and moving average."""
 
+FROM_SCRATCH = "from-scratch"
+"""The control that repeats nothing of the run: one supervised training with as many steps as teachers and students together."""
+CONTROL_NAMES = (*CONTROLS, FROM_SCRATCH)
+
 
 def control_overlay(name: str) -> str:
     """The name under which a control's settings are laid over the plans, as those of a preset are."""

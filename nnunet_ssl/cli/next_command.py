@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from nnunet_ssl.locations import DEFAULT_DEVICE, ModelLocation, dataset_number, device_flag, plans_flag
+
 
 def print_next(*commands: str, trainer: str | None = None) -> None:
     """Print the next command, and others that could be typed instead; before them what they need to be found by nnU-Net.
@@ -25,3 +27,9 @@ def print_export(trainer: str | None) -> None:
 
     if trainer is not None and (line := line_to_export(trainer)) is not None:
         print(f"once per shell, so that nnU-Net finds {trainer}: {line}")
+
+
+def predict_line(model: ModelLocation, *folds: int | str, device: str = DEFAULT_DEVICE) -> str:
+    """The command of nnU-Net's own that predicts with these folds of a model."""
+    flags = f"-d {dataset_number(model.dataset)} -c {model.configuration} -f {' '.join(map(str, folds))} -tr {model.trainer}"
+    return f"nnUNetv2_predict {flags}{plans_flag(model.plans)} -i INPUT_FOLDER -o OUTPUT_FOLDER{device_flag(device)}"

@@ -23,8 +23,7 @@ from nnunet_ssl.cli.arguments import (
     part_of,
 )
 from nnunet_ssl.cli.command import command
-from nnunet_ssl.cli.next_command import print_next
-from nnunet_ssl.locations import DEFAULT_DEVICE, dataset_number, device_flag, plans_flag
+from nnunet_ssl.cli.next_command import predict_line, print_next
 
 if TYPE_CHECKING:
     from nnunet_ssl.machines.part import Part
@@ -194,7 +193,7 @@ def _publish(run: Run, arguments: argparse.Namespace) -> None:
 
     model = publish(run)
     print(f"the curriculum is complete; the last student is published as {model.folder}")
-    print_next(predict_line(run, device=arguments.device), trainer=run.manifest.student_trainer)
+    print_next(predict_line(model, run.fold, device=arguments.device), trainer=model.trainer)
 
 
 def _grow(run: Run, arguments: argparse.Namespace) -> None:
@@ -212,11 +211,3 @@ def _grow(run: Run, arguments: argparse.Namespace) -> None:
         print(f"  and {len(record.accepted)} with accepted labels, as labelled cases")
     print(f"ranking: {ranking_file(run.workspace, record.stage)}")
     _print_training(run, record.stage, arguments)
-
-
-def predict_line(run: Run, folds: str | None = None, *, device: str = DEFAULT_DEVICE) -> str:
-    """The stock command that predicts with the published student, of the run's fold or of those named."""
-    number, configuration = dataset_number(run.setup.dataset), run.setup.configuration
-    trainer, plans = run.manifest.student_trainer, plans_flag(run.setup.plans_name)
-    model = f"-d {number} -c {configuration} -f {folds or run.fold} -tr {trainer}{plans}"
-    return f"nnUNetv2_predict {model} -i INPUT_FOLDER -o OUTPUT_FOLDER{device_flag(device)}"

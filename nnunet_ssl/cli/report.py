@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from nnunet_ssl.cli.arguments import add_dataset_arguments, fold_argument, make_parser
 from nnunet_ssl.cli.command import command
-from nnunet_ssl.cli.next_command import print_next
-from nnunet_ssl.locations import OUR_TEACHER, dataset_number, plans_flag
+from nnunet_ssl.cli.next_command import predict_line, print_next
+from nnunet_ssl.locations import OUR_TEACHER, ModelLocation, dataset_number, plans_flag
 
 if TYPE_CHECKING:
     from nnunet_ssl.report.collect import RunFacts
@@ -60,9 +60,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _next_line(facts: RunFacts) -> str:
     """The command that continues an unfinished run, or that uses the published student."""
     number, plans = dataset_number(facts.dataset), plans_flag(facts.plans)
-    if facts.is_published:
-        model = f"-d {number} -c {facts.configuration} -f {facts.fold} -tr {facts.student_trainer}{plans}"
-        return f"nnUNetv2_predict {model} -i INPUT_FOLDER -o OUTPUT_FOLDER"
+    if facts.is_published and facts.student_trainer is not None:
+        published = ModelLocation(
+            dataset=facts.dataset, trainer=facts.student_trainer, plans=facts.plans, configuration=facts.configuration
+        )
+        return predict_line(published, facts.fold)
     teacher = "" if facts.teacher.trainer == OUR_TEACHER else f" -tr {facts.teacher.trainer}"
     folds = "" if facts.teacher_folds == (facts.fold,) else f" --teacher-folds {' '.join(map(str, facts.teacher_folds))}"
     pool = " -u FOLDER" if facts.pool_cases is None else ""

@@ -23,10 +23,10 @@ from nnunet_ssl.cli.arguments import (
     use_device,
 )
 from nnunet_ssl.cli.command import command
-from nnunet_ssl.cli.next_command import print_export, print_next
+from nnunet_ssl.cli.next_command import predict_line, print_export, print_next
 from nnunet_ssl.cli.run_control import check_control, run_controls
 from nnunet_ssl.cli.run_printing import print_fold, print_settings, print_table
-from nnunet_ssl.controls import CONTROLS
+from nnunet_ssl.controls import CONTROL_NAMES
 from nnunet_ssl.locations import dataset_number, plans_flag
 
 if TYPE_CHECKING:
@@ -62,9 +62,10 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--control",
-        choices=CONTROLS,
+        choices=CONTROL_NAMES,
         help="repeat a finished run from the same teacher and evidence with one thing changed, under plans of its own, and compare; "
-        "'supervised' says whether the pool helps at all: the same stages and steps on manual labels alone",
+        "'supervised' says whether the pool helps at all: the same stages and steps on manual labels alone; 'from-scratch' is one "
+        "supervised training with the steps of teacher and students together",
     )
     made.add_argument(
         "--npz",
@@ -281,12 +282,10 @@ def _print_cross_validation(requests: Sequence[RunRequest]) -> None:
 
 
 def _print_next(arguments: argparse.Namespace, requests: Sequence[RunRequest]) -> None:
-    from nnunet_ssl.cli.pseudolabel import predict_line
-
-    setup, run = requests[0].setup, requests[0].open()
-    number, folds = dataset_number(setup.dataset), " ".join(str(request.fold) for request in requests)
-    report = f"nnssl_report -d {number} -c {arguments.c} -f {folds}{plans_flag(setup.plans_name)} -tr {run.teacher.trainer}"
-    print_next(predict_line(run, folds, device=arguments.device), report, trainer=run.manifest.student_trainer)
+    setup, published, folds = requests[0].setup, requests[0].published, [request.fold for request in requests]
+    model = f"-d {dataset_number(setup.dataset)} -c {arguments.c} -f {' '.join(map(str, folds))}{plans_flag(setup.plans_name)}"
+    report = f"nnssl_report {model} -tr {requests[0].teacher.trainer}"
+    print_next(predict_line(published, *folds, device=arguments.device), report, trainer=published.trainer)
 
 
 def _print_estimate(requests: Sequence[RunRequest]) -> None:

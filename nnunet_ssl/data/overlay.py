@@ -100,7 +100,7 @@ def lay_preset(setup: NnunetSetup, preset: str) -> NnunetSetup:
     """
     laid = overlaid(setup, preset)
     remove_leftovers(laid.preprocessed_folder)
-    write_json(_plans_file(laid), laid.plans)
+    write_json(plans_file(laid), laid.plans)
     return laid
 
 
@@ -118,7 +118,7 @@ def laid_before(setup: NnunetSetup, preset: str) -> NnunetSetup | None:
     wanted = overlaid(setup, preset)
     if not is_laid(wanted):
         return None
-    path = _plans_file(wanted)
+    path = plans_file(wanted)
     plans = read_json(path)
     laid = replace(wanted, plans=plans)
     refuse_old_plans(laid)
@@ -129,12 +129,13 @@ def laid_before(setup: NnunetSetup, preset: str) -> NnunetSetup | None:
 
 def is_laid(setup: NnunetSetup) -> bool:
     """Whether the plans file of a set-up is there and has our settings for its configuration, and not for another one alone."""
-    path = _plans_file(setup)
+    path = plans_file(setup)
     return path.is_file() and "nnssl" in read_json(path).get("configurations", {}).get(setup.configuration, {})
 
 
-def _plans_file(setup: NnunetSetup) -> Path:
-    return setup.preprocessed_folder / f"{setup.plans_name}.json"
+def plans_file(setup: NnunetSetup, plans_name: str | None = None) -> Path:
+    """Where plans of a set-up's dataset lie: its own, or those of another name."""
+    return setup.preprocessed_folder / f"{plans_name or setup.plans_name}.json"
 
 
 def _read_overlay(preset: str) -> tuple[dict[str, Any], str]:

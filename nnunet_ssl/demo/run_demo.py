@@ -8,25 +8,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_ssl.data.files import write_json
 from nnunet_ssl.data.overlay import laid_before, lay_preset
-from nnunet_ssl.demo.control import control_epochs, control_overlay, steps_until
 from nnunet_ssl.demo.demo_folders import demo_folders
 from nnunet_ssl.demo.stock_command import run_stock_command
 from nnunet_ssl.demo.synthetic import DATASET_ID, DATASET_NAME, SyntheticDataset, write_synthetic_dataset
 from nnunet_ssl.demo.true_dice import EvaluatedModel, format_true_dice, write_true_dice
-from nnunet_ssl.locations import DEFAULT_PLANS, OUR_TEACHER, ModelLocation, preprocessed_root, presets_folder
-from nnunet_ssl.nnunet_api.json_file import read_json
+from nnunet_ssl.locations import DEFAULT_PLANS, OUR_TEACHER, ModelLocation, preprocessed_root
 from nnunet_ssl.nnunet_api.load_setup import load_setup
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
-from nnunet_ssl.nnunet_api.training_state import training_command
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.report.validation import foreground_keys, read_summary
 from nnunet_ssl.report.write_report import write_report
+from nnunet_ssl.run.from_scratch import begin_from_scratch, from_scratch_step
 from nnunet_ssl.run.pipeline import execute, pipeline
 from nnunet_ssl.run.run_request import RunRequest, Step
 from nnunet_ssl.run.stage_table import format_table, stage_rows
-from nnunet_ssl.run.training_process import train
+from nnunet_ssl.run.steps import steps_until
 
 logger = logging.getLogger(__name__)
 
@@ -85,9 +82,10 @@ def run_demo(request: DemoRequest) -> DemoResult:
         execute(pipeline(run_request))
         run = run_request.open()
         logger.info("%s", format_table(stage_rows(run)))
-        candidates = [*_models_of(run), _control(run, _lay_control(run, folder))]
+        control = begin_from_scratch(run)
+        candidates = [*_models_of(run), _Candidate(name="supervised control", model=control.model, steps=control.steps)]
         predictions = {c.name: folder / "predictions" / c.name.replace(" ", "_") for c in candidates}
-        steps = [_train_control(candidates[-1], run, request.device, logs)]
+        steps = [from_scratch_step(control, device=request.device, logs=logs)]
         steps += [_predict(c, dataset, predictions[c.name], request.device, logs) for c in candidates]
         execute(steps)
         keys = foreground_keys(setup)
@@ -138,34 +136,11 @@ def _run_request(setup: NnunetSetup, dataset: SyntheticDataset, device: str) -> 
 
 def _models_of(run: Run) -> list[_Candidate]:
     """The teacher and every student."""
-    models = [_Candidate(name="teacher", model=run.teacher, steps=steps_until(run.method, 0))]
+    models = [_Candidate(name="teacher", model=run.teacher, steps=steps_until(run, 0))]
     for record in run.manifest.stages:
-        steps = steps_until(run.method, record.stage)
+        steps = steps_until(run, record.stage)
         models.append(_Candidate(name=f"student {record.stage}", model=run.student(record.stage), steps=steps))
     return models
-
-
-def _lay_control(run: Run, folder: Path) -> NnunetSetup:
-    path = folder / "control.json"
-    overlay = read_json(presets_folder() / f"{PRESET}.json")
-    write_json(path, control_overlay(overlay, run.method))
-    return _laid_setup(str(path))
-
-
-def _control(run: Run, setup: NnunetSetup) -> _Candidate:
-    model = setup.model(OUR_TEACHER)
-    steps = control_epochs(run.method) * run.method.teacher.length.iterations_per_epoch
-    return _Candidate(name="supervised control", model=model, steps=steps)
-
-
-def _train_control(control: _Candidate, run: Run, device: str, logs: Path) -> Step:
-    epochs = control_epochs(run.method)
-    return Step(
-        "train the supervised control",
-        training_command(control.model, FOLD, device=device),
-        control.model.checkpoint(FOLD).is_file,
-        lambda: train(control.model, FOLD, device=device, log=logs / "control.txt", epochs=epochs),
-    )
 
 
 def _predict(candidate: _Candidate, dataset: SyntheticDataset, out: Path, device: str, logs: Path) -> Step:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from pathlib import Path
 
-from nnunet_ssl.controls import CONTROLS, control_overlay
+from nnunet_ssl.controls import CONTROL_NAMES, control_overlay
 from nnunet_ssl.errors import NnsslError
 from nnunet_ssl.locations import DEFAULT_PLANS, plans_flag, presets_folder
 from nnunet_ssl.nnunet_api.json_file import read_json
@@ -37,7 +38,7 @@ def missing_plans(folder: Path, number: int, configuration: str, plans_name: str
     if base and not (folder / f"{base}.json").is_file():
         return missing_plans(folder, number, configuration, base)
     if base and overlay.startswith("control_"):
-        control = next((name for name in CONTROLS if overlay == control_overlay(name)), "NAME")
+        control = next((name for name in CONTROL_NAMES if re.fullmatch(rf"{control_overlay(name)}(_\d+)?", overlay)), "NAME")
         return f"{file} is missing; the control of a run makes it: nnssl_run {setup} -f FOLD{plans_flag(base)} --control {control}"
     if base:
         preset = overlay if (presets_folder() / f"{overlay}.json").is_file() else f"{overlay}.json"

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nnunet_ssl.config import MethodConfig
-from nnunet_ssl.controls import CONTROLS, control_overlay
+from nnunet_ssl.controls import CONTROLS
 from nnunet_ssl.data.accepted_labels import FOLDER as ACCEPTED
-from nnunet_ssl.data.files import link, remove_leftovers, write_json
+from nnunet_ssl.data.files import link
 from nnunet_ssl.data.held_out_use import uses_held_out
 from nnunet_ssl.data.manifest import Manifest
-from nnunet_ssl.data.overlay import keep_other_configurations, preset_plans_name
 from nnunet_ssl.data.workspace_lock import make_lock
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
 from nnunet_ssl.locations import ModelLocation
@@ -24,6 +22,7 @@ from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.nnunet_api.load_setup import load_setup
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.pseudolabel.changed_settings import changed_settings
+from nnunet_ssl.pseudolabel.control_plans import control_plans_name, lay_control_plans, write_unless_there
 from nnunet_ssl.pseudolabel.dataset_ids import allot_ids, allotting
 from nnunet_ssl.pseudolabel.run import Run
 
@@ -112,9 +111,20 @@ def _warn_of_changed_settings(run: Run) -> None:
         logger.warning("%s changed on the way of the run; its control has the last value from the first stage on", ", ".join(changed))
 
 
-def control_plans_name(plans: str, name: str) -> str:
-    """Plans name of a control, for instance `nnUNetPlans_nnssl_control_random_order`."""
-    return preset_plans_name(plans, control_overlay(name))
+def require_finished(run: Run, name: str) -> None:
+    """See that there is something to compare with.
+
+    Args:
+        run: the run.
+        name: of the control.
+
+    Raises:
+        SetupError: if its last student is not trained.
+    """
+    if not run.is_complete or not run.is_trained(run.manifest.stages[-1].stage):
+        raise SetupError(
+            f"--control {name} repeats a finished run; finish the one in {run.workspace} first, by the command without --control."
+        )
 
 
 def begin_control(run: Run, name: str) -> NnunetSetup:
@@ -134,10 +144,7 @@ def begin_control(run: Run, name: str) -> NnunetSetup:
         ConfigError: if the run is its own control.
         StateError: if a control of another run, or of an earlier one, stands there.
     """
-    if not run.is_complete or not run.is_trained(run.manifest.stages[-1].stage):
-        raise SetupError(
-            f"--control {name} repeats a finished run; finish the one in {run.workspace} first, by the command without --control."
-        )
+    require_finished(run, name)
     method, plans_name = control_method(run, name), control_plans_name(run.setup.plans_name, name)
     teacher = replace(run.teacher, plans=plans_name)
     workspace, begun = teacher.workspace(run.fold), _manifest(run, method, plans_name, name)
@@ -155,7 +162,7 @@ def begin_control(run: Run, name: str) -> NnunetSetup:
             make_lock(workspace)
             begun.save(workspace)
     # the manifest is there first: it says that these plans and models are a control's
-    _lay_plans(run.setup, plans_name, method)
+    lay_control_plans(run.setup, plans_name, method)
     setup = load_setup(run.setup.dataset, run.setup.configuration, plans_name)
     _link_models(run, setup)
     _link_workspace(run, workspace)
@@ -176,15 +183,6 @@ def _check_same(found: Manifest, wanted: Manifest, workspace: Path) -> None:
             raise StateError(f"the control in {workspace} is of a run that had another {part}; remove {workspace} to begin it anew.")
 
 
-def _lay_plans(setup: NnunetSetup, plans_name: str, method: MethodConfig) -> None:
-    """The run's plans with the control's settings, beside them."""
-    plans = copy.deepcopy(setup.plans)
-    plans["configurations"][setup.configuration] = {**setup.resolved_configuration(), "nnssl": method.to_dict()}
-    plans["plans_name"] = plans_name
-    keep_other_configurations(plans, setup.preprocessed_folder / f"{plans_name}.json", setup.configuration)
-    _write(setup.preprocessed_folder / f"{plans_name}.json", plans)
-
-
 def _link_models(run: Run, setup: NnunetSetup) -> None:
     """The teacher's folds under the control's plans, with what nnU-Net needs to open them; predictions leave no model."""
     for model in {run.teacher, run.start_model}:
@@ -192,7 +190,7 @@ def _link_models(run: Run, setup: NnunetSetup) -> None:
         for fold in {run.fold, *run.manifest.teacher_folds}:
             _link_fold(model, target, fold)
         if model.folder.is_dir() and (model.folder / "plans.json").is_file():
-            _write(target.folder / "plans.json", {**read_json(model.folder / "plans.json"), "plans_name": setup.plans_name})
+            write_unless_there(target.folder / "plans.json", {**read_json(model.folder / "plans.json"), "plans_name": setup.plans_name})
             link(model.folder / "dataset.json", target.folder / "dataset.json")
 
 
@@ -215,10 +213,3 @@ def _link_workspace(run: Run, workspace: Path) -> None:
             place = workspace / source.relative_to(run.workspace)
             place.parent.mkdir(parents=True, exist_ok=True)
             link(source, place)
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON unless it stands there already."""
-    if not (path.is_file() and read_json(path) == content):
-        remove_leftovers(path.parent)
-        write_json(path, content)

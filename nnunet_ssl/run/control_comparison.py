@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nnunet_ssl.errors import StateError
+from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.nnunet_api.validation_summary import case_dice
 from nnunet_ssl.pseudolabel.run import Run
 
@@ -38,13 +39,13 @@ class Comparison:
         )
 
 
-def compare(run: Run, control: Run) -> Comparison:
-    """The last students of a run and its control on the validation cases of their fold.
+def compare(run: Run, control: ModelLocation) -> Comparison:
+    """The last student of a run and a model of its control on the validation cases of their fold.
 
     Raises:
         StateError: if no case has a figure of both.
     """
-    models = [each.student(each.manifest.stages[-1].stage) for each in (run, control)]
+    models = [last_student(run), control]
     student, other = (case_dice(model, run.fold, of_absent=1.0) for model in models)
     cases = sorted(set(student) & set(other))
     if not cases:
@@ -52,6 +53,11 @@ def compare(run: Run, control: Run) -> Comparison:
         raise StateError(f"{summaries} have no figure of the same case; remove both and give the command again.")
     found = tuple(student[case] for case in cases), tuple(other[case] for case in cases)
     return Comparison(f"fold {run.fold}", *found)
+
+
+def last_student(run: Run) -> ModelLocation:
+    """The student of the last stage that is written."""
+    return run.student(run.manifest.stages[-1].stage)
 
 
 def comparison_lines(name: str, found: Sequence[Comparison]) -> list[str]:

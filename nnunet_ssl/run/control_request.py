@@ -6,10 +6,27 @@ from dataclasses import replace
 
 from nnunet_ssl.errors import SetupError
 from nnunet_ssl.nnunet_api.training_state import is_trained_and_validated, training_command
-from nnunet_ssl.pseudolabel.control_run import begin_control
+from nnunet_ssl.pseudolabel.control_run import begin_control, require_finished
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.pseudolabel.run_spec import settings_in_force
+from nnunet_ssl.run.control_comparison import last_student
 from nnunet_ssl.run.run_request import RunRequest
+
+
+def require_validated(run: Run, name: str) -> None:
+    """See that the run is finished, and its last student validated.
+
+    Args:
+        run: the run.
+        name: of the control.
+
+    Raises:
+        SetupError: if it is not.
+    """
+    require_finished(run, name)
+    student = last_student(run)
+    if not is_trained_and_validated(student, run.fold):
+        raise SetupError(f"--control {name} repeats a finished run; its last student is not: {training_command(student, run.fold)}")
 
 
 def control_request(request: RunRequest, run: Run, name: str) -> RunRequest:
@@ -25,16 +42,7 @@ def control_request(request: RunRequest, run: Run, name: str) -> RunRequest:
         ConfigError: if the run is its own control.
         StateError: if the control on disk is of another run.
     """
-    last = run.manifest.stages[-1] if run.manifest.stages else None
-    if (
-        last is not None
-        and run.is_complete
-        and run.is_trained(last.stage)
-        and not is_trained_and_validated(run.student(last.stage), run.fold)
-    ):
-        raise SetupError(
-            f"--control {name} repeats a finished run; its last student is not: {training_command(run.student(last.stage), run.fold)}"
-        )
+    require_validated(run, name)
     setup = begin_control(run, name)
     return replace(
         request,

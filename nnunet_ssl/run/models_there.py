@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from nnunet_ssl.controls import FROM_SCRATCH, control_overlay
 from nnunet_ssl.locations import PUBLISHED_MARKER, ModelLocation, manifests_below, plans_flag, results_root
 from nnunet_ssl.nnunet_api.json_file import read_json
 
@@ -28,5 +29,7 @@ def flags_of_trained_models(teacher: ModelLocation, *folds: int | str) -> list[s
 
 
 def _is_of_control(model: ModelLocation) -> bool:
-    """Whether a control's workspace is in any of the model's folds."""
+    """Whether the model is a control, or a control's workspace is in any of its folds."""
+    if f"{control_overlay(FROM_SCRATCH)}_" in model.plans:
+        return True
     return any(read_json(path).get("control") is not None for path in manifests_below(model.folder))

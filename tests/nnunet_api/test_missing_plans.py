@@ -11,11 +11,11 @@ import pytest
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from tiny_setup import DATASET, PLANS, Project
 
-from nnunet_ssl.controls import CONTROLS
+from nnunet_ssl.controls import CONTROLS, FROM_SCRATCH
 from nnunet_ssl.data.overlay import preset_names, preset_plans_name
 from nnunet_ssl.errors import SetupError
 from nnunet_ssl.nnunet_api.missing_plans import PLANNERS
-from nnunet_ssl.pseudolabel.control_run import control_plans_name
+from nnunet_ssl.pseudolabel.control_plans import control_plans_name
 
 SET_UP = "-d 137 -c 3d_fullres"
 
@@ -47,9 +47,9 @@ def test_overlay_of_ones_own_over_other_plans(project: Project) -> None:
     assert said(project, name) == f"{name}.json is missing; run: nnssl_prepare {SET_UP} -p nnUNetResEncUNetMPlans --preset mine.json"
 
 
-@pytest.mark.parametrize("control", CONTROLS)
-def test_control(project: Project, control: str) -> None:
-    name = control_plans_name(PLANS, control)
+@pytest.mark.parametrize(("control", "epochs"), [*((name, None) for name in CONTROLS), (FROM_SCRATCH, 40)])
+def test_control(project: Project, control: str, epochs: int | None) -> None:
+    name = control_plans_name(PLANS, control, epochs=epochs)
     wanted = f"{name}.json is missing; the control of a run makes it: nnssl_run {SET_UP} -f FOLD -p {PLANS} --control {control}"
     assert said(project, name) == wanted
 

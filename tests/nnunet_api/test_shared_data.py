@@ -16,7 +16,7 @@ from nnunet_ssl.data.fresh_plans import plan_afresh
 from nnunet_ssl.data.overlay import laid_before, lay_preset
 from nnunet_ssl.errors import StateError
 from nnunet_ssl.nnunet_api.load_setup import load_setup
-from nnunet_ssl.pseudolabel.control_run import control_plans_name
+from nnunet_ssl.pseudolabel.control_plans import control_plans_name
 
 CPU = "nnUNetPlans_nnssl_cpu"
 FRESH = "nnUNetTransASPPPlans_24G"
