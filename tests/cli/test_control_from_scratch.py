@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cross_fitted import cross_fitted
 from given_labels import write_labels
-from tiny_setup import DATASET, LABELLED, OUR_STUDENT, OUR_TEACHER, PLANS, POOL, Project, mtimes, open_tiny_run, phantom, pretend_training
+from tiny_setup import DATASET, OUR_STUDENT, OUR_TEACHER, PLANS, POOL, Project, mtimes, open_tiny_run, phantom, pretend_validated_training
 
 from nnunet_ssl.cli.prepare import main as prepare
 from nnunet_ssl.cli.run import main
@@ -32,12 +32,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int | str, int
 
     def pretend(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None, npz: bool = False) -> None:
         asked.append((f"{model.dataset}/{model.name}", fold, epochs))
-        folder = pretend_training(model, fold, seed=len(asked))
-        held_out = LABELLED if fold == "all" else [LABELLED[int(fold)]]
-        figures = {"Dice": len(asked) / 10, "IoU": 0.1}
-        cases = [{"reference_file": f"x/{case}.nii.gz", "metrics": {"1": figures, "2": figures}} for case in held_out]
-        content = {"foreground_mean": figures, "mean": {"1": figures, "2": figures}, "metric_per_case": cases}
-        (folder / "validation" / "summary.json").write_text(json.dumps(content))
+        pretend_validated_training(model, fold, number=len(asked))
 
     for module in ("pipeline", "from_scratch"):
         monkeypatch.setattr(f"nnunet_ssl.run.{module}.train", pretend)

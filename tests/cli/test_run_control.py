@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import shutil
@@ -15,7 +14,6 @@ from cross_fitted import cross_fitted
 from given_labels import write_labels
 from tiny_setup import (
     DATASET,
-    LABELLED,
     OUR_STUDENT,
     OUR_TEACHER,
     PLANS,
@@ -25,7 +23,7 @@ from tiny_setup import (
     mtimes,
     open_tiny_run,
     phantom,
-    pretend_training,
+    pretend_validated_training,
 )
 
 from nnunet_ssl.cli.prepare import main as prepare
@@ -54,12 +52,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def pretend(model: ModelLocation, fold: int | str, *, device: str, log: Path, epochs: int | None, npz: bool = False) -> None:
         asked.append(f"{model.dataset} {model.plans.removeprefix(PLANS)}".strip())
-        folder = pretend_training(model, fold, seed=len(asked))
-        held_out = LABELLED if fold == "all" else [LABELLED[int(fold)]]
-        figures = {"Dice": len(asked) / 10, "IoU": 0.1}
-        cases = [{"reference_file": f"x/{case}.nii.gz", "metrics": {"1": figures, "2": figures}} for case in held_out]
-        content = {"foreground_mean": figures, "mean": {"1": figures, "2": figures}, "metric_per_case": cases}
-        (folder / "validation" / "summary.json").write_text(json.dumps(content))
+        pretend_validated_training(model, fold, number=len(asked))
 
     monkeypatch.setattr("nnunet_ssl.run.pipeline.train", pretend)
     return asked
