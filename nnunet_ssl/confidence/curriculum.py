@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import get_args
-
-import numpy as np
 
 from nnunet_ssl.config import Order
 from nnunet_ssl.errors import ConfigError, StateError
@@ -54,8 +53,9 @@ def rank_cases(
         scores: score of every case of the pool.
         strata: stratum of every case.
         order: `ranked`; `random`: a random order within the strata, interleaved alike, so that it differs from `ranked` by the score
-            alone; `reverse`: `ranked` backwards; `all-at-once`: as `ranked`; `drop-most-confident`: as `ranked`, but the best cases, of
-            which little is left to learn, come last and are marked as dropped.
+            alone (every case draws a lot of its own, so that the others stay where they are when one comes or goes); `reverse`: `ranked`
+            backwards; `all-at-once`: as `ranked`; `drop-most-confident`: as `ranked`, but the best cases, of which little is left to
+            learn, come last and are marked as dropped.
         seed: of the random order.
         dropped_share: share of the scored cases that `drop-most-confident` drops, rounded down.
         groups: group of every case (scanner, site); None: there are none.
@@ -76,7 +76,7 @@ def rank_cases(
     finite = {case: float(s) for case, s in scores.items() if s is not None and math.isfinite(s)}
     cases = sorted(finite, key=lambda case: (-finite[case], case))
     if order == "random":
-        cases = [str(case) for case in np.random.default_rng(seed).permutation(sorted(finite))]
+        cases = sorted(finite, key=lambda case: _lot(case, seed))
     cases = _interleave(cases, strata, groups)
     if order == "reverse":
         cases.reverse()
@@ -158,6 +158,11 @@ def next_fraction(
 def _share_of(share: float, num_cases: int) -> int:
     """Share of a number of cases, rounded down: 29 of 100 cases, though 0.29 * 100 is 28.999999999999996."""
     return math.floor(share * num_cases + 1e-6)
+
+
+def _lot(case: str, seed: int) -> tuple[bytes, str]:
+    """A case's place in a random order, whatever the other cases are."""
+    return hashlib.sha256(f"{seed}:{case}".encode()).digest(), case
 
 
 def _interleave(cases: Sequence[str], strata: Mapping[str, str], groups: Mapping[str, str] | None) -> list[str]:

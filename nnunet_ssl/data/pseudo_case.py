@@ -11,7 +11,7 @@ import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_ssl.confidence.quantise import share_to_int16
+from nnunet_ssl.confidence.quantise import SHARE_STEPS, share_to_int16
 from nnunet_ssl.data.whole_array import array_bytes
 from nnunet_ssl.nnunet_api.array_file import blocks_and_chunks
 from nnunet_ssl.nnunet_api.geometry import sample_class_locations
@@ -68,7 +68,9 @@ def preprocessed_files(pseudo: PseudoCase, setup: NnunetSetup, properties: Mappi
     confident = np.where(pseudo.confident[None] & pseudo.valid[None], seg, np.int16(-2))
     locations = sample_class_locations(confident, setup, taught=pseudo.valid[None])
     code = np.where(pseudo.valid, np.int16(CODE_POOL), np.int16(CODE_IGNORED))[None]
-    channels = [code, share_to_int16(pseudo.confidence)]
+    # a threshold of 1 is that of a class of which nothing was measured: rounding must not lift a voxel over it
+    confidence = share_to_int16(pseudo.confidence)
+    channels = [code, np.where(pseudo.confidence < 1, np.minimum(confidence, np.int16(SHARE_STEPS - 1)), confidence)]
     if pseudo.probabilities is not None:
         channels.append(share_to_int16(pseudo.probabilities))
     return PreprocessedFiles(

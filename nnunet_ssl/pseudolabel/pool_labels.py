@@ -35,7 +35,7 @@ class CaseLabels:
     confidence: NDArray[np.float32]
     """(C, X, Y, Z)."""
     valid: NDArray[np.bool_]
-    """(X, Y, Z)."""
+    """(X, Y, Z): where something is learned; outside the nonzero mask that is background."""
     nonzero: NDArray[np.bool_]
     """(X, Y, Z): inside nnU-Net's nonzero mask."""
 
@@ -113,7 +113,12 @@ class PoolLabels:
         if evidence.has_regions:
             confidence = confidence_of_written(confidence, evidence.mean > 0.5, regions_of(labels, self.setup))
         labels[~nonzero] = -1
-        return CaseLabels(evidence, labels, confidence, valid, nonzero)
+        return CaseLabels(evidence, labels, confidence, valid | ~nonzero, nonzero)
+
+    def predicted(self, case: str) -> NDArray[Any]:
+        """Class of every voxel of a case on the network's grid, (X, Y, Z), or (R, X, Y, Z) bool; background outside the nonzero mask."""
+        predicted = self.evidence(case)[0].predicted_labels()
+        return np.where(self._nonzero(case), predicted, np.zeros((), dtype=predicted.dtype))
 
     def pseudo_case(self, case: str, tau: float | tuple[float, ...], *, with_probabilities: bool) -> PseudoCase:
         """Everything a stage dataset stores of a case; probabilities are resampled, not labels, as nnU-Net does."""

@@ -6,6 +6,8 @@ sample's extra channels are, in this order: one code, C confidences, Q class pro
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,20 +106,28 @@ class SplitExtraChannels(BasicTransform):
     `regression_target` becomes (1 + C + Q, *spatial): validity in {0, 1}, then confidence and probabilities times validity, so that the
     zeros of padding are recognisable and weightless. `data_dict["pool"]` tells whether the sample comes from the pool.
 
+    With a threshold per class, a last channel says on which side of its own class's threshold each voxel lies (times validity): between two
+    classes a confidence is interpolated from both, and would be compared with the threshold of one.
+
     Args:
         num_channels: extra channels behind the segmentation's first channel; what follows them (a cascade's previous stage) stays.
+        thresholds: tau per class, or None where all voxels have the same, or regions have one each.
     """
 
-    def __init__(self, *, num_channels: int) -> None:
+    def __init__(self, *, num_channels: int, thresholds: Sequence[float] | None = None) -> None:
         super().__init__()
         self.num_channels = num_channels
+        self.thresholds = None if thresholds is None else _in_steps(thresholds)
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
         stacked: Tensor = data_dict["segmentation"]
         code, values = stacked[1], stacked[2 : 1 + self.num_channels]
         valid = ((code == CODE_LABELLED) | (code == CODE_POOL)).float()
         data_dict["pool"] = bool((code >= CODE_POOL).any())
-        data_dict["regression_target"] = torch.cat([valid[None], values.float().clamp_(min=0) / SHARE_STEPS * valid])
+        parts = [valid[None], values.float().clamp_(min=0) / SHARE_STEPS * valid]
+        if self.thresholds is not None:
+            parts.append((values[:1] >= _threshold_of(stacked[:1], self.thresholds)) * valid)
+        data_dict["regression_target"] = torch.cat(parts)
         data_dict["segmentation"] = torch.cat([stacked[:1], stacked[1 + self.num_channels :]])
         return data_dict
 
@@ -126,11 +136,19 @@ class PackExtraChannels(BasicTransform):
     """Last transform: packs the extra channels behind the segmentation, at every deep-supervision scale of it.
 
     A voxel is valid where its interpolated validity exceeds one half; its values are those of the valid voxels it was interpolated from.
+    With a threshold per class it stays on the side of it on which most of those voxels were, at the threshold or just below.
     Leaves `[seg_0, ..., seg_n-1, extra_0, ..., extra_n-1]` under `segmentation`, the extras int16.
+
+    Args:
+        thresholds: as for `SplitExtraChannels`.
 
     Raises:
         StateError: if a transform has changed the segmentation's shape and not that of the extra channels.
     """
+
+    def __init__(self, *, thresholds: Sequence[float] | None = None) -> None:
+        super().__init__()
+        self.thresholds = None if thresholds is None else _in_steps(thresholds)
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
         interpolated: Tensor = data_dict.pop("regression_target")
@@ -138,10 +156,15 @@ class PackExtraChannels(BasicTransform):
         valid = validity > 0.5
         values = (interpolated[1:] / validity.clamp(min=_TINY_VALIDITY)).clamp_(0, 1) * valid
         inside, outside = (CODE_POOL, CODE_IGNORED) if data_dict["pool"] else (CODE_LABELLED, CODE_PADDING)
-        extras = torch.cat([torch.where(valid, float(inside), float(outside)), (values * SHARE_STEPS).round_()])
         segmentations = data_dict["segmentation"]
         if not isinstance(segmentations, list):
             segmentations = [segmentations]
+        stored = (values * SHARE_STEPS).round_()
+        if self.thresholds is not None:
+            stored, is_high = stored[:-1], values[-1:] > 0.5
+            threshold = _threshold_of(segmentations[0][:1], self.thresholds)
+            stored[:1] = torch.where(is_high, stored[:1].maximum(threshold), stored[:1].minimum(threshold - 1)) * valid
+        extras = torch.cat([torch.where(valid, float(inside), float(outside)), stored])
         shape, shape_of_extras = tuple(segmentations[0].shape[1:]), tuple(extras.shape[1:])
         if shape_of_extras != shape:
             raise StateError(
@@ -150,6 +173,16 @@ class PackExtraChannels(BasicTransform):
             )
         data_dict["segmentation"] = segmentations + [_at_shape(extras, s.shape[1:]) for s in segmentations]
         return data_dict
+
+
+def _in_steps(thresholds: Sequence[float]) -> Tensor:
+    """The smallest stored confidence that reaches each threshold."""
+    return torch.tensor([math.ceil(tau * SHARE_STEPS - 1e-6) for tau in thresholds], dtype=torch.float32)
+
+
+def _threshold_of(labels: Tensor, thresholds: Tensor) -> Tensor:
+    """The threshold of every voxel's class; an ignore label, which has none, is never looked at."""
+    return thresholds[labels.long().clamp(0, len(thresholds) - 1)]
 
 
 def _at_shape(extras: Tensor, shape: torch.Size) -> Tensor:

@@ -34,6 +34,8 @@ class FiniteSteps:
         self.restores_scale = restores_scale
         self.skipped = 0
         """Steps of this epoch without a finite loss and gradient."""
+        self.was_left_out = False
+        """Whether the last step had no finite loss and gradient, and so changed no weight."""
         self._in_a_row = 0
         self._was_dropped = False
         self._scale = 0.0
@@ -70,10 +72,10 @@ class FiniteSteps:
         is_no_number, has_overflowed = not np.isfinite(loss).all(), scaler is not None and scaler.get_scale() < self._scale
         if is_no_number and has_overflowed and self.restores_scale:
             scaler.update(self._scale)
-        is_bad = self._was_dropped or is_no_number or has_overflowed
+        self.was_left_out = self._was_dropped or is_no_number or has_overflowed
         self._was_dropped = False
-        self.skipped += is_bad
-        self._in_a_row = self._in_a_row + 1 if is_bad else 0
+        self.skipped += self.was_left_out
+        self._in_a_row = self._in_a_row + 1 if self.was_left_out else 0
         if self._in_a_row < MOST_IN_A_ROW:
             return
         values = {"loss": loss, **terms}

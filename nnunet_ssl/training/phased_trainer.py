@@ -31,6 +31,7 @@ from nnunet_ssl.training.next_stage import leave_out_missing_next_stages
 from nnunet_ssl.training.optimizer import adamw
 from nnunet_ssl.training.phases import DISTILLATION, Phase, PhasedPolyLRScheduler, PhaseSchedule
 from nnunet_ssl.training.plain_patches import plain_patch_loader
+from nnunet_ssl.training.running_statistics import RunningStatistics
 from nnunet_ssl.training.supervised_loss import weigh_lone_scale
 from nnunet_ssl.training.uncertainty_phase import UncertaintyDistillation
 from nnunet_ssl.training.users_trainer import refuse_changed_schedule, refuse_missing_head, refuse_optimizer_in_stages
@@ -155,6 +156,8 @@ class PhasedTrainer(nnUNetTrainer):
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         self._unchanged = None
         self.finite_steps.before_step(self.grad_scaler)
+        statistics = RunningStatistics(unwrap(self.network))
+        statistics.remember()
         if self._distillation is not None:
             outputs = self._distil(batch)
             loss, measured = outputs[UNCERTAINTY_TERM], {}
@@ -163,6 +166,8 @@ class PhasedTrainer(nnUNetTrainer):
             loss = outputs["loss"]
         cases = [str(key) for key in batch.get("keys", ())]
         self.finite_steps.after_step(loss, measured, epoch=self.current_epoch, cases=cases, scaler=self.grad_scaler)
+        if self.finite_steps.was_left_out:
+            statistics.restore()
         return self.terms.complete({**outputs, **measured})
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
-from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from batchgeneratorsv2.transforms.utils.random import OneOfTransform, RandomTransform
 from torch import Tensor
 
 from nnunet_ssl.training.weak_view import BesideWeakView
@@ -66,11 +66,13 @@ class CutOut(ImageOnlyTransform):
 
 
 def is_intensity_transform(transform: BasicTransform) -> bool:
-    """Whether a transform of nnU-Net's pipeline changes image intensities at random.
+    """Whether a transform of nnU-Net's pipeline changes image intensities at random; of several to choose from, whether all do.
 
     Transforms that degrade a cascade's previous segmentation also change the image alone, but not its intensities.
     """
     inner = transform.transform if isinstance(transform, RandomTransform) else transform
+    if isinstance(inner, OneOfTransform):
+        return all(map(is_intensity_transform, inner.list_of_transforms))
     return isinstance(inner, ImageOnlyTransform) and ".nnunet." not in type(inner).__module__
 
 

@@ -161,7 +161,7 @@ class SemiSupervisedStudent(PhasedTrainer):
         self.loss.ramp = self._ramp()
         result = super().train_step(batch)
         self._step += 1
-        if self.average is not None:
+        if self.average is not None and not self.finite_steps.was_left_out:
             if self.phase.name == DISTILLATION:
                 self.average.follow()
             else:
@@ -243,6 +243,13 @@ class SemiSupervisedStudent(PhasedTrainer):
     def _layout(self) -> ExtraLayout:
         return ExtraLayout.for_stage(self.label_manager, self.stage.num_confidence_channels, self.stage.num_probability_channels)
 
+    def _thresholds_per_class(self) -> tuple[float, ...] | None:
+        """Tau of every class, where classes differ; a region's confidence is compared with its own alone."""
+        tau = self.method.student.fixed_tau
+        if self.label_manager.has_regions or not isinstance(tau, tuple) or len(set(tau)) < 2:
+            return None
+        return tau
+
     def _labelled_share(self) -> float:
         """Share of labelled samples that this process draws in the current epoch."""
         share = 1.0 if self.phase.name == FINE_TUNING else self.method.student.labelled_share
@@ -266,6 +273,7 @@ class SemiSupervisedStudent(PhasedTrainer):
             num_channels=self._layout().num_channels,
             strong=self.method.student.strong_augmentation,
             keeps_weak_view=self.refresh.needs_weak_view,
+            thresholds=self._thresholds_per_class(),
         )
         self._reads_stage = True
         return StageDataLoader(data, *args, transforms=ours, **kwargs)

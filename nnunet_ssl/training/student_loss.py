@@ -130,8 +130,8 @@ class DualLoss(nn.Module):
         else:
             labels = target[:, 0]
             valid = valid & (target[:, :1] < self.num_outputs)
-        # divided in float32, so that a stored 0.9 equals a threshold of 0.9
-        values = extra[:, 1:].float() / SHARE_STEPS
+        # divided in float32, so that a stored 0.9 equals a threshold of 0.9; by a tensor, since a GPU multiplies by 1 / number instead
+        values = extra[:, 1:].float() / torch.full((), SHARE_STEPS, dtype=torch.float32, device=extra.device)
         q = values[:, num_confidence:] if self.config.needs_probabilities else None
         if self.blind_heads:
             logits, q, valid = self._without_blind_heads(logits, q, labels, valid)

@@ -39,6 +39,20 @@ def test_orders() -> None:
         rank_cases(SCORES, ONE, "best")
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_random_order_of_the_others_stays_when_a_case_loses_its_score(seed: int) -> None:
+    """Else the cases of a stage would leave in the next one, which they do not where they are ranked."""
+    scores: dict[str, float | None] = {f"case_{i:03d}": 0.5 for i in range(60)}
+    strata = dict.fromkeys(scores, "s")
+    before = order_of(scores, strata, "random", seed)
+    assert before != sorted(before)
+    for gone in ("case_007", "case_042"):
+        fewer = {**scores, gone: None}
+        assert order_of(fewer, strata, "random", seed) == [*(case for case in before if case != gone), gone]
+        without = {case: score for case, score in scores.items() if case != gone}
+        assert order_of(without, strata, "random", seed) == [case for case in before if case != gone]
+
+
 @pytest.mark.parametrize("order", ["ranked", "random", "reverse"])
 def test_order_does_not_depend_on_the_mapping(order: str) -> None:
     strata = {case: "xy"[i % 2] for i, case in enumerate(SCORES)}

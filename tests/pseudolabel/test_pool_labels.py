@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import blosc2
 import numpy as np
 import pytest
 from cross_fitted import smaller
@@ -18,7 +19,9 @@ from nnunet_ssl.confidence.calibration_map import CalibrationMap, LogitLine
 from nnunet_ssl.confidence.evidence import Evidence
 from nnunet_ssl.data.evidence_store import EvidenceStore
 from nnunet_ssl.data.pool_index import PoolIndex, load_pool
+from nnunet_ssl.data.pseudo_case import preprocessed_files
 from nnunet_ssl.errors import StateError
+from nnunet_ssl.nnunet_api.preprocessing import load_properties
 from nnunet_ssl.pseudolabel.label_change import label_change
 from nnunet_ssl.pseudolabel.pool_labels import PoolLabels, confident_voxels
 
@@ -156,6 +159,19 @@ def test_ignored_voxels_are_marked_in_what_a_stage_stores(two_opinions: tuple[Pr
     assert labels(*two_opinions).pseudo_case(CASE, 0.7, with_probabilities=False).probabilities is None
 
 
+def test_rounding_lifts_no_voxel_over_a_threshold_that_nothing_was_measured_for(two_opinions: tuple[Project, Path]) -> None:
+    """Of a class that held-out cases never show the threshold is 1, which a manual label reaches, and a pool's voxel must not."""
+    label = phantom(CASE)[1]
+    project, folder = two_opinions
+    pseudo = labels(project, folder).pseudo_case(CASE, (0.5, 0.5, 1.0), with_probabilities=False)
+    sure = np.where(label[None] > 0, np.float32(0.99999), np.float32(1))
+    properties = load_properties(load_pool(project.setup()).folder, CASE)
+    files = preprocessed_files(replace(pseudo, confidence=sure), project.setup(), properties)
+    stored = blosc2.ndarray_from_cframe(files.targets)[:][1]
+    assert set(np.unique(stored[label > 0])) == {9_999}
+    assert set(np.unique(stored[label == 0])) == {10_000}
+
+
 def test_single_pass_has_the_heads_uncertainty(project: Project, tmp_path: Path) -> None:
     """Where one deterministic pass is all there is, the network's head says how uncertain it is."""
     label = phantom(CASE)[1]
@@ -212,6 +228,28 @@ def test_outside_the_nonzero_mask_there_is_background_for_certain(odd_case: tupl
     assert np.all(pseudo.labels_image[9:, :, :14] == 1)
     assert np.all(pseudo.confidence_image[:3] == 1)
     assert np.all(pseudo.uncertainty_image[:3] == 0)
+
+
+def test_opinions_outside_the_nonzero_mask_do_not_count(odd_case: tuple[Project, PoolIndex], tmp_path: Path) -> None:
+    """Background is written there, whatever teacher and student make of it."""
+    project, pool = odd_case
+    outside = nnUNetDatasetBlosc2(str(pool.folder), [CASE]).load_case(CASE)[1][:][0] < 0
+    teacher, student = stores(tmp_path)
+    inside = np.zeros(outside.shape, np.uint8)
+    inside[-4:, -4:, -4:] = 1
+    assert not (outside & (inside > 0)).any()
+    teacher.write(CASE, evidence_of(inside, doubt=0.2))
+    student.write(CASE, evidence_of(np.where(outside, 2, inside), doubt=0.2))
+    both = labels(project, tmp_path, weight=0.5)
+    case = both.labels(CASE)
+    assert case.valid.all()
+    pseudo = both.pseudo_case(CASE, 0.5, with_probabilities=False)
+    assert pseudo.valid.all()
+    assert np.all(pseudo.confidence[0][outside] == 1)
+    alone, students = labels(project, tmp_path), labels(project, tmp_path, weight=1.0)
+    change = label_change(alone, students, [CASE])
+    assert (change.overall, change.per_class) == (0.0, {"rim": 0.0, "core": 0.0})
+    assert np.array_equal(students.predicted(CASE), inside)
 
 
 # ---- where a label can be trusted

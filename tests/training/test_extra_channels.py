@@ -61,7 +61,9 @@ def test_wrong_numbers_of_channels(confidence: int, probabilities: int) -> None:
         ExtraLayout.for_stage(labels, confidence, probabilities)
 
 
-def spatial_pipeline(patch: tuple[int, ...], *, dummy_2d: bool = False, regions: bool = False, seed: int = 0) -> Any:
+def spatial_pipeline(
+    patch: tuple[int, ...], *, dummy_2d: bool = False, regions: bool = False, seed: int = 0, thresholds: tuple[float, ...] | None = None
+) -> Any:
     """The student's pipeline with a rotation and a scaling in every sample, and without changes of intensity."""
     np.random.seed(seed)  # noqa: NPY002
     torch.manual_seed(seed)
@@ -78,7 +80,8 @@ def spatial_pipeline(patch: tuple[int, ...], *, dummy_2d: bool = False, regions:
     for transform in kept:
         if isinstance(transform, SpatialTransform):
             transform.p_rotation = transform.p_scaling = 1
-    return student_pipeline(ComposeTransforms(kept), num_channels=layout(regions=regions).num_channels, strong=False)
+    num_channels = layout(regions=regions).num_channels
+    return student_pipeline(ComposeTransforms(kept), num_channels=num_channels, strong=False, thresholds=thresholds)
 
 
 def sample(shape: tuple[int, ...], *, code: int, padding: int, regions: bool = False) -> dict[str, Any]:
@@ -130,6 +133,63 @@ def _segmentation_agrees(seg: torch.Tensor, extra: torch.Tensor, regions: bool) 
         sure = valid & (probabilities.amax(0) > 0.75)
         assert sure.sum() > 50
         assert (probabilities.argmax(0) == seg[0])[sure].all()
+
+
+def two_classes(confidence: tuple[float, float, float]) -> dict[str, Any]:
+    """A crop of the pool with a ball of class 1 around a ball of class 2, each class with one confidence."""
+    shape = (20, 20, 20)
+    radius = torch.stack(torch.meshgrid(*[torch.arange(n) - (n - 1) / 2 for n in shape], indexing="ij")).norm(dim=0)
+    label = (radius < 8).to(torch.int16) + (radius < 5).to(torch.int16)
+    stored = (torch.tensor(confidence)[label.long()] * SCALE).round()
+    channels = [label, torch.full(shape, 2), stored, *[(label == k) * SCALE for k in range(3)]]
+    return {"image": torch.zeros(1, *shape), "segmentation": torch.stack([c.to(torch.int16) for c in channels])}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_voxel_changes_its_side_of_the_threshold_where_classes_differ(seed: int) -> None:
+    """Class 1 needs 0.5 and has 0.6, class 2 needs 0.99 and has 0.995: all can be trusted, and between them still all can."""
+    tau = (0.5, 0.5, 0.99)
+    plain, kept = (
+        spatial_pipeline((12, 12, 12), seed=seed, thresholds=thresholds)(**two_classes((0.6, 0.6, 0.995)))["segmentation"]
+        for thresholds in (None, tau)
+    )
+    of_voxel = torch.tensor(tau)[kept[0][0].long()]
+    assert set(kept[0].unique().tolist()) == {0, 1, 2}
+    assert (plain[2][1] / SCALE < of_voxel - 1e-6).sum() > 10
+    assert not (kept[2][1] / SCALE < of_voxel - 1e-6).any()
+    assert kept[2].shape == plain[2].shape
+    assert torch.equal(kept[2][2:], plain[2][2:])
+    assert torch.equal(kept[0], plain[0])
+
+
+def test_no_doubtful_voxel_becomes_one_to_trust_where_classes_differ() -> None:
+    """Class 2 lies below its 0.99 everywhere, class 1 far above its 0.5."""
+    tau = (0.5, 0.5, 0.99)
+    seg, _, extra, _ = spatial_pipeline((12, 12, 12), thresholds=tau)(**two_classes((0.995, 0.995, 0.6)))["segmentation"]
+    inner = seg[0] == 2
+    assert inner.sum() > 20
+    # those that were interpolated from class 1 for the larger part have its side; the others are below
+    high = extra[1] >= 9900
+    assert (high & inner).sum() < 0.3 * inner.sum()
+    assert (extra[1] >= 5000)[~inner].all()
+
+
+def test_thresholds_of_labelled_samples_change_nothing() -> None:
+    plain, kept = (
+        spatial_pipeline((12, 12, 12), thresholds=t)(**sample((16, 18, 20), code=1, padding=6))["segmentation"]
+        for t in (None, (0.5, 0.7, 1.0))
+    )
+    valid = plain[2][0] == 1
+    assert torch.equal(kept[2][0], plain[2][0])
+    assert (kept[2][1][~valid] == 0).all()
+
+
+def test_stored_values_that_reach_a_threshold() -> None:
+    """Whatever the threshold: exactly those reach it that the loss takes for confident, which compares in float32."""
+    stored = torch.arange(SCALE + 1, dtype=torch.float32)
+    for tau in (0.0, 0.5, 0.54, 0.66, 0.7, 0.82, 0.98, 0.99, 1.0, 0.12345, 1 / 3):
+        reached = stored / torch.full((), SCALE, dtype=torch.float32) >= torch.tensor(tau, dtype=torch.float32)
+        assert stored[reached].min() == extra_channels._in_steps([tau])[0], tau
 
 
 def test_labelled_sample_and_its_padding() -> None:

@@ -7,8 +7,9 @@ import torch
 from batchgeneratorsv2.transforms.base.basic_transform import ImageOnlyTransform
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
-from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from batchgeneratorsv2.transforms.utils.random import OneOfTransform, RandomTransform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5 import nnUNetTrainerDA5
 
 from nnunet_ssl.training.strong_augmentation import CutOut, PoolOnly, is_intensity_transform, with_strong_augmentation
 from nnunet_ssl.training.student_pipeline import student_pipeline
@@ -39,6 +40,21 @@ def test_degrading_a_previous_segmentation_is_no_intensity_transform() -> None:
     cascade = stock(is_cascaded=True, foreground_labels=[1, 2])
     assert sum(map(is_intensity_transform, cascade)) == 7
     assert sum(isinstance(t, RandomTransform) for t in cascade) == 9
+
+
+def test_the_whole_intensity_block_of_another_trainer_is_repeated() -> None:
+    """nnUNetTrainerDA5 draws one of several transforms at two places."""
+    plain = nnUNetTrainerDA5.get_training_transforms(np.array([8, 8, 8]), 0.1, [[1.0] * 3], (0, 1, 2), False).transforms
+    block = [t for t in plain if is_intensity_transform(t)]
+    drawn = [t for t in block if isinstance(getattr(t, "transform", t), OneOfTransform)]
+    assert len(drawn) == sum(isinstance(getattr(t, "transform", t), OneOfTransform) for t in plain) == 2
+    (repeated,) = [t for t in with_strong_augmentation(plain) if isinstance(t, PoolOnly)]
+    assert repeated.transform.transforms[:-1] == block
+
+
+def test_a_draw_that_may_move_the_image_is_no_intensity_transform() -> None:
+    assert is_intensity_transform(OneOfTransform([AddOne(), RandomTransform(AddOne())]))
+    assert not is_intensity_transform(OneOfTransform([AddOne(), MirrorTransform((0,))]))
 
 
 def test_only_pool_images_change() -> None:
