@@ -1,5 +1,9 @@
 """Errors a user can act on: each is one line that names what was found and what to do."""
 
+from __future__ import annotations
+
+import sys
+
 
 class NnsslError(Exception):
     """Base of every expected error; the commands print it as one line and exit with code 2."""
@@ -29,3 +33,9 @@ LESS_MEMORY = "end what else runs on that GPU, or use plans of a smaller preset 
 """What to do where a GPU has too little memory."""
 WRITE_AGAIN = "write the stage again with nnssl_pseudolabel --stage."
 """End of a message about a stage dataset whose files are lost, damaged or edited."""
+
+
+def is_full_gpu(error: BaseException) -> bool:
+    """Whether it is PyTorch's error of a GPU without enough memory; where PyTorch is not loaded it cannot be."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from nnunet_ssl.disk import meaning
-from nnunet_ssl.errors import LESS_MEMORY, NnsslError, NotYetError
+from nnunet_ssl.errors import LESS_MEMORY, NnsslError, NotYetError, is_full_gpu
 
 EXIT_ERROR = 2
 """Exit code of an expected error; argparse uses the same for wrong arguments."""
@@ -105,19 +105,13 @@ def run_command(name: str, body: Callable[[], int | None]) -> int:
             traceback.clear_frames(error.__traceback__)
             return _report(name, line)
         except RuntimeError as error:
-            if not _is_full_gpu(error):
+            if not is_full_gpu(error):
                 raise
             traceback.clear_frames(error.__traceback__)
             return _report(name, f"the GPU has too little memory ({str(error).partition('. ')[0]}); {LESS_MEMORY}.")
         except KeyboardInterrupt:
             print(f"{name}: interrupted; the same command again continues where that is possible.", file=sys.stderr)
             return EXIT_INTERRUPTED
-
-
-def _is_full_gpu(error: RuntimeError) -> bool:
-    """Whether it is PyTorch's error of that kind; where PyTorch is not loaded it cannot be."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
 def _nobody_reads_output() -> bool:

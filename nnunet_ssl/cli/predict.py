@@ -6,7 +6,6 @@ import argparse
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nnunet_ssl.cli.arguments import (
     add_dataset_arguments,
@@ -16,10 +15,7 @@ from nnunet_ssl.cli.arguments import (
     use_device,
 )
 from nnunet_ssl.cli.command import EXIT_ERROR, command
-from nnunet_ssl.locations import OUR_STUDENT, dataset_number, plans_flag
-
-if TYPE_CHECKING:
-    from nnunet_ssl.prediction.prepared_model import PreparedModel
+from nnunet_ssl.locations import OUR_STUDENT
 
 NAME = "nnssl_predict"
 
@@ -58,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Predict, print what the table says and the next command; exit code 2 if a case could not be predicted."""
     arguments = parser().parse_args(argv)
     from nnunet_ssl.nnunet_api.model_folder import find_model
+    from nnunet_ssl.prediction.audit_command import audit_clause
     from nnunet_ssl.prediction.predict import predict_folder
     from nnunet_ssl.prediction.prepared_model import prepare_model
 
@@ -66,25 +63,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepared = prepare_model(model, arguments.f, device=device, num_samples=arguments.num_samples, is_fast=arguments.fast)
     done = predict_folder(prepared, arguments.i, arguments.o, with_probabilities=arguments.save_probabilities)
     review = [row["case"] for row in done.rows if row["review"] == "yes"]
-    print(f"predicted now: {done.predicted}; in {arguments.o} in all: {len(done.rows) - len(done.failed)}; failed: {len(done.failed)}")
+    in_all = len(done.rows) - len(done.failed) - len(done.failed_before)
+    print(f"predicted now: {done.predicted}; in {arguments.o} in all: {in_all}; failed: {len(done.failed)}")
+    if done.failed_before:
+        print(f"failed before, in another folder of images: {', '.join(done.failed_before)}")
     print(f"table: {arguments.o / 'cases.csv'}")
     if prepared.findings.limit is None:
-        print(f"no threshold for review: {prepared.findings.ranking}{_audit_line(prepared)}")
+        audit = audit_clause(prepared, device=device, num_samples=arguments.num_samples)
+        print(f"no threshold for review: {prepared.findings.ranking}{audit}")
     print(f"review: {', '.join(review) or 'no case is marked'}")
     files = shlex.join(map(str, (arguments.o, "-djfile", arguments.o / "dataset.json", "-pfile", arguments.o / "plans.json")))
     print(f"next, where there are reference labels: nnUNetv2_evaluate_folder REFERENCE_FOLDER {files}")
     return EXIT_ERROR if done.failed else 0
-
-
-def _audit_line(prepared: PreparedModel) -> str:
-    """The command that gives a threshold for review, where there is one."""
-    if not prepared.findings.audit_helps:
-        return ""
-    model, origin = prepared.model, next((origin for origin in prepared.origins if not isinstance(origin, str)), None)
-    if origin is None and "Student" in model.trainer:
-        return "; nnssl_run --audit gives one, in the run that the student comes from"
-    dataset, fold, teacher = model.dataset, "all", f"-tr {model.trainer} -u FOLDER"
-    if origin is not None:
-        dataset, fold, trainer = origin.manifest.dataset, str(origin.manifest.fold), origin.manifest.teacher_trainer
-        teacher = f"-tr {trainer}"
-    return f"; run: nnssl_run -d {dataset_number(dataset)} -c {model.configuration} -f {fold}{plans_flag(model.plans)} {teacher} --audit"

@@ -145,13 +145,16 @@ def _print_next(setup: NnunetSetup) -> None:
     """The commands that train a teacher, or use one that is trained already."""
     number, configuration, flags = dataset_number(setup.dataset), setup.configuration, plans_flag(setup.plans_name)
     run_line = f"nnssl_run -d {number} -c {configuration} -f FOLD"
-    there = [f"{run_line} {model}  (its teacher is trained already)" for model in _trained_models(setup)]
+    there = [
+        f"{run_line} {model}  # its teacher is trained already, fold {', '.join(map(str, folds))}"
+        for model, folds in _trained_models(setup).items()
+    ]
     train = f"nnUNetv2_train {number} {configuration} FOLD -tr {OUR_TEACHER}{flags}"
     print_next(train, f"{run_line}{flags}", *there, trainer=OUR_TEACHER)
 
 
-def _trained_models(setup: NnunetSetup) -> list[str]:
-    """Flags of models of the dataset that could be the teacher, in any fold."""
+def _trained_models(setup: NnunetSetup) -> dict[str, list[int | str]]:
+    """Flags of models of the dataset that could be the teacher, with their trained folds."""
     from nnunet_ssl.run.models_there import flags_of_trained_models
 
     ours = setup.model(OUR_TEACHER)

@@ -116,22 +116,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         _execute_only(arguments, requests[0])
         return
     use_device(arguments.device)
-    if not arguments.audit:
-        for request in requests:  # none is trained for days before another one stops
+    for request in requests:  # none is trained for days before another one stops
+        _refuse_what_stops_later(request)
+        if not arguments.audit:
             refuse_taken_place(request.published, request.fold, request.workspace)
+    if arguments.audit:
+        _audit(requests)
+        return
     for request in requests:
         print_fold(request, requests)
         print_settings(request)
-        if arguments.audit:
-            _audit(request, pipeline(request))
-        else:
-            execute(pipeline(request))
-            print_table(request)
-    if not arguments.audit:
-        _print_cross_validation(requests)
-        _print_next(arguments, requests)
-    else:
-        print("next: the same command without --audit")
+        execute(pipeline(request))
+        print_table(request)
+    _print_cross_validation(requests)
+    _print_next(arguments, requests)
 
 
 def _check_folds(arguments: argparse.Namespace) -> None:
@@ -215,20 +213,35 @@ def _requests(arguments: argparse.Namespace, assignments: dict[str, object]) -> 
     return requests
 
 
-def _audit(request: RunRequest, steps: Sequence[Step]) -> None:
-    """Every step before the first stage, then the audit."""
+def _refuse_what_stops_later(request: RunRequest) -> None:
+    """See that the fold exists, and that a run which has begun can go on, unless it is the pool's step that mends it."""
+    from nnunet_ssl.data.pool import pool_is_current
+
+    request.setup.fold_cases(request.fold)
+    if not request.unlabelled or pool_is_current(request.setup, request.unlabelled):
+        request.begun()
+
+
+def _audit(requests: Sequence[RunRequest]) -> None:
+    """Of every fold the steps before the first stage, then the audit."""
     import torch
 
     from nnunet_ssl.machines.engine import engine_at
     from nnunet_ssl.pseudolabel.audit import audit
-    from nnunet_ssl.run.audit_text import audit_lines
-    from nnunet_ssl.run.pipeline import execute
+    from nnunet_ssl.run.audit_text import audit_lines, line_after
+    from nnunet_ssl.run.pipeline import execute, pipeline
 
-    execute([step for step in steps if step.is_before_stages])
-    run = request.open()
-    with engine_at(request.dask, device=request.device) as engine:
-        found = audit(run, device=torch.device(request.device), engine=engine)
-    print("\n".join(audit_lines(found, run)))
+    audits = []
+    for request in requests:
+        print_fold(request, requests)
+        print_settings(request)
+        execute([step for step in pipeline(request) if step.is_before_stages])
+        run = request.open()
+        with engine_at(request.dask, device=request.device) as engine:
+            audits.append(audit(run, device=torch.device(request.device), engine=engine))
+        print("\n".join(audit_lines(audits[-1], run)))
+    if not all(request.open(only_looks=True).is_complete for request in requests):
+        print(line_after(audits))
 
 
 def _execute_only(arguments: argparse.Namespace, request: RunRequest) -> None:

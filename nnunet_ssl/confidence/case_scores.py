@@ -22,16 +22,16 @@ class Score(NamedTuple):
     reason: str = ""
 
 
-def mean_score(confidence: FloatArray, nonzero_mask: BoolArray) -> Score:
+def mean_score(confidence: FloatArray, image: BoolArray) -> Score:
     """Mean voxel confidence over the image (Eq. 7), padding left out; background dominates it.
 
     Args:
         confidence: (1, *spatial) or (R, *spatial) in [0, 1].
-        nonzero_mask: (*spatial) bool, where the image is not empty.
+        image: (*spatial) bool, where the image is not empty, or foreground is predicted all the same.
     """
-    if not nonzero_mask.any():
+    if not image.any():
         return Score(None, "the image is empty")
-    return Score(float(confidence[:, nonzero_mask].mean(dtype=np.float64)))
+    return Score(float(confidence[:, image].mean(dtype=np.float64)))
 
 
 def foreground_score(evidence: Evidence, confidence: FloatArray) -> Score:
@@ -125,7 +125,7 @@ def score_case(evidence: Evidence, confidence: FloatArray, nonzero_mask: BoolArr
     scores = {
         "pairwise_dice": pairwise_dice(evidence),
         "foreground": foreground_score(evidence, confidence),
-        "mean": mean_score(confidence, nonzero_mask),
+        "mean": mean_score(confidence, nonzero_mask | evidence.foreground()),
     }
     return scores if q is None else {**scores, "expected_dice": expected_dice(evidence, q)}
 

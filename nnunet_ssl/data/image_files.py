@@ -72,7 +72,13 @@ def complete_cases(
     for case, files in sorted(channels.items()):
         missing = [f"{case}_{c:04d}{file_ending}" for c in range(num_files) if c not in files]
         surplus = [files[c] for c in sorted(files) if c >= num_files]
-        if missing:
+        if missing and os.path.lexists(folder / missing[0]):
+            of_other = missing[0].removesuffix(file_ending)
+            bad[case] = (
+                f"case '{case}': {folder / missing[0]} may be a channel of it or the label of case '{of_other}', and is not opened; rename "
+                "one of the two cases."
+            )
+        elif missing:
             bad[case] = f"case '{case}': channel file {folder / missing[0]} is missing ({num_files} channels are expected)."
         elif folders := [file for file in files.values() if os.path.isdir(file)]:
             bad[case] = f"case '{case}': {folders[0]} is a folder; put an image file in its place."

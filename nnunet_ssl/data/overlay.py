@@ -55,9 +55,20 @@ def overlaid(setup: NnunetSetup, preset: str) -> NnunetSetup:
     overlay, name = _read_overlay(preset)
     plans = copy.deepcopy(setup.plans)
     plans["configurations"][setup.configuration] = _overlaid_configuration(setup, overlay)
+    for other in _heirs(setup):
+        plans["configurations"][other] = replace(setup, configuration=other).resolved_configuration()
     plans["plans_name"] = preset_plans_name(setup.plans_name, name)
     keep_other_configurations(plans, setup.preprocessed_folder / f"{plans['plans_name']}.json", setup.configuration)
     return replace(setup, plans=plans, plans_name=str(plans["plans_name"]))
+
+
+def _heirs(setup: NnunetSetup) -> list[str]:
+    """Configurations that inherit from the set-up's, over any number of others."""
+    parents = {name: entry.get("inherits_from") for name, entry in setup.plans["configurations"].items()}
+    heirs: list[str] = []
+    while found := [name for name, parent in parents.items() if parent in (setup.configuration, *heirs) and name not in heirs]:
+        heirs += found
+    return heirs
 
 
 def keep_other_configurations(plans: dict[str, Any], path: Path, configuration: str) -> None:

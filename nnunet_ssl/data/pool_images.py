@@ -52,13 +52,16 @@ def collect_images(setup: NnunetSetup, folders: Sequence[Path], skip_bad: bool) 
     """
     images: dict[str, tuple[str, ...]] = {}
     skipped: dict[str, str] = {}
+    places: dict[str, str | Path] = {}
     for folder in folders:
         found, bad = find_images(folder, setup.file_ending, setup.num_files)
         if bad and not skip_bad:
             raise InputError(f"{next(iter(bad.values()))} Complete it, or leave bad cases out with --skip-bad.")
-        if twice := _common(found, images):
+        # also where one of the two cannot be used, which would leave the other out as well
+        if twice := _common(found, {**images, **skipped}) or _common(bad, images):
             case, other = twice
-            raise InputError(f"case '{case}' is in two folders ({images[other][0]} and {found[case][0]}); rename one.")
+            raise InputError(f"case '{case}' is in two folders ({places[other]} and {found.get(case, (folder,))[0]}); rename one.")
+        places |= {case: found.get(case, (folder,))[0] for case in {**found, **bad}}
         images.update(found)
         skipped.update(bad)
     refuse_labelled(images, setup)

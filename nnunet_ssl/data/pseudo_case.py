@@ -30,7 +30,7 @@ class PseudoCase:
 
     case: str
     labels: NDArray[np.int16]
-    """(X, Y, Z) label map on the preprocessed grid, -1 outside the nonzero mask."""
+    """(X, Y, Z) label map on the preprocessed grid, -1 for background outside the nonzero mask."""
     confidence: NDArray[np.float32]
     """(C, X, Y, Z) with C = 1, or one channel per region."""
     valid: NDArray[np.bool_]

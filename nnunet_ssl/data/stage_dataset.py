@@ -41,7 +41,7 @@ def check_stage_place(name: str, workspace: str, *, is_written: bool = False) ->
     owners = {(read_sidecar(root / name) or {}).get("workspace") for root in roots} - {None}
     is_ours = owners == {workspace} or (is_written and not owners)
     for root in roots:
-        for found in sorted(root.glob(f"{number}_*")):
+        for found in sorted(root.glob(f"{number}*")):
             if found.name != name or not is_ours:
                 raise StateError(
                     f"the dataset id {int(number[7:])} is already in use by {found}; move it away, or give the stages that are not written "

@@ -12,7 +12,8 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
 
-from nnunet_ssl.errors import NnsslError, StateError
+from nnunet_ssl.disk import meaning
+from nnunet_ssl.errors import NnsslError, StateError, is_full_gpu
 
 
 class OwnProcess:
@@ -76,7 +77,8 @@ def _serve(connection: Connection) -> None:
                 answer: tuple[Any, BaseException | None] = (work(job), None)
             except NnsslError as error:
                 answer = (None, error)
-            except Exception as error:  # a defect, which is raised where somebody sees it
-                traceback.print_exc()
+            except Exception as error:
+                if not is_full_gpu(error) and not (isinstance(error, OSError) and meaning(error)):
+                    traceback.print_exc()  # a defect, which is raised where somebody sees it
                 answer = (None, error)
             connection.send(answer)

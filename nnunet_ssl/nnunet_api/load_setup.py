@@ -42,6 +42,12 @@ def load_setup(dataset: str, configuration: str, plans_name: str, *, only_looks:
     if not plans_file.is_file():
         raise SetupError(missing_plans(folder, number, configuration, plans_name))
     plans, dataset_json = read_json(plans_file), read_json(folder / "dataset.json")
+    for entry, wanted in (("plans_name", plans_name), ("dataset_name", name)):
+        if (found := plans.get(entry)) != wanted:
+            raise InputError(
+                f"{plans_file} has the {entry} {found!r}, by which nnU-Net names the folder of a training, and not '{wanted}'; correct it "
+                "there."
+            )
     setup = checked_setup(name, plans_name, configuration, plans, dataset_json, folder=folder, plans_file=plans_file)
     try:
         refuse_old_plans(setup)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nnunet_ssl.errors import InputError
 from nnunet_ssl.nnunet_api.image_header import check_image_file
-from nnunet_ssl.nnunet_api.preprocessing import check_case
+from nnunet_ssl.nnunet_api.preprocessing import check_case, label_values
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
 
 _MAY_BE_COLOURED = (".png", ".bmp", ".tif")
@@ -49,7 +49,7 @@ def preprocess_new_case(case: str, images: Sequence[str], setup: NnunetSetup) ->
     Raises:
         InputError: if a file is unreadable, holds NaN or nothing, or nnU-Net cannot preprocess the case.
     """
-    check_case(case, list(images), setup.plans, setup.configuration, setup.label_manager.all_labels)
+    check_case(case, list(images), setup.plans, setup.configuration, label_values(setup.label_manager))
     preprocessor = setup.configuration_manager.preprocessor_class(verbose=False)
     try:
         data, seg, properties = preprocessor.run_case(

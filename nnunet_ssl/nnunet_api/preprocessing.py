@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -89,6 +90,11 @@ def check_case(
         _check_resampled_size(case, first, manager.get_configuration(configuration).spacing, manager.transpose_forward, num_channels)
 
 
+def label_values(manager: Any) -> list[int]:
+    """Every value that a label image of the dataset can have."""
+    return [*manager.all_labels, *([manager.ignore_label] if manager.has_ignore_label else [])]
+
+
 def _holds_labels_alone(data: np.ndarray, labels: Collection[int]) -> bool:
     """Whether an image is a label image: a few whole numbers, all of them labels. Nearly every image is told apart by its maximum."""
     if data.min() < 0 or data.max() > max(labels):
@@ -167,7 +173,7 @@ def preprocess_case(
         InputError: see `check_case`; also if nnU-Net's preprocessor fails on the case.
     """
     content = json.loads(dataset_json)
-    check_case(case, images, plans, configuration, PlansManager(plans).get_label_manager(content).all_labels, warn=warn)
+    check_case(case, images, plans, configuration, label_values(PlansManager(plans).get_label_manager(content)), warn=warn)
     _preprocess(case, images, None, plans, configuration, content, tmp)
     out.mkdir(exist_ok=True)
     for part in PARTS:

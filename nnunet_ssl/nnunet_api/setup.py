@@ -120,7 +120,7 @@ class NnunetSetup:
         labels = {k: v for k, v in self.dataset_json["labels"].items() if k != "ignore"}
         if self.has_regions:
             return tuple(name for name in labels if name != "background")
-        return tuple(sorted(labels, key=lambda name: int(labels[name])))
+        return tuple(sorted(labels, key=lambda name: label_value(labels[name])))
 
     @property
     def foreground_names(self) -> tuple[str, ...]:
@@ -182,6 +182,11 @@ class NnunetSetup:
         if not 0 <= int(fold) < len(splits):
             raise SetupError(f"fold {fold} is not in the {len(splits)} splits of {self.dataset}; use -f 0 to {len(splits) - 1} or -f all.")
         return sorted(splits[int(fold)]["train"]), sorted(splits[int(fold)]["val"])
+
+
+def label_value(entry: int | list[int]) -> int:
+    """The value of a class in dataset.json, where nnU-Net takes a list of one for a number as well."""
+    return int(entry[0] if isinstance(entry, list | tuple) else entry)
 
 
 def too_few_for_folds(dataset: str, num_cases: int) -> SetupError:

@@ -19,6 +19,7 @@ DEFAULT_SCORE = STAND_INS["expected_dice"]
 """Takes the place of a score that needs calibrated probabilities."""
 SINGLE_PASS_SCORE = STAND_INS["pairwise_dice"]
 """Takes the place of one that needs two samples."""
+NONE_HELD_OUT = "its run has no held-out cases, for every teacher has seen every label"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,18 +94,20 @@ def findings_of(origins: Sequence[Origin | str], folds: Sequence[int | str], num
     """
     known = [origin for origin in origins if not isinstance(origin, str)]
     if unknown := [origin for origin in origins if isinstance(origin, str)]:
-        return no_findings(unknown[0], default_score, audit_helps=unknown[0] == NO_RUN)
+        return no_findings(unknown[0], default_score, audit_helps=set(unknown) == {NO_RUN})
     for origin in known:
         if origin.num_samples != num_samples:
             return no_findings(f"{num_samples} samples are asked for, the run's held-out cases have {origin.num_samples}", default_score)
     looked_at = [find_study(origin.workspace, origin.manifest.teacher_fingerprint) for origin in known]
     if any(found is None for found in looked_at):
+        if any(origin.manifest.teacher_folds == ["all"] and found is None for origin, found in zip(known, looked_at, strict=True)):
+            return no_findings(NONE_HELD_OUT, default_score)
         helps = all(origin.manifest.teacher_trainer != PREDICTIONS for origin in known)
         return no_findings("its run has not looked at held-out cases", default_score, audit_helps=helps)
     by_path = dict(found for found in looked_at if found is not None)
     studies = {path: study for path, study in by_path.items() if study is not None}
     if len(studies) < len(by_path):
-        return no_findings("its run has no held-out cases, for every teacher has seen every label", default_score)
+        return no_findings(NONE_HELD_OUT, default_score)
     of_folds = [studies[found[0]] for found in looked_at if found is not None]
     try:
         return _combine(of_folds, list(studies.values()), known, folds)

@@ -1,4 +1,4 @@
-"""The folder of `-o`: images, one record per finished case (written last, the resume point), and the table of all."""
+"""The folder of `-o`: images, one record per finished case (written last, the resume point) or failed one, and the table of all."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from typing import Any
 from nnunet_ssl.data.files import remove_leftovers, replacing, temporary_folder, write_csv, write_json
 from nnunet_ssl.disk import flush_to_disk
 from nnunet_ssl.errors import StateError
+from nnunet_ssl.nnunet_api.checkpoints import fingerprint
 from nnunet_ssl.nnunet_api.geometry import map_ending, write_label, write_map
-from nnunet_ssl.nnunet_api.json_file import read_json, read_json_or_none
+from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
+from nnunet_ssl.nnunet_api.spacing_file import spacing_of_label
+from nnunet_ssl.prediction.case_records import CaseRecord, CaseRecords, Stamp
+from nnunet_ssl.prediction.failure_records import FailureRecords
 from nnunet_ssl.prediction.predict_case import CasePrediction
 from nnunet_ssl.prediction.prepared_model import PreparedModel
 
@@ -33,9 +37,7 @@ COLUMNS = (
 """Columns of the table; behind them stands one volume per class."""
 VOLUME = "volume_ml_"
 RECORDS = "nnssl_predict"
-"""Folder of the settings and of what is remembered of finished cases."""
-Stamp = list[list[int]]
-"""Size and modification time of every image file of a case."""
+"""Folder of the settings and of what is remembered of finished and of failed cases."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class OutputFolder:
     setup: NnunetSetup
 
     def open(self, settings: dict[str, Any]) -> None:
-        """Begin, or continue what was begun with the same settings.
+        """Begin, or continue what was begun with the same settings, and finish what a killed process has left half removed.
 
         Raises:
             StateError: if cases were predicted here with other settings.
@@ -63,16 +65,30 @@ class OutputFolder:
         # as nnU-Net leaves them, for its evaluation and its postprocessing
         write_json(self.root / "dataset.json", self.setup.dataset_json)
         write_json(self.root / "plans.json", self.setup.plans)
+        failed = self.failures.reasons()
+        for record in self.records.all():
+            if record.row["case"] in failed:
+                self._remove(record)
+
+    @property
+    def records(self) -> CaseRecords:
+        """What is remembered of finished cases."""
+        return CaseRecords(self.root / RECORDS / "cases")
+
+    @property
+    def failures(self) -> FailureRecords:
+        """What is remembered of cases that could not be predicted."""
+        return FailureRecords(self.root / RECORDS / "failed")
 
     def is_done(self, case: str, stamp: Stamp, *, with_probabilities: bool) -> bool:
         """Whether a case is finished, its images are as they were, and everything that is asked for lies there."""
-        record = self._record(case)
-        if record is None or record.get("stamp") != stamp:
+        record = self.records.find(case)
+        if record is None or record.stamp != stamp:
             return False
         return all(path.is_file() for path in self._images(case, with_probabilities=with_probabilities))
 
     def write_case(self, case: str, found: CasePrediction, properties: dict[str, Any], row: dict[str, Any], stamp: Stamp) -> None:
-        """Write the images of a case, each whole or not at all, and then its record.
+        """Write the images of a case, each whole or not at all, the labels last of them, and then its record.
 
         Args:
             case: case id.
@@ -81,11 +97,10 @@ class OutputFolder:
             row: of the table.
             stamp: of its image files.
         """
-        with temporary_folder(self.root) as folder:  # nnU-Net's writer may leave a second file, named like the first
-            write_label(found.labels, folder / self.labels(case).name, self.setup, properties)
-            for file in sorted(folder.iterdir()):
-                flush_to_disk(file)
-                os.replace(file, self.root / file.name)
+        before = self.records.find(case)
+        if before is not None and before.stamp != stamp:  # of another image, and not all of it need be written anew
+            self._remove(before)
+            before = None
         images = [(self.map("confidence", case), found.confidence), (self.map("uncertainty", case), found.uncertainty)]
         images += [
             (self.probability(case, k), q[None]) for k, q in enumerate(found.probabilities if found.probabilities is not None else ())
@@ -93,34 +108,56 @@ class OutputFolder:
         for path, channels in images:
             with replacing(path) as temporary:
                 write_map(channels[0] if len(channels) == 1 else channels, temporary, properties)
-        write_json(self._record_file(case), {"stamp": stamp, "row": row})
+        written = [path for path, _ in images] + self._write_labels(case, found, properties)
+        files = {path.relative_to(self.root).as_posix(): fingerprint(path) for path in written}
+        self.failures.forget(case)
+        self.records.write(CaseRecord(stamp=stamp, row=row, files={**(before.files if before else {}), **files}))
 
-    def write_table(self, others: dict[str, str]) -> list[dict[str, Any]]:
-        """Write `cases.csv` from all finished cases.
+    def _write_labels(self, case: str, found: CasePrediction, properties: dict[str, Any]) -> list[Path]:
+        """Write the labels; nnU-Net's writer may leave a second file, named like the first."""
+        written = []
+        with temporary_folder(self.root) as folder:
+            write_label(found.labels, folder / self.labels(case).name, self.setup, properties)
+            for file in sorted(folder.iterdir()):
+                flush_to_disk(file)
+                written.append(self.root / file.name)
+                os.replace(file, written[-1])
+        return written
+
+    def write_failure(self, case: str, reason: str, images: Path) -> None:
+        """Remember that a case could not be predicted, then remove what was written of it before; `open` finishes that if need be.
 
         Args:
-            others: cases that could not be predicted, and why.
+            case: case id, or what is shown of one that cannot be used.
+            reason: why it could not be predicted.
+            images: folder of its images.
+        """
+        self.failures.write(case, reason, images)
+        if (record := self.records.find(case)) is not None:
+            self._remove(record)
+
+    def write_table(self) -> list[dict[str, Any]]:
+        """Write `cases.csv` from all finished cases whose labels are there, and all failed ones.
 
         Returns:
             The rows, by case id.
         """
-        records = [record for path in self._records() if (record := self._record(path.stem)) is not None]
-        rows = [record["row"] for record in records if record["row"]["case"] not in others]
-        rows += [{"case": case, "review": "yes", "reason": reason} for case, reason in others.items()]
+        failed = self.failures.reasons()
+        rows = [record.row for record in self.records.all()]
+        rows = [row for row in rows if row["case"] not in failed and self.labels(row["case"]).is_file()]
+        rows += [{"case": case, "review": "yes", "reason": reason} for case, reason in failed.items()]
         rows.sort(key=lambda row: str(row["case"]))
         write_csv(self.root / TABLE, (*COLUMNS, *(VOLUME + name for name in self.setup.foreground_names)), rows)
         return rows
 
-    def _records(self) -> list[Path]:
-        return sorted((self.root / RECORDS / "cases").glob("*.json"))
-
-    def _record_file(self, case: str) -> Path:
-        return self.root / RECORDS / "cases" / f"{case}.json"
-
-    def _record(self, case: str) -> dict[str, Any] | None:
-        """What is remembered of a case; None where that is nothing, or damaged."""
-        content = read_json_or_none(self._record_file(case)) or {}
-        return content if {"stamp", "row"} <= set(content) else None
+    def _remove(self, record: CaseRecord) -> None:
+        """Remove the files of a record that are still what was written with it, the labels first, and then the record."""
+        images = self._images(record.row["case"], with_probabilities=True)
+        spacing = spacing_of_label(images[0])
+        for path in (*images, *([] if spacing is None else [spacing])):
+            if path.is_file() and fingerprint(path) == record.files.get(path.relative_to(self.root).as_posix()):
+                path.unlink()
+        self.records.remove(record)
 
     def _images(self, case: str, *, with_probabilities: bool) -> list[Path]:
         heads = range(self.setup.heads) if with_probabilities else ()

@@ -30,11 +30,15 @@ class PredictSummary:
     rows: list[dict[str, Any]]
     """Of the table, with all cases of the output folder."""
     failed: dict[str, str]
-    """Cases that could not be predicted, and why."""
+    """Cases that could not be predicted now, and why."""
+    failed_before: dict[str, str]
+    """Cases of other folders that could not be predicted before, and why."""
 
 
 def predict_folder(prepared: PreparedModel, images: Path, output: Path, *, with_probabilities: bool = False) -> PredictSummary:
-    """Predict every case that is not finished yet; bad cases are left out and named in a warning each.
+    """Predict every case that is not finished yet; bad cases are left out, named in a warning each and remembered.
+
+    A bad case is in the table until it is predicted, or is no longer in the folder that it failed in. What was predicted of it before goes.
 
     Args:
         prepared: the model.
@@ -56,21 +60,27 @@ def predict_folder(prepared: PreparedModel, images: Path, output: Path, *, with_
     stamps = {case: file_stamp(files) for case, files in cases.items()}
     todo = [case for case in cases if not folder.is_done(case, stamps[case], with_probabilities=with_probabilities)]
     try:
+        folder.failures.forget_absent(images, {*cases, *failed})
+        for case, reason in failed.items():
+            folder.write_failure(case, reason, images)
         for case in tqdm(todo, desc="predicting", unit="case", disable=not todo):
             begun = time.perf_counter()
             try:
                 new = preprocess_new_case(case, cases[case], prepared.setup)
             except InputError as error:
                 failed[case] = str(error)
+                folder.write_failure(case, failed[case], images)
                 continue
             found = predict_case(new, prepared, with_probabilities=with_probabilities)
             row = row_of(case, found, prepared, time.perf_counter() - begun)
             folder.write_case(case, found, new.properties, row, stamps[case])
     finally:
-        rows = folder.write_table(failed)
+        rows = folder.write_table()
     for reason in failed.values():  # not before the progress bar has ended
         logger.warning("%s", reason)
-    return PredictSummary(predicted=len(todo) - sum(case in failed for case in todo), rows=rows, failed=failed)
+    before = {case: reason for case, reason in folder.failures.reasons().items() if case not in failed}
+    predicted = len(todo) - sum(case in failed for case in todo)
+    return PredictSummary(predicted=predicted, rows=rows, failed=failed, failed_before=before)
 
 
 def find_cases(folder: Path, setup: NnunetSetup) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:

@@ -29,6 +29,8 @@ from nnunet_ssl.schemas import STUDY
 
 NUM_TO_LABEL = 10
 """Cases named as the ones to label first."""
+RANDOM_ORDER = ": give it --order random"
+"""End of a reason that asks for another order."""
 USELESS_DICE = 0.2
 """Held-out Dice below which pseudo-labels are noise."""
 
@@ -143,9 +145,7 @@ def advise(
     if study.ranking.verdict == "refuted" and order == "ranked":
         if decides:
             return "go on", "with cases in random order, since held-out cases refute the ranking"
-        return "go on", "held-out cases refute the ranking, but decide nothing in this run" + (
-            "" if has_stages else ": give it --order random"
-        )
+        return "go on", "held-out cases refute the ranking, but decide nothing in this run" + ("" if has_stages else RANDOM_ORDER)
     return "go on", f"the held-out Dice is {mean:.2f} and nothing speaks against the pool"
 
 

@@ -73,7 +73,7 @@ def _taken(own: Collection[str]) -> dict[int, Path]:
         dataset_number(folder.name): folder
         for root in (raw_root(), preprocessed_root(), results_root())
         if root.is_dir()
-        for folder in root.glob("Dataset[0-9][0-9][0-9]_*")
+        for folder in root.glob("Dataset[0-9][0-9][0-9]*")  # what nnU-Net takes an id to be, with or without _
         if folder.name not in own
     }
     for manifest in manifests_below(results_root(), "*/*/"):  # blocks of other runs, whether written yet or not

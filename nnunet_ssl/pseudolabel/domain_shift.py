@@ -16,6 +16,8 @@ from nnunet_ssl.nnunet_api.preprocessed_case import open_image, open_segmentatio
 LEVEL = 0.05
 """Of all tests together (Bonferroni)."""
 QUANTILES = (0.05, 0.5, 0.95)
+_EMPTY = 1e-4
+"""Of normalised intensities: how close to that of empty voxels one counts as empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,9 @@ class Shift:
 def image_features(folder: Path, cases: Sequence[str], *, label: str) -> dict[str, list[float]]:
     """Intensity and sharpness of preprocessed images, inside nnU-Net's nonzero mask.
 
+    Voxels inside that are as empty as those outside are left out: the mask of a labelled case has manual foreground on them, that of a pool
+    case has not, and holes that nnU-Net fills are in both.
+
     Where the plans normalise every image by its own mean and deviation, both are alike everywhere and the quantiles say how the histogram
     is shaped.
 
@@ -51,11 +56,20 @@ def image_features(folder: Path, cases: Sequence[str], *, label: str) -> dict[st
     """
     features: dict[str, list[float]] = {}
     for case in tqdm(cases, desc=f"features of {label}"):
-        inside = np.asarray(open_segmentation(folder, case)[0]) >= 0
-        for channel, values in enumerate(np.asarray(open_image(folder, case)[:], dtype=np.float32)):
+        image = np.asarray(open_image(folder, case)[:], dtype=np.float32)
+        inside = _seen(image, np.asarray(open_segmentation(folder, case)[0]) >= 0)
+        for channel, values in enumerate(image):
             for name, value in _channel_features(values, inside).items():
                 features.setdefault(f"{name}, channel {channel}", []).append(value)
     return features
+
+
+def _seen(image: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Voxels of the mask that differ from what lies outside it in some channel; (X, Y, Z)."""
+    if mask.all():
+        return mask
+    outside = np.median(image[:, ~mask], axis=1)
+    return mask & ~np.isclose(image, outside[:, None, None, None], atol=_EMPTY).all(axis=0)
 
 
 def _channel_features(values: NDArray[np.float32], inside: NDArray[np.bool_]) -> dict[str, float]:

@@ -147,7 +147,7 @@ def study_held_out(run: Run) -> HeldOutStudy | None:
         of_case = _less_effects(scores, effects, o.fold)
         without_map = scores if is_calibrated or maps is None else _seen_under(run, None, o.evidence, o.label.nonzero)[2]
         in_use[o.case] = _less_effects(without_map, effects_in_use, o.fold)
-        voxels = _foreground_voxels(under, written, o.label.nonzero)
+        voxels = _foreground_voxels(under, written)
         cases.append(_held_out_case(run, o, of_labels[o.case], counts[o.case], voxels, of_case))
         if maps is not None:
             predictions[o.case] = _count_predictions(o, under, written)
@@ -208,7 +208,7 @@ def _observed(run: Run) -> Any:
 
 def _count(observed: _Observed, evidence: Evidence, written: BoolArray | None) -> HeldOutCounts:
     """Histograms of the evidence, and the sizes and overlap of the labels that the pool would get by it."""
-    return count_held_out(evidence, observed.label.truth, observed.label.valid, written=written)
+    return count_held_out(evidence, observed.label.truth, observed.label.judged(evidence.foreground()), written=written)
 
 
 def _untaught(run: Run, counts: Mapping[str, HeldOutCounts]) -> dict[int | str, list[str]]:
@@ -236,10 +236,10 @@ def _stratum(run: Run, case: str, counts: HeldOutCounts) -> str:
     return "+".join([run.manifest.groups.get(case, ""), *(run.setup.class_names[k] for k in heads)])
 
 
-def _foreground_voxels(under: Evidence, written: BoolArray | None, nonzero: BoolArray) -> int:
+def _foreground_voxels(under: Evidence, written: BoolArray | None) -> int:
     labels = under.predicted_labels() if written is None else written
     found = labels.any(axis=0) if under.has_regions else labels > 0
-    return int((found & nonzero).sum())
+    return int(found.sum())
 
 
 def _held_out_case(
@@ -262,7 +262,8 @@ def _dice_by_name(run: Run, counts: HeldOutCounts) -> dict[str, float | None]:
 
 def _count_predictions(observed: _Observed, under: Evidence, written: BoolArray | None) -> PredictionCounts:
     label, band = observed.label, foreground_band(observed.evidence.foreground())
-    return count_predictions(under.mean, label.truth, label.valid, band, has_regions=under.has_regions, written=written)
+    judged = label.judged(under.foreground())
+    return count_predictions(under.mean, label.truth, judged, band, has_regions=under.has_regions, written=written)
 
 
 def _prove(

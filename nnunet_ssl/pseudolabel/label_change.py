@@ -31,7 +31,12 @@ def label_change(before: PoolLabels, after: PoolLabels, cases: Sequence[str]) ->
     """Compare two sources of labels, case by case."""
     setup = before.setup
     compared = (
-        changed_foreground(before.predicted(case), after.predicted(case), setup.heads, has_regions=setup.has_regions)
+        changed_foreground(
+            before.evidence(case)[0].predicted_labels(),
+            after.evidence(case)[0].predicted_labels(),
+            setup.heads,
+            has_regions=setup.has_regions,
+        )
         for case in tqdm(cases, desc="comparing labels")
     )
     changes = pooled_changes(compared)

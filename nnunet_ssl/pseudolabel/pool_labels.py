@@ -31,13 +31,15 @@ class CaseLabels:
 
     evidence: Evidence
     labels: NDArray[np.int16]
-    """(X, Y, Z) label map of the set-up's label values, -1 outside the nonzero mask."""
+    """(X, Y, Z) label map of the set-up's label values, -1 where `empty`."""
     confidence: NDArray[np.float32]
     """(C, X, Y, Z)."""
     valid: NDArray[np.bool_]
-    """(X, Y, Z): where something is learned; outside the nonzero mask that is background."""
+    """(X, Y, Z): where something is learned."""
     nonzero: NDArray[np.bool_]
     """(X, Y, Z): inside nnU-Net's nonzero mask."""
+    empty: NDArray[np.bool_]
+    """(X, Y, Z): outside that mask, and background by what is predicted: background for certain."""
 
 
 @dataclass(frozen=True)
@@ -112,22 +114,18 @@ class PoolLabels:
         labels = np.asarray(self.setup.label_manager.convert_probabilities_to_segmentation(evidence.mean)).astype(np.int16)
         if evidence.has_regions:
             confidence = confidence_of_written(confidence, evidence.mean > 0.5, regions_of(labels, self.setup))
-        labels[~nonzero] = -1
-        return CaseLabels(evidence, labels, confidence, valid | ~nonzero, nonzero)
-
-    def predicted(self, case: str) -> NDArray[Any]:
-        """Class of every voxel of a case on the network's grid, (X, Y, Z), or (R, X, Y, Z) bool; background outside the nonzero mask."""
-        predicted = self.evidence(case)[0].predicted_labels()
-        return np.where(self._nonzero(case), predicted, np.zeros((), dtype=predicted.dtype))
+        # as in nnU-Net's own training data: foreground may well be empty in every channel (a cyst, air), and stays foreground
+        empty = ~nonzero & (labels == 0) & valid
+        labels[empty] = -1
+        return CaseLabels(evidence, labels, confidence, valid, nonzero, empty)
 
     def pseudo_case(self, case: str, tau: float | tuple[float, ...], *, with_probabilities: bool) -> PseudoCase:
         """Everything a stage dataset stores of a case; probabilities are resampled, not labels, as nnU-Net does."""
         found, properties = self.labels(case), load_properties(self.pool.folder, case)
         evidence, (heads, channels) = found.evidence, (len(found.evidence.mean), len(found.confidence))
-        # outside the nonzero mask there is nothing to see: background for certain, as nnU-Net's own training takes it
-        confidence = np.where(found.nonzero, found.confidence, np.float32(1))
+        confidence = np.where(found.empty, np.float32(1), found.confidence)
         background = background_probabilities(heads, has_regions=evidence.has_regions)
-        probabilities = np.where(found.nonzero, evidence.mean, background[:, None, None, None])
+        probabilities = np.where(found.empty, background[:, None, None, None], evidence.mean)
         uncertainty = variance_of_labels(evidence)
         confident = confident_channels(confidence, evidence.predicted_labels(), tau)
         outside = np.concatenate([background, np.ones(channels), np.zeros(len(uncertainty))])

@@ -43,9 +43,9 @@ def score_pool_case(
     foreground = found.labels > 0
     confident = confident_voxels(found.confidence, evidence.predicted_labels(), tau)
     if evidence.has_regions:
-        present = [name for name, region in zip(class_names, evidence.predicted_labels(), strict=True) if region[found.nonzero].any()]
+        present = [name for name, region in zip(class_names, evidence.predicted_labels(), strict=True) if region.any()]
     else:
-        present = [class_names[k] for k in np.unique(evidence.predicted_labels()[found.nonzero]) if k > 0]
+        present = [class_names[k] for k in np.unique(evidence.predicted_labels()) if k > 0]
     voxels = int(foreground.sum())
     return PoolCaseScores(case, scores, tuple(present), voxels, float(confident[foreground].mean()) if voxels else None)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from nnunet_ssl.confidence.ranking_proof import RankingChoice
 from nnunet_ssl.confidence.ranking_table import ranking_rows
 from nnunet_ssl.data.held_out_use import uses_held_out
 from nnunet_ssl.locations import AUDIT_FILE
-from nnunet_ssl.pseudolabel.audit import Audit
+from nnunet_ssl.pseudolabel.audit import RANDOM_ORDER, Audit
 from nnunet_ssl.pseudolabel.group_audit import GroupAudit
 from nnunet_ssl.pseudolabel.held_out_study import HeldOutStudy
 from nnunet_ssl.pseudolabel.run import Run
@@ -40,6 +40,13 @@ def audit_lines(audit: Audit, run: Run) -> list[str]:
         lines.append(f"  label these first: {', '.join(audit.label_first)}")
     lines.append(f"written: {run.workspace / AUDIT_FILE}")
     return lines
+
+
+def line_after(audits: Sequence[Audit]) -> str:
+    """What to type after the audits of a command, one per fold; where one of them does not advise it, that it can be done all the same."""
+    start = "next" if all(audit.advice == "go on" for audit in audits) else "to go on all the same"
+    order = ", and with --order random" if any(audit.reason.endswith(RANDOM_ORDER) for audit in audits) else ""
+    return f"{start}: the same command without --audit{order}"
 
 
 def _held_out_lines(audit: Audit, study: HeldOutStudy, run: Run) -> Iterator[str]:

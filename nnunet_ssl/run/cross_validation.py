@@ -24,26 +24,26 @@ class FoldFigures:
     fold: int
     num_cases: int
     teacher: Mapping[str, float | None]
-    """By `mean` and the name of each class (region); None where no validation case has it."""
+    """By `mean` and the name of each class (region); None where no validation case has it, and everywhere if it was not validated."""
     student: Mapping[str, float | None]
+    missing: str | None = None
+    """The command that validates the teacher, if nobody has."""
 
 
 def fold_figures(run: Run) -> FoldFigures:
-    """The figures of one finished run in fold mode.
+    """The figures of one finished run in fold mode; a teacher of the user's own need not have been validated.
 
     Raises:
-        StateError: if a validation is missing, or the two are not of as many cases.
+        StateError: if the student's validation is missing, or the two are not of as many cases.
     """
-    keys, fold = foreground_keys(run.setup), int(run.fold)
-    found = []
-    student_of = run.student(run.manifest.stages[-1].stage)
-    for model, trained in ((run.teacher, run.teacher), (published_model(run), student_of)):
-        validation = read_validation(model, fold, keys)
-        if validation is None:
-            again = "" if trained is model else ", then the same command again"
-            raise StateError(f"{model.validation_summary(fold)} is missing; run: {training_command(trained, fold)}{again}")
-        found.append(validation)
-    teacher, student = found
+    keys, fold, published = foreground_keys(run.setup), int(run.fold), published_model(run)
+    teacher, student = read_validation(run.teacher, fold, keys), read_validation(published, fold, keys)
+    if student is None:
+        command = training_command(run.student(run.manifest.stages[-1].stage), fold)
+        raise StateError(f"{published.validation_summary(fold)} is missing; run: {command}, then the same command again")
+    if teacher is None:
+        dice = _dice(student)
+        return FoldFigures(fold, student.num_cases, dict.fromkeys(dice), dice, training_command(run.teacher, fold))
     if teacher.num_cases != student.num_cases:
         raise StateError(f"fold {fold}: the teacher was validated on {teacher.num_cases} cases, the student on {student.num_cases}.")
     return FoldFigures(fold, teacher.num_cases, _dice(teacher), _dice(student))
@@ -54,29 +54,39 @@ def _dice(validation: Validation) -> dict[str, float | None]:
 
 
 def format_cross_validation(folds: Sequence[FoldFigures]) -> str:
-    """One line per fold with the mean Dice, then mean and sample standard deviation over the folds, for the mean and for every class."""
+    """One line per fold with the mean Dice, then mean and sample standard deviation over the folds, for the mean and for every class.
+
+    Folds in which one of the two has no figure are left out of the latter, so that teacher and student are those of the same folds.
+    """
     lines = [("fold", "cases", "teacher", "student", "gain")]
     lines += [(str(f.fold), str(f.num_cases), *_cells(f.teacher[MEAN], f.student[MEAN])) for f in folds]
-    cases = str(sum(f.num_cases for f in folds))
-    for name in folds[0].teacher:
-        teacher, student = [f.teacher[name] for f in folds], [f.student[name] for f in folds]
-        gains = [_gain(a, b) for a, b in zip(teacher, student, strict=True)]
-        lines.append((name, cases, _spread(teacher), _spread(student), _spread(gains, sign="+")))
-    return aligned(lines)
+    left_out: dict[str, list[str]] = {}
+    for name in folds[0].student:
+        both = [(f, a, b) for f in folds if (a := f.teacher[name]) is not None and (b := f.student[name]) is not None]
+        if len(both) < len(folds):
+            of_both = [f for f, _, _ in both]
+            left_out[name] = [str(f.fold) for f in folds if f not in of_both]
+        spreads = _spread([a for _, a, _ in both]), _spread([b for _, _, b in both]), _spread([b - a for _, a, b in both], sign="+")
+        lines.append((name, str(sum(f.num_cases for f, _, _ in both)), *spreads))
+    return "\n".join([aligned(lines), *_notes(folds, left_out)])
 
 
-def _gain(teacher: float | None, student: float | None) -> float | None:
-    return None if teacher is None or student is None else student - teacher
+def _notes(folds: Sequence[FoldFigures], left_out: Mapping[str, Sequence[str]]) -> list[str]:
+    """What the table does not say by itself."""
+    notes = ["+-: sample standard deviation over the folds, which share training cases: no standard error"] if len(folds) > 1 else []
+    notes += [f"{name}: without fold {', '.join(left)}, where teacher or student has no figure" for name, left in left_out.items()]
+    notes += [f"fold {f.fold}: the teacher was not validated; to do it: {f.missing}" for f in folds if f.missing is not None]
+    return notes
 
 
 def _cells(teacher: float | None, student: float | None) -> tuple[str, str, str]:
-    return number(teacher, "{:.4f}"), number(student, "{:.4f}"), number(_gain(teacher, student), "{:+.4f}")
+    gain = None if teacher is None or student is None else student - teacher
+    return number(teacher, "{:.4f}"), number(student, "{:.4f}"), number(gain, "{:+.4f}")
 
 
-def _spread(values: Sequence[float | None], sign: str = "") -> str:
-    """Mean and sample standard deviation of the folds that have a value."""
-    known = [value for value in values if value is not None]
-    if not known:
+def _spread(values: Sequence[float], sign: str = "") -> str:
+    """Mean and sample standard deviation."""
+    if not values:
         return "-"
-    mean = format(statistics.fmean(known), f"{sign}.4f")
-    return f"{mean} +- {statistics.stdev(known):.4f}" if len(known) > 1 else mean
+    mean = format(statistics.fmean(values), f"{sign}.4f")
+    return f"{mean} +- {statistics.stdev(values):.4f}" if len(values) > 1 else mean

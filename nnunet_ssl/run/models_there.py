@@ -9,22 +9,22 @@ from nnunet_ssl.locations import PUBLISHED_MARKER, ModelLocation, manifests_belo
 from nnunet_ssl.nnunet_api.json_file import read_json
 
 
-def flags_of_trained_models(teacher: ModelLocation, *folds: int | str) -> list[str]:
-    """What names each of them to our commands, for instance `-tr nnUNetTrainer`, sorted.
+def flags_of_trained_models(teacher: ModelLocation, *folds: int | str) -> dict[str, list[int | str]]:
+    """What names each of them to our commands, for instance `-tr nnUNetTrainer`, sorted, with the folds that are trained.
 
     Students that were published are none of them, nor what a control links.
 
     Args:
         teacher: the model that is to be the teacher, which is left out.
-        folds: of which one has to be trained.
+        folds: that are looked at, of which one has to be trained.
     """
-    found = []
+    found: dict[str, list[int | str]] = {}
     for folder in sorted((results_root() / teacher.dataset).glob(f"*__*__{teacher.configuration}")):
         trainer, plans = folder.name.split("__")[:2]
         model = replace(teacher, trainer=trainer, plans=plans)
         trained = [f for f in folds if model.checkpoint(f).is_file() and not (model.fold_folder(f) / PUBLISHED_MARKER).is_file()]
         if trained and model != teacher and model.folder == folder and not _is_of_control(model):
-            found.append(f"-tr {trainer}{plans_flag(plans)}")
+            found[f"-tr {trainer}{plans_flag(plans)}"] = trained
     return found
 
 

@@ -13,13 +13,13 @@ import torch
 from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.data.pool import pool_is_current, prepare_pool
 from nnunet_ssl.errors import WRITE_AGAIN, SetupError, StateError
-from nnunet_ssl.locations import dataset_number, device_flag, plans_flag, preprocessed_root, stage_dataset_name
+from nnunet_ssl.locations import STAGE_SIDECAR, dataset_number, device_flag, plans_flag, preprocessed_root, stage_dataset_name
 from nnunet_ssl.machines.engine import engine_at
 from nnunet_ssl.nnunet_api.external_trainers import find_trainer, is_our_teacher, trains_uncertainty_head
 from nnunet_ssl.nnunet_api.training_state import checkpoint_to_open, is_trained_and_validated, training_command
 from nnunet_ssl.nnunet_api.validation_summary import has_probabilities
 from nnunet_ssl.pseudolabel.grow import grow
-from nnunet_ssl.pseudolabel.publish import is_published, publish
+from nnunet_ssl.pseudolabel.publish import is_published, publish, published_model
 from nnunet_ssl.pseudolabel.run import Run
 from nnunet_ssl.pseudolabel.stage_ids import ids_of_stages
 from nnunet_ssl.pseudolabel.teacher_anew import refuse_training_anew
@@ -65,20 +65,22 @@ def pipeline(request: RunRequest) -> list[Step]:
     if request.predictions:
         grow_line += f" --from-predictions {shlex.join(map(str, request.predictions))}"
     grow_line += flags_not_kept(request) + device_flag(request.device)
+    dask = "" if request.dask is None else f" --dask {shlex.quote(request.dask)}"
+    grow_line += dask
+    prepare_line = f"nnssl_prepare -d {number} -c {configuration}{plans}"
     steps: list[Step] = []
     if request.unlabelled:
         folders = shlex.join(map(str, request.unlabelled))
         steps.append(
             Step(
                 "prepare the pool",
-                f"nnssl_prepare -d {number} -c {configuration}{plans} -u {folders}",
+                f"{prepare_line} -u {folders}{' --skip-bad' if request.skip_bad else ''}{dask}",
                 lambda: pool_is_current(request.setup, request.unlabelled),
                 _prepare(request),
                 is_before_stages=True,
                 key="pool",
             )
         )
-    prepare_line = f"nnssl_prepare -d {number} -c {configuration}{plans}"
     steps += group_steps(request, prepare_line, grow_line)
     if request.is_from_predictions:
         steps.append(predictions_step(request, grow_line))
@@ -138,11 +140,12 @@ def _prepare(request: RunRequest) -> Callable[[], None]:
 
 
 def _teacher_step(request: RunRequest, fold: int | str, logs: Path) -> Step:
+    log = logs / f"teacher_fold_{fold}.txt"
     return Step(
         f"train the teacher (fold {fold})",
         training_command(request.teacher, fold, device=request.device),
-        _teacher_done(request, fold),
-        _train_teacher(request, fold, logs),
+        _teacher_done(request, fold, log),
+        _train_teacher(request, fold, log),
         is_before_stages=True,
         key=TEACHER if len(request.folds) == 1 else f"{TEACHER}-{fold}",
         uses_device=True,
@@ -150,16 +153,14 @@ def _teacher_step(request: RunRequest, fold: int | str, logs: Path) -> Step:
     )
 
 
-def _teacher_done(request: RunRequest, fold: int | str) -> Callable[[], bool]:
-    if is_our_teacher(request.teacher_trainer):
+def _teacher_done(request: RunRequest, fold: int | str, log: Path) -> Callable[[], bool]:
+    if is_our_teacher(request.teacher_trainer) or log.is_file():
         return lambda: is_trained_and_validated(request.teacher, fold)
-    # a stock model is taken as it is: whether its user validated it is not our business
+    # a stock model that no run has trained is taken as it is: whether its user validated it is not our business
     return lambda: request.teacher.checkpoint(fold).is_file()
 
 
-def _train_teacher(request: RunRequest, fold: int | str, logs: Path) -> Callable[[], None]:
-    log = logs / f"teacher_fold_{fold}.txt"
-
+def _train_teacher(request: RunRequest, fold: int | str, log: Path) -> Callable[[], None]:
     def work() -> None:
         refuse_training_anew(request.teacher, fold)
         others = flags_of_trained_models(request.teacher, fold)
@@ -195,10 +196,22 @@ def _student_done(request: RunRequest, stage: int) -> Callable[[], bool]:
             return run is not None and run.is_complete  # an adaptive schedule has ended before this stage
         student = run.student(stage)
         if not is_trained_and_validated(student, request.fold):
-            return False
+            return _is_no_longer_needed(run, stage)
         return not _wants_npz(request, run.manifest, stage) or has_probabilities(student, request.fold, run.setup.file_ending)
 
     return is_done
+
+
+def _is_no_longer_needed(run: Run, stage: int) -> bool:
+    """Whether the student of an earlier stage was removed after the last one was published.
+
+    One whose stage was written again since then is wanted: it is removed so that another takes its place.
+    """
+    student, published = run.student(stage), published_model(run).checkpoint(run.fold)
+    if run.manifest.stages[stage - 1].is_last or checkpoint_to_open(student, run.fold) is not None or not is_published(run):
+        return False
+    sidecar = preprocessed_root() / student.dataset / STAGE_SIDECAR
+    return not sidecar.is_file() or sidecar.stat().st_mtime_ns <= published.stat().st_mtime_ns
 
 
 def _student_progress(request: RunRequest, stage: int) -> Callable[[], str | None]:

@@ -19,6 +19,7 @@ from prediction_kinds import make_lively, pretend_distillation
 from tiny_setup import CONFIGURATION, DATASET, OUR_TEACHER, PLANS, Project, mtimes, phantom, write_image, write_teacher
 
 from nnunet_ssl.cli.predict import main
+from nnunet_ssl.cli.run import main as run
 from nnunet_ssl.prediction.output_folder import COLUMNS
 from nnunet_ssl.pseudolabel.in_force import in_force
 
@@ -138,7 +139,7 @@ def test_any_model_without_a_run(project: Project, images: Path, tmp_path: Path,
     stock(images, tmp_path / "stock", "-p", "nnUNetPlans", "-f", "0", "1", "-tr", "nnUNetTrainer", monkeypatch=monkeypatch)
     same_labels(tmp_path / "out", tmp_path / "stock")
     assert "nnssl_predict: warning: not calibrated, confidence is the paper's: the model belongs to no run of nnssl_run" in said.err
-    line = f"run: nnssl_run -d 137 -c {CONFIGURATION} -f all -tr nnUNetTrainer -u FOLDER --audit"
+    line = f"run: nnssl_run -d 137 -c {CONFIGURATION} -f all --teacher-folds 0 1 -tr nnUNetTrainer -u FOLDER --audit -device cpu"
     assert next(text for text in said.out.splitlines() if text.startswith("no threshold for review: ")).endswith(line)
     row = table(tmp_path / "out")["new_0"]
     assert (row["calibration"], row["samples"], row["predicted_dice"], row["review"]) == ("not calibrated", "8", "", "")
@@ -148,6 +149,23 @@ def test_any_model_without_a_run(project: Project, images: Path, tmp_path: Path,
     assert err.count("\n") == 1
     assert "--fast needs a network with an uncertainty head, and that of nnUNetTrainer__nnUNetPlans__3d_fullres has none" in err
     assert not (tmp_path / "fast").exists()
+
+
+def test_the_audit_that_is_printed_is_of_the_model(project: Project, images: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    """It trains nothing, has held-out cases, and they are those of the folds that are predicted with."""
+    shrink(project.preprocessed / DATASET / "nnUNetPlans.json")
+    for fold in (0, 1):
+        write_teacher("nnUNetTrainer", fold=fold, seed=fold, plans="nnUNetPlans")
+    make_lively(project.results / DATASET / f"nnUNetTrainer__nnUNetPlans__{CONFIGURATION}")
+    (images / "new_1_0000.nii.gz").unlink()
+    monkeypatch.delattr("nnunet_ssl.run.pipeline.train")
+    for folds in (("0",), ("0", "1")):
+        flags = ("-p", "nnUNetPlans", "-f", *folds, "-tr", "nnUNetTrainer", "-i", images, "-o")
+        said = call(capsys, *flags, tmp_path / "before" / "".join(folds)).out
+        command = said.partition("; run: nnssl_run ")[2].partition("\n")[0].replace("FOLDER", str(project.unlabelled))
+        assert run(command.split()) == 0
+        said = call(capsys, *flags, tmp_path / "after" / "".join(folds)).out
+        assert f"no threshold for review: {len(folds)} held-out cases are too few\n" in said
 
 
 def test_single_pass(taught_project: Project, images: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
@@ -182,11 +200,18 @@ def test_bad_cases_are_named_and_the_others_go_on(taught_project: Project, image
     assert {case: row["review"] for case, row in rows.items()} == {"nan": "yes", "new_0": "", "surplus": "yes"}
     assert "NaN" in rows["nan"]["reason"]
     assert not (tmp_path / "out" / "nan.nii.gz").exists()
+    write_image(phantom("new_4")[0], tmp_path / "others" / "new_4_0000.nii.gz")
+    said = call(capsys, "-f", "0", "-tr", OUR_TEACHER, "-i", tmp_path / "others", "-o", tmp_path / "out", "--num-samples", "2")
+    assert f"predicted now: 1; in {tmp_path / 'out'} in all: 2; failed: 0" in said.out
+    assert "failed before, in another folder of images: nan, surplus\n" in said.out
+    assert "review: nan, surplus\n" in said.out
+    assert table(tmp_path / "out")["nan"] == rows["nan"]
     (images / "nan_0000.nii.gz").unlink()
     (images / "surplus_0001.nii.gz").unlink()
     said = call(capsys, "-f", "0", "-tr", OUR_TEACHER, "-i", images, "-o", tmp_path / "out", "--num-samples", "2")
-    assert f"predicted now: 1; in {tmp_path / 'out'} in all: 2; failed: 0" in said.out
-    assert list(table(tmp_path / "out")) == ["new_0", "surplus"]
+    assert f"predicted now: 1; in {tmp_path / 'out'} in all: 3; failed: 0" in said.out
+    assert "failed before" not in said.out
+    assert list(table(tmp_path / "out")) == ["new_0", "new_4", "surplus"]
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_a_model_that_is_there_is_offered_as_the_teacher(fresh_project: Project,
     checkpoint.touch()
     assert main([*SET_UP, "-u", str(fresh_project.unlabelled), "-np", "1"]) == 0
     assert capsys.readouterr().out.endswith(
-        "  or: nnssl_run -d 137 -c 3d_fullres -f FOLD -tr nnUNetTrainer  (its teacher is trained already)\n"
+        "  or: nnssl_run -d 137 -c 3d_fullres -f FOLD -tr nnUNetTrainer  # its teacher is trained already, fold 2\n"
     )
 
 

@@ -260,6 +260,22 @@ def test_place_of_another_student_is_said_before_anything_is_trained(fresh_proje
     call(capsys, fresh_project, "-f", "1", "-tr", "nnUNetTrainer", "--student-tr", OUR_STUDENT, "--dry-run")
 
 
+@pytest.mark.parametrize(
+    ("folds", "flags", "said"),
+    [
+        (["2", "7"], (), "fold 7 is not in the 5 splits"),
+        (["1", "0"], ("--stages", "0.3", "1.0"), "is fixed since its first stage"),
+    ],
+)
+def test_what_stops_a_later_fold_is_said_before_the_first_is_trained(
+    fresh_project: Project, capsys: Any, trainings: list[str], folds: list[str], flags: tuple[str, ...], said: str
+) -> None:
+    call(capsys, fresh_project)
+    trained = list(trainings)
+    assert said in call(capsys, fresh_project, "-f", *folds, *flags, code=2)
+    assert trainings == trained
+
+
 def test_audit_stops_before_the_first_stage(fresh_project: Project, capsys: Any, trainings: list[str]) -> None:
     pool = ["-u", str(fresh_project.unlabelled)]
     assert main([*AUDITED, *pool, "--audit"]) == 0
@@ -270,7 +286,7 @@ def test_audit_stops_before_the_first_stage(fresh_project: Project, capsys: Any,
     assert f"audit of {DATASET}, fold all: 6 pool cases" in out
     assert "held-out cases: 5" in out
     assert out.count("advice: ") == 1
-    assert out.endswith("next: the same command without --audit\n")
+    assert out.splitlines()[-1] == f"{'next' if 'advice: go on' in out else 'to go on all the same'}: the same command without --audit"
     (workspace,) = (fresh_project.results / DATASET).glob("*/fold_all/nnssl")
     audit = json.loads((workspace / "audit.json").read_text())
     assert f"advice: {audit['advice']}: {audit['reason']}" in out
@@ -300,7 +316,7 @@ def test_audit_of_one_fold_decides_nothing(fresh_project: Project, capsys: Any, 
     out = call(capsys, fresh_project, "--audit")
     assert "held-out cases: 1 (looked at here, they decide nothing)" in out
     assert trainings == [DATASET]
-    assert out.endswith("next: the same command without --audit\n")
+    assert out.endswith(": the same command without --audit\n")
     assert "[7/7] publish the last student" in call(capsys, fresh_project)
     (workspace,) = (fresh_project.results / DATASET).glob("*/fold_0/nnssl")
     assert not (workspace / "held_out.json").exists()

@@ -197,7 +197,7 @@ def test_what_a_control_links_is_no_teacher_that_is_there(fresh_project: Project
     run_and_control(fresh_project, capsys)
     assert prepare(["-d", "137", "-c", "3d_fullres", "-u", str(fresh_project.unlabelled), "-np", "1"]) == 0
     out = capsys.readouterr().out
-    assert f"-tr {OUR_TEACHER} -p {PLANS}  (its teacher is trained already)" in out
+    assert f"-tr {OUR_TEACHER} -p {PLANS}  # its teacher is trained already, fold 0\n" in out
     assert "nnssl_control" not in out
 
 

@@ -111,6 +111,19 @@ def test_inherited_configuration_is_written_out(project: Project) -> None:
     assert found["patch_size"] == PATCH
 
 
+def test_configurations_that_inherit_from_it_stay_as_they_are(project: Project) -> None:
+    path = project.preprocessed / DATASET / "nnUNetPlans.json"
+    plans = json.loads(path.read_text())
+    plans["configurations"]["bs4"] = {"inherits_from": CONFIGURATION, "batch_size": 4}
+    plans["configurations"]["bs4_large"] = {"inherits_from": "bs4", "patch_size": [24, 24, 24]}
+    path.write_text(json.dumps(plans))
+    base, laid_over = project.setup("nnUNetPlans"), lay_preset(project.setup("nnUNetPlans"), "cpu")
+    for name in ("bs4", "bs4_large", "2d"):
+        before, after = (replace(setup, configuration=name).resolved_configuration() for setup in (base, laid_over))
+        assert after == before
+    assert laid_over.configuration_manager.network_arch_class_name.endswith("TransASPPUNet")
+
+
 @pytest.mark.parametrize("preset", ["default", "paper", "cpu", "demo", *GPUS])
 def test_network_of_every_shipped_preset_is_built_from_its_plans(project: Project, preset: str) -> None:
     name = lay_preset(project.setup("nnUNetPlans"), preset).plans_name

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from given_labels import declare_ignore, partly
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetDatasetBlosc2
 from tiny_setup import DATASET, IDENTIFIER, LABELLED, POOL, Project, digests, label_files, mtimes, phantom, write_image
 
@@ -82,6 +83,16 @@ def test_label_of_a_case_whose_name_ends_like_a_channel(tmp_path: Path) -> None:
     touch(tmp_path, "scan_0000_0000.nii.gz", "scan_0001_0000.nii.gz", "scan_0000.nii.gz", "scan_0001.nii.gz")
     found, bad = find_images(tmp_path, ".nii.gz", 1)
     assert (sorted(found), bad) == (["scan_0000", "scan_0001"], {})
+
+
+def test_channel_that_may_be_the_label_of_another_case(tmp_path: Path) -> None:
+    """`P12_0001` is channel 1 of `P12`, or the label of the case `P12_0001`: it is not opened, and the reason is said."""
+    touch(tmp_path, "P12_0000.nii.gz", "P12_0001.nii.gz", "P12_0001_0000.nii.gz", "P12_0001_0001.nii.gz")
+    found, bad = find_images(tmp_path, ".nii.gz", 2)
+    assert list(found) == ["P12_0001"]
+    path = tmp_path / "P12_0001.nii.gz"
+    said = f"{path} may be a channel of it or the label of case 'P12_0001', and is not opened; rename one of the two cases."
+    assert bad == {"P12": f"case 'P12': {said}"}
 
 
 def test_folders_are_no_images(tmp_path: Path) -> None:
@@ -207,6 +218,16 @@ def test_pool_of_several_folders(fresh_project: Project, tmp_path: Path) -> None
     shutil.copy(fresh_project.unlabelled / "pool_0_0000.nii.gz", other)
     with pytest.raises(InputError, match="case 'pool_0' is in two folders"):
         pool_module.prepare_pool(fresh_project.setup(), folders, skip_bad=True, num_processes=1)
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+def test_incomplete_case_of_one_folder_does_not_take_the_good_one_of_another_away(
+    fresh_project: Project, tmp_path: Path, is_first: bool
+) -> None:
+    other = touch(tmp_path / "other", "pool_1_0001.nii.gz", "new_0000.nii.gz")
+    folders = [other, fresh_project.unlabelled]
+    with pytest.raises(InputError, match=r"case 'pool_1' is in two folders \(.*; rename one"):
+        collect_images(fresh_project.setup(), folders if is_first else folders[::-1], skip_bad=True)
 
 
 @pytest.mark.parametrize(
@@ -465,6 +486,14 @@ def test_what_workers_warn_of_is_said_here(project: Project, tmp_path: Path, cap
     assert said.getMessage() == (
         f"case 'b': every voxel of {tmp_path / 'b_0001.nii.gz'} is zero; a channel that is missing is labelled as if it were an image"
     )
+
+
+def test_scribbles_under_the_name_of_an_image(fresh_project: Project) -> None:
+    """A label with the ignore label is a label as well."""
+    declare_ignore(fresh_project)
+    write_image(partly(phantom("pool_0")[1]), fresh_project.unlabelled / "pool_0_0000.nii.gz")
+    with pytest.raises(InputError, match=r"pool_0_0000\.nii\.gz holds nothing but label values"):
+        pool_module.prepare_pool(fresh_project.setup(), [fresh_project.unlabelled], skip_bad=False, num_processes=1)
 
 
 def test_labels_beside_the_images_exist(fresh_project: Project) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -32,6 +33,10 @@ def number_of(job: str) -> tuple[int, int]:
         os.kill(os.getpid(), signal.SIGKILL)
     if job == "bad":
         raise InputError("bad.nii.gz is bad; replace it.")
+    if job == "full disk":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/case.b2nd")
+    if job == "full GPU":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
     return os.getpid(), int(job)
 
 
@@ -58,6 +63,11 @@ def test_expected_errors_and_defects_are_raised_here(capfd: pytest.CaptureFixtur
         with pytest.raises(ValueError, match="invalid literal"):
             results(engine, {"a": "no number"})
         assert "in number_of" in capfd.readouterr().err
+        # which the commands say in one line
+        for job, kind in (("full disk", OSError), ("full GPU", torch.OutOfMemoryError)):
+            with pytest.raises(kind):
+                results(engine, {"a": job})
+            assert capfd.readouterr().err == ""
         assert results(engine, {"c": "3"})["c"][1] == 3
 
 

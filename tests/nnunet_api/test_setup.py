@@ -17,6 +17,7 @@ from nnunet_ssl.errors import ConfigError, InputError, SetupError
 from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.nnunet_api.load_setup import load_setup
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
+from nnunet_ssl.report.case_panels import label_names
 
 
 def test_set_up_is_what_nnunet_planned(project: Project) -> None:
@@ -36,6 +37,27 @@ def test_set_up_is_what_nnunet_planned(project: Project) -> None:
 @pytest.mark.parametrize("name", ["137", "0137", DATASET])
 def test_dataset_is_found_by_id_and_by_name(project: Project, name: str) -> None:
     assert load_setup(name, CONFIGURATION, PLANS).dataset == DATASET
+
+
+@pytest.mark.parametrize(("entry", "value"), [("plans_name", "nnUNetPlans"), ("dataset_name", "Dataset138_Other")])
+def test_plans_that_name_another_folder(project: Project, entry: str, value: str) -> None:
+    """As in a copy of a plans file: nnU-Net would train, and overwrite, what the entry names, and we look for what the file is called."""
+    path = project.preprocessed / DATASET / f"{PLANS}.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), entry: value}))
+    with pytest.raises(InputError, match=rf"{PLANS}\.json has the {entry} '{value}', by which nnU-Net names .* and not '"):
+        project.setup()
+
+
+def test_classes_may_be_lists_of_one(project: Project) -> None:
+    """nnU-Net takes such a dataset for one without regions."""
+    for root in (project.raw, project.preprocessed):
+        path = root / DATASET / "dataset.json"
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps({**content, "labels": {"core": [2], "background": 0, "rim": [1]}}))
+    setup = project.setup()
+    assert not setup.has_regions
+    assert setup.class_names == ("background", "rim", "core")
+    assert label_names(setup, [0, 2, 7]) == {0: "background", 2: "core", 7: "7"}
 
 
 # ---- what can be missing

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import blosc2
@@ -33,10 +34,10 @@ from nnunet_ssl.confidence.evidence import merge
 from nnunet_ssl.confidence.predicted_dice import fit_dice_prediction
 from nnunet_ssl.data.groups import keep_groups
 from nnunet_ssl.data.pool_index import load_pool
-from nnunet_ssl.pseudolabel.audit import advise, audit
+from nnunet_ssl.pseudolabel.audit import RANDOM_ORDER, advise, audit
 from nnunet_ssl.pseudolabel.domain_shift import Shift, compare, image_features
 from nnunet_ssl.pseudolabel.held_out_study import study_held_out
-from nnunet_ssl.run.audit_text import audit_lines
+from nnunet_ssl.run.audit_text import audit_lines, line_after
 
 CPU = torch.device("cpu")
 VOLUME = "predicted foreground, voxels"
@@ -119,6 +120,7 @@ def test_features_of_an_image(tmp_path: Path) -> None:
     image[0, :, :, 2:] = 10  # one step of 10 in 3 differences along one axis of three
     seg = np.zeros_like(image, dtype=np.int16)
     seg[0, :, :, 0] = -1
+    image[seg < 0] = -5
     for name, array in (("a", image), ("a_seg", seg)):
         blosc2.asarray(array, urlpath=str(tmp_path / f"{name}.b2nd"), mode="w")
     write_pickle({}, str(tmp_path / "a.pkl"))
@@ -127,6 +129,26 @@ def test_features_of_an_image(tmp_path: Path) -> None:
     # inside the mask: 16 zeros and 32 tens
     assert found["intensity, 50th percentile, channel 0"] == [10.0]
     assert found["intensity, standard deviation, channel 0"] == [pytest.approx(10 * np.sqrt(2) / 3)]
+
+
+def test_manual_foreground_on_empty_voxels_makes_no_shift(tmp_path: Path) -> None:
+    """nnU-Net's mask has it inside in a labelled case; of a pool case nobody knows that it is foreground."""
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(2, 6, 6, 6)).astype(np.float32)
+    empty = np.zeros((6, 6, 6), dtype=bool)
+    empty[:2] = True  # air around, and a cyst
+    image[:, empty] = [[-3], [-4]]
+    image[0, 3, 3, 3] = -3  # empty in one channel alone
+    of_pool = np.where(empty, -1, 0).astype(np.int16)
+    of_labelled = of_pool.copy()
+    of_labelled[1, 2:4, 2:4] = 1
+    for case, seg in (("labelled", of_labelled), ("pool", of_pool)):
+        for name, array in ((case, image), (f"{case}_seg", seg[None])):
+            blosc2.asarray(array, urlpath=str(tmp_path / f"{name}.b2nd"), mode="w")
+        write_pickle({}, str(tmp_path / f"{case}.pkl"))
+    labelled, pool = (image_features(tmp_path, [case], label="test") for case in ("labelled", "pool"))
+    assert labelled == pool
+    assert labelled["intensity, 50th percentile, channel 0"] == [pytest.approx(float(np.median(image[0, ~empty])))]
 
 
 def test_p_is_corrected_for_features_and_groups() -> None:
@@ -318,6 +340,20 @@ def test_audit_of_a_fold_speaks_of_the_run_that_follows(taught_project: Project)
     ranking = replace(found.study.ranking, proofs={**found.study.ranking.proofs, found.study.ranking.chosen: refuted})
     said = advise(replace(found.study, ranking=ranking), {"a": (0.9, 5)}, [], [], decides=False)
     assert said == ("go on", "held-out cases refute the ranking, but decide nothing in this run: give it --order random")
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ([("go on", "all is well")], "next: the same command without --audit"),
+        ([("go on", f"refuted{RANDOM_ORDER}")], "next: the same command without --audit, and with --order random"),
+        ([("stop", "the held-out Dice is 0.10")], "to go on all the same: the same command without --audit"),
+        ([("go on", "all is well"), ("label first", "core")], "to go on all the same: the same command without --audit"),
+    ],
+)
+def test_what_is_typed_next_is_what_was_advised(said: list[tuple[str, str]], line: str) -> None:
+    audits: Any = [SimpleNamespace(advice=advice, reason=reason) for advice, reason in said]
+    assert line_after(audits) == line
 
 
 def test_groups_are_judged_apart(cross_fitted: Project) -> None:

@@ -72,6 +72,35 @@ def test_manual_label_is_what_nnunet_preprocessed(project: Project) -> None:
     label = manual_label(project.setup(), "lab_3")
     assert np.array_equal(label.truth, phantom("lab_3")[1])
     assert label.valid.all()
+    assert label.nonzero.all()
+
+
+def test_what_is_invented_on_empty_voxels_counts_against_the_teacher(cross_fitted: Project) -> None:
+    """nnU-Net marks empty background by -1, and keeps empty foreground: where the mask ends must not follow from the truth."""
+
+    def seen(case: str) -> Any:
+        invented = phantom(case)[1].copy()
+        invented[:4] = 1
+        return invented
+
+    run = begin(cross_fitted, doubt=lambda _: 0.2, seen=seen)
+    for case in HELD_OUT:
+        file = run.setup.data_folder / f"{case}_seg.b2nd"
+        seg = blosc2.open(str(file))[:]
+        seg[0, :6][seg[0, :6] == 0] = -1
+        file.unlink()
+        blosc2.asarray(seg, urlpath=str(file), mode="w")
+        label = manual_label(run.setup, case)
+        assert np.array_equal(label.truth, phantom(case)[1])
+        assert np.array_equal(label.nonzero, seg[0] >= 0)
+        # predicted background out there is certain in a pool case, and judged in none
+        assert np.array_equal(label.judged(seen(case) > 0), (seg[0] >= 0) | (seen(case) > 0))
+    study = study_held_out(run)
+    assert study is not None
+    for case in study.cases:
+        truth, found = phantom(case.case)[1] == 1, seen(case.case) == 1
+        assert case.plain_dice["rim"] == pytest.approx(2 * (truth & found).sum() / (truth.sum() + found.sum()))
+        assert case.plain_dice["rim"] < 0.9
 
 
 def test_doubt_that_is_not_deserved_is_calibrated_away(cross_fitted: Project) -> None:

@@ -204,52 +204,52 @@ def odd_case(fresh_project: Project) -> tuple[Project, PoolIndex]:
     return fresh_project, fresh_project.prepare_pool()
 
 
-def test_outside_the_nonzero_mask_there_is_background_for_certain(odd_case: tuple[Project, PoolIndex], tmp_path: Path) -> None:
+def test_background_outside_the_nonzero_mask_is_certain_and_foreground_stays(odd_case: tuple[Project, PoolIndex], tmp_path: Path) -> None:
+    """As in nnU-Net's own training data: a cyst, or air, may be empty in every channel."""
     project, pool = odd_case
     _, seg, _, properties = nnUNetDatasetBlosc2(str(pool.folder), [CASE]).load_case(CASE)
     outside = seg[:][0] < 0
     assert 0 < outside.sum() < outside.size
     teacher, _ = stores(tmp_path)
-    everywhere = np.ones(outside.shape, np.uint8)
-    teacher.write(CASE, evidence_of(everywhere, doubt=0.5))
+    label = np.ones(outside.shape, np.int16)
+    label[:, ::2] = 0
+    empty = outside & (label == 0)
+    assert 0 < empty.sum() < outside.sum()
+    teacher.write(CASE, evidence_of(label, doubt=0.4))
     found = labels(project, tmp_path, with_student=False)
     case = found.labels(CASE)
-    assert np.array_equal(case.labels, np.where(outside, -1, 1))
+    assert np.array_equal(case.labels, np.where(empty, -1, label))
     assert np.array_equal(case.nonzero, ~outside)
-    pseudo = found.pseudo_case(CASE, 0.7, with_probabilities=True)
+    assert np.array_equal(case.empty, empty)
+    pseudo = found.pseudo_case(CASE, 0.55, with_probabilities=True)
     assert pseudo.probabilities is not None
-    assert np.all(pseudo.confidence[0][outside] == 1)
-    assert np.all(pseudo.probabilities[:, outside].T == [1, 0, 0])
+    assert np.all(pseudo.confidence[0][empty] == 1)
+    assert np.all(pseudo.probabilities[:, empty].T == [1, 0, 0])
+    kept = outside & ~empty
+    np.testing.assert_allclose(pseudo.confidence[0][kept], pseudo.confidence[0][(label == 1) & ~outside][0], atol=1e-4)
+    np.testing.assert_allclose(pseudo.probabilities[:, kept].T, np.tile([0.2, 0.6, 0.2], (kept.sum(), 1)), atol=1e-4)
     assert np.array_equal(pseudo.labels, case.labels)
-    # on the image's grid, (z, y, x): background outside the crop
+    # what is written for the viewer says the same, on the image's grid (z, y, x): background outside the crop
     assert pseudo.labels_image.shape == properties["shape_before_cropping"] == (18, 22, 20)
     assert not pseudo.labels_image[:3].any()
     assert not pseudo.labels_image[:, :, 15:].any()
-    assert np.all(pseudo.labels_image[9:, :, :14] == 1)
     assert np.all(pseudo.confidence_image[:3] == 1)
     assert np.all(pseudo.uncertainty_image[:3] == 0)
 
 
-def test_opinions_outside_the_nonzero_mask_do_not_count(odd_case: tuple[Project, PoolIndex], tmp_path: Path) -> None:
-    """Background is written there, whatever teacher and student make of it."""
+def test_disagreement_outside_the_nonzero_mask_is_ignored(odd_case: tuple[Project, PoolIndex], tmp_path: Path) -> None:
     project, pool = odd_case
     outside = nnUNetDatasetBlosc2(str(pool.folder), [CASE]).load_case(CASE)[1][:][0] < 0
     teacher, student = stores(tmp_path)
-    inside = np.zeros(outside.shape, np.uint8)
-    inside[-4:, -4:, -4:] = 1
-    assert not (outside & (inside > 0)).any()
-    teacher.write(CASE, evidence_of(inside, doubt=0.2))
-    student.write(CASE, evidence_of(np.where(outside, 2, inside), doubt=0.2))
-    both = labels(project, tmp_path, weight=0.5)
-    case = both.labels(CASE)
-    assert case.valid.all()
-    pseudo = both.pseudo_case(CASE, 0.5, with_probabilities=False)
-    assert pseudo.valid.all()
-    assert np.all(pseudo.confidence[0][outside] == 1)
-    alone, students = labels(project, tmp_path), labels(project, tmp_path, weight=1.0)
-    change = label_change(alone, students, [CASE])
-    assert (change.overall, change.per_class) == (0.0, {"rim": 0.0, "core": 0.0})
-    assert np.array_equal(students.predicted(CASE), inside)
+    background = np.zeros(outside.shape, np.uint8)
+    disputed = outside.copy()
+    disputed[:, :4] = False
+    assert 0 < disputed.sum() < outside.sum()
+    teacher.write(CASE, evidence_of(background, doubt=0.2))
+    student.write(CASE, evidence_of(np.where(disputed, 2, background), doubt=0.4))
+    case = labels(project, tmp_path, weight=0.5).labels(CASE)
+    assert np.array_equal(case.valid, ~disputed)
+    assert np.array_equal(case.empty, outside & ~disputed)
 
 
 # ---- where a label can be trusted

@@ -255,7 +255,7 @@ def test_a_look_saves_no_ids(taught_project: Project) -> None:
 
 
 def test_ids_in_use_are_passed_over(taught_project: Project) -> None:
-    (taught_project.raw / "Dataset602_Heart").mkdir()
+    (taught_project.raw / "Dataset602-old").mkdir()  # nnU-Net would not know which of the two has the id
     assert open_tiny_run(taught_project).manifest.dataset_ids == [603, 604]
     (taught_project.results / "Dataset605_Trained").mkdir()
     # neither may the block of a run that has written nothing yet be taken

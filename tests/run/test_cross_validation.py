@@ -110,6 +110,7 @@ def test_table_by_hand() -> None:
         FoldFigures(0, 10, {"mean": 0.80, "liver": 0.9, "tumour": None}, {"mean": 0.82, "liver": 0.9, "tumour": None}),
         FoldFigures(3, 11, {"mean": 0.70, "liver": 0.8, "tumour": 0.6}, {"mean": 0.66, "liver": 0.7, "tumour": 0.62}),
     ]
+    notes = ["+-: sample standard deviation over the folds, which share training cases: no standard error"]
     lines = [" ".join(line.split()) for line in format_cross_validation(folds).splitlines()]
     assert lines == [
         "fold cases teacher student gain",
@@ -117,8 +118,38 @@ def test_table_by_hand() -> None:
         "3 11 0.7000 0.6600 -0.0400",
         "mean 21 0.7500 +- 0.0707 0.7400 +- 0.1131 -0.0100 +- 0.0424",
         "liver 21 0.8500 +- 0.0707 0.8000 +- 0.1414 -0.0500 +- 0.0707",
-        "tumour 21 0.6000 0.6200 +0.0200",
+        "tumour 11 0.6000 0.6200 +0.0200",
+        *notes,
+        "tumour: without fold 0, where teacher or student has no figure",
     ]
+
+
+def test_a_class_that_the_teacher_alone_invents_does_not_make_the_student_better() -> None:
+    """In fold 1 the truth lacks it: the teacher has 0 for what it invents; the student, which is right, has no figure, and so no mean."""
+    folds = [
+        FoldFigures(0, 4, {"mean": 0.90, "tumour": 0.9}, {"mean": 0.90, "tumour": 0.9}),
+        FoldFigures(1, 5, {"mean": 0.50, "tumour": 0.0}, {"mean": None, "tumour": None}),
+    ]
+    lines = [" ".join(line.split()) for line in format_cross_validation(folds).splitlines()]
+    assert lines[2:5] == ["1 5 0.5000 - -", "mean 4 0.9000 0.9000 +0.0000", "tumour 4 0.9000 0.9000 +0.0000"]
+    assert lines[6:] == [f"{name}: without fold 1, where teacher or student has no figure" for name in ("mean", "tumour")]
+
+
+def test_a_teacher_that_nobody_has_validated(fresh_project: Project, capsys: Any) -> None:
+    """A model of the user's own is taken as it is; days of training are not to end in an error for want of its figures."""
+    flags = [*CALL, "-f", "0", "1", "-u", str(fresh_project.unlabelled)]
+    assert main(flags) == 0
+    setup = load_setup("137", "3d_fullres", PLANS)
+    run = open_run(RunSpec(setup=setup, fold=1, teacher_trainer=OUR_TEACHER))
+    run.teacher.validation_summary(1).unlink()
+    found = fold_figures(run)
+    assert set(found.teacher.values()) == {None}
+    assert list(found.student) == list(found.teacher)
+    other = fold_figures(open_run(RunSpec(setup=setup, fold=0, teacher_trainer=OUR_TEACHER)))
+    lines = format_cross_validation([other, found]).splitlines()
+    assert lines[2].split()[:3] == ["1", "1", "-"]
+    command = f"nnUNetv2_train 137 3d_fullres 1 -tr {OUR_TEACHER} -p {PLANS} --val"
+    assert lines[-1] == f"fold 1: the teacher was not validated; to do it: {command}"
 
 
 def test_the_figures_are_those_of_the_published_student(fresh_project: Project) -> None:

@@ -31,7 +31,7 @@ def test_audit_then_run(
         assert opened() == set()
         printed = capsys.readouterr().out
         assert "held-out cases: 6" in printed
-        assert "next: the same command without --audit" in printed
+        assert ": the same command without --audit" in printed
         run = open_tiny_run(project, "all")
         assert run.manifest.teacher_folds == [0, 1, 2]
         assert run.manifest.stages == []

@@ -25,7 +25,7 @@ def folders(nnunet_environment: Any) -> None:
 
 
 def test_nothing_is_there() -> None:
-    assert flags_of_trained_models(TEACHER, 0) == []
+    assert flags_of_trained_models(TEACHER, 0) == {}
 
 
 def test_models_of_the_same_configuration_and_fold() -> None:
@@ -35,20 +35,27 @@ def test_models_of_the_same_configuration_and_fold() -> None:
     trained("nnUNetTrainer", configuration="2d")
     trained("nnUNetTrainerNoMirroring", fold=1)
     trained("TransASPPTeacherTrainer")
-    assert flags_of_trained_models(TEACHER, 0) == [
+    found = flags_of_trained_models(TEACHER, 0)
+    assert list(found) == [
         "-tr TransASPPTeacherTrainer -p nnUNetPlans_nnssl_cpu",
         "-tr nnUNetTrainer",
         "-tr nnUNetTrainer -p nnUNetResEncUNetMPlans",
     ]
+    assert list(found.values()) == [[0]] * 3
 
 
 def test_models_of_any_of_several_folds() -> None:
     trained("nnUNetTrainerNoMirroring", fold=1)
-    assert flags_of_trained_models(TEACHER, 0, "all") == []
-    assert flags_of_trained_models(TEACHER, 0, 1, "all") == ["-tr nnUNetTrainerNoMirroring"]
+    assert flags_of_trained_models(TEACHER, 0, "all") == {}
+    assert flags_of_trained_models(TEACHER, 0, 1, "all") == {"-tr nnUNetTrainerNoMirroring": [1]}
+
+
+def test_a_control_from_scratch_is_no_teacher() -> None:
+    trained("TransASPPTeacherTrainer", "nnUNetPlans_nnssl_control_from_scratch_40")
+    assert flags_of_trained_models(TEACHER, 0) == {}
 
 
 def test_a_published_student_is_no_teacher() -> None:
     student = trained("TransASPPStudentTrainer")
     (student.fold_folder(0) / PUBLISHED_MARKER).touch()
-    assert flags_of_trained_models(TEACHER, 0) == []
+    assert flags_of_trained_models(TEACHER, 0) == {}

@@ -6,6 +6,7 @@ import json
 import logging
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,13 @@ from tiny_setup import (
 
 from nnunet_ssl.cli import pseudolabel
 from nnunet_ssl.cli.arguments import method_assignments
+from nnunet_ssl.data.manifest import Manifest
 from nnunet_ssl.data.pool_index import load_pool
 from nnunet_ssl.errors import ConfigError, SetupError, StateError
 from nnunet_ssl.locations import ModelLocation
 from nnunet_ssl.nnunet_api.earlier_training import set_aside
 from nnunet_ssl.pseudolabel.publish import published_model
+from nnunet_ssl.pseudolabel.rewrite_stage import rewrite_stage
 from nnunet_ssl.run import pipeline as module
 from nnunet_ssl.run.pipeline import execute, pipeline, student_epochs, teacher_epochs
 from nnunet_ssl.run.run_request import RunRequest
@@ -130,6 +133,65 @@ def test_student_that_is_trained_anew_is_published(fresh_project: Project, train
     assert done(asked) == [True] * 7
 
 
+def test_earlier_student_that_is_no_longer_needed_is_not_trained_again(fresh_project: Project, trainings: list[Any]) -> None:
+    """Its models may go when the last one is published; one whose stage is written again is to be trained anew."""
+    asked = request(fresh_project)
+    execute(pipeline(asked))
+    run = asked.open()
+    shutil.rmtree(run.student(1).folder)
+    assert done(asked) == [True] * 7
+    execute(pipeline(asked))
+    assert len(trainings) == 3
+    rewrite_stage(asked.open(), 1, device=torch.device("cpu"))
+    assert done(asked) == [True] * 3 + [False] + [True] * 3
+    # before the end it is needed
+    manifest = Manifest.load(run.workspace)
+    assert manifest is not None
+    replace(manifest, published=False).save(run.workspace)
+    shutil.rmtree(fresh_project.preprocessed / "Dataset601_Tiny_f0s1")
+    assert done(asked)[3] is False
+
+
+@pytest.mark.parametrize("fold", [0, "all"])
+def test_teacher_that_a_run_has_lost_is_not_trained_again(
+    fresh_project: Project, trainings: list[Any], fold: int | str, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = request(fresh_project, fold=fold)
+    execute(pipeline(asked))
+    lost = asked.teacher.checkpoint(0)
+    lost.rename(lost.with_name("archived.pth"))
+    trained = len(trainings)
+    said = rf"the teacher of fold 0, which the run in \S+/fold_{fold}/nnssl uses, is gone: {lost} is missing; put it back, or remove"
+    with pytest.raises(StateError, match=said):
+        execute(pipeline(asked))
+    with pytest.raises(StateError, match=said):
+        asked.begun()
+    assert len(trainings) == trained
+    lost.with_name("archived.pth").rename(lost)
+    assert all(done(asked))
+    # a run that has not begun needs none
+    lost.unlink()
+    shutil.rmtree(lost.with_name("validation"))
+    (asked.workspace / "manifest.json").unlink()
+    execute(pipeline(asked)[:2])
+    assert len(trainings) == trained + 1
+
+
+def test_stock_teacher_that_a_run_has_trained_is_validated(project: Project, trainings: list[Any]) -> None:
+    """Its training was killed in the validation; that of the user's own is not looked at."""
+    asked = request(project, teacher_trainer="nnUNetTrainer", unlabelled=())
+    folder = pretend_training(asked.teacher)
+    summary = folder / "validation" / "summary.json"
+    kept = summary.read_text()
+    summary.unlink()
+    assert done(asked)[0] is True
+    (asked.workspace / "logs").mkdir(parents=True)
+    (asked.workspace / "logs" / "teacher_fold_0.txt").touch()
+    assert done(asked)[0] is False
+    summary.write_text(kept)
+    assert done(asked)[0] is True
+
+
 def test_student_that_is_trained_over_by_hand_is_published(fresh_project: Project, trainings: list[Any]) -> None:
     """Until then weights and figures stay those of one student: our trainers replace a checkpoint, nnU-Net writes its summary in place."""
     asked = request(fresh_project)
@@ -177,11 +239,15 @@ def test_run_continues_after_every_step(fresh_project: Project, trainings: list[
 
 def test_commands_are_those_a_user_would_type(project: Project) -> None:
     commands = [step.command for step in pipeline(request(project))]
-    grow = f"nnssl_pseudolabel -d 137 -c 3d_fullres -f 0 -p {PLANS} -tr {OUR_TEACHER} --set evidence.num_samples=2"
+    grow = f"nnssl_pseudolabel -d 137 -c 3d_fullres -f 0 -p {PLANS} -tr {OUR_TEACHER} --set evidence.num_samples=2 -device cpu"
     assert commands[0] == f"nnssl_prepare -d 137 -c 3d_fullres -p {PLANS} -u {project.unlabelled}"
-    assert commands[1] == f"nnUNetv2_train 137 3d_fullres 0 -tr {OUR_TEACHER} -p {PLANS}"
+    assert commands[1] == f"nnUNetv2_train 137 3d_fullres 0 -tr {OUR_TEACHER} -p {PLANS} -device cpu"
     assert commands[2] == commands[4] == commands[6] == grow
-    assert commands[3] == f"nnUNetv2_train STAGE_ID 3d_fullres 0 -tr {OUR_STUDENT} -p {PLANS}"
+    assert commands[3] == f"nnUNetv2_train STAGE_ID 3d_fullres 0 -tr {OUR_STUDENT} -p {PLANS} -device cpu"
+    on_gpu = [step.command for step in pipeline(request(project, device="cuda", skip_bad=True, dask="local:2"))]
+    assert not any("-device" in command for command in on_gpu)
+    assert on_gpu[0] == f"{commands[0]} --skip-bad --dask local:2"
+    assert on_gpu[2] == grow.removesuffix(" -device cpu") + " --dask local:2"
 
 
 def test_commands_carry_what_no_run_keeps_yet(project: Project) -> None:
@@ -196,7 +262,7 @@ def test_commands_carry_what_no_run_keeps_yet(project: Project) -> None:
 def test_commands_of_a_run_that_has_begun_are_short(taught_project: Project) -> None:
     open_tiny_run(taught_project, settings={"student.tau": 0.6, "evidence.num_samples": 2})
     asked = request(taught_project, settings={"student.tau": 0.6})
-    assert pipeline(asked)[-1].command == f"nnssl_pseudolabel -d 137 -c 3d_fullres -f 0 -p {PLANS} -tr {OUR_TEACHER}"
+    assert pipeline(asked)[-1].command == f"nnssl_pseudolabel -d 137 -c 3d_fullres -f 0 -p {PLANS} -tr {OUR_TEACHER} -device cpu"
 
 
 def test_stage_that_is_gone_is_named_before_its_training(taught_project: Project, trainings: list[Any]) -> None:
@@ -244,8 +310,9 @@ def test_final_mode_trains_the_teachers_of_all_folds(project: Project) -> None:
     assert names(asked) == ["prepare the pool", *teachers, *STEPS[2:]]
     assert [step.is_before_stages for step in pipeline(asked)] == [True] * 6 + [False] * 5
     commands = [step.command for step in pipeline(asked)]
-    assert commands[1:6] == [f"nnUNetv2_train 137 3d_fullres {fold} -tr {OUR_TEACHER} -p {PLANS}" for fold in range(5)]
-    assert commands[6] == f"nnssl_pseudolabel -d 137 -c 3d_fullres -f all -p {PLANS} -tr {OUR_TEACHER} --set evidence.num_samples=2"
+    assert commands[1:6] == [f"nnUNetv2_train 137 3d_fullres {fold} -tr {OUR_TEACHER} -p {PLANS} -device cpu" for fold in range(5)]
+    grow = f"nnssl_pseudolabel -d 137 -c 3d_fullres -f all -p {PLANS} -tr {OUR_TEACHER} --set evidence.num_samples=2"
+    assert commands[6] == f"{grow} -device cpu"
     alone = request(project, fold="all", teacher_folds=("all",))
     assert names(alone) == ["prepare the pool", "train the teacher (fold all)", *STEPS[2:]]
 
@@ -356,7 +423,7 @@ def test_probabilities_of_the_last_student(fresh_project: Project, trainings: li
     execute(pipeline(request(fresh_project)))
     asked = request(fresh_project, npz=True)
     assert done(asked) == [True] * 5 + [False, True]
-    assert pipeline(asked)[5].command.endswith(f"602 3d_fullres 0 -tr {OUR_STUDENT} -p {PLANS} --val --npz")
+    assert pipeline(asked)[5].command.endswith(f"602 3d_fullres 0 -tr {OUR_STUDENT} -p {PLANS} --val --npz -device cpu")
     assert "--npz" not in "".join(step.command for step in pipeline(asked)[:5])
     validated: list[tuple[str, bool]] = []
 
