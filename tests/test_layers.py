@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "schemas": {"errors"},
     **dict.fromkeys(_PURE, _BASE),
     "nnunet_api": _BASE | _PURE,
-    "machines": {"errors"},
+    "machines": {"errors", "disk"},
     "data": _BASE | _PURE | {"machines", "nnunet_api"},
     **dict.fromkeys(_METHOD, _UP_TO_DATA),
     "run": _UP_TO_DATA | _METHOD,

@@ -22,7 +22,7 @@ from nnunet_ssl.data.stage_sidecar import read_sidecar
 from nnunet_ssl.errors import WRITE_AGAIN, NnsslError, StateError
 from nnunet_ssl.locations import STAGE_SIDECAR, preprocessed_root, targets_folder
 from nnunet_ssl.nnunet_api.array_file import open_array
-from nnunet_ssl.nnunet_api.setup import NnunetSetup
+from nnunet_ssl.nnunet_api.setup import NnunetSetup, label_value
 from nnunet_ssl.report.collect import RunFacts
 from nnunet_ssl.report.learned_cases import learned_pool_cases
 
@@ -204,5 +204,5 @@ def label_names(setup: NnunetSetup, present: Sequence[int]) -> dict[int, str]:
     if setup.has_regions:
         order = [int(value) for value in setup.dataset_json["regions_class_order"]]
         return dict(zip(order, setup.class_names, strict=False))
-    values = {int(value): name for name, value in setup.dataset_json["labels"].items() if name != "ignore"}
+    values = {label_value(value): name for name, value in setup.dataset_json["labels"].items() if name != "ignore"}
     return {value: values.get(value, str(value)) for value in present}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,8 @@ from nnunet_ssl.nnunet_api.setup import NnunetSetup
 from nnunet_ssl.nnunet_api.training_state import training_command
 from nnunet_ssl.report.held_out import HeldOutFacts, read_held_out
 from nnunet_ssl.report.learned_cases import learned_pool_cases
+from nnunet_ssl.report.run_command import run_command
+from nnunet_ssl.report.students_there import require_students
 from nnunet_ssl.report.training_log import TrainingLog, read_training_log
 from nnunet_ssl.report.validation import Validation, foreground_keys, read_validation
 from nnunet_ssl.report.validation_use import ValidationUse, validation_use
@@ -41,13 +43,17 @@ class ModelFacts:
     """Whether its pseudo Dice was measured on the same cases as the other models'; not so for a teacher of another fold."""
     validation: Validation | None
     """None before validation and in final mode."""
+    tau: tuple[float, ...] | None
+    """Thresholds in force when its stage was written: one, or one per class (region); None for the teacher."""
     share_confident: float | None
+    """Share of predicted-foreground voxels of its pool cases with confidence of at least tau; None for the teacher."""
     changed: float | None
     """Largest share of changed foreground voxels over the classes, against the labels of the stage before."""
     kept_previous: bool
     """Whether the labels of the stage before were kept: the refined ones changed too much, or their student is worse by a test."""
     minutes: float | None
-    """Labelling and training together, so far."""
+    """Epochs of the training so far and, of a student, the command that wrote its stage. Evidence that this command has found there (of an
+    audit, of other parts, of one that was interrupted) took time that nobody has kept."""
     folds: tuple[int | str, ...]
     """Folds that it was trained on; several are as many teachers."""
     trained_folds: int
@@ -110,6 +116,8 @@ class RunFacts:
     """Settings as given."""
     decided: Mapping[str, Any]
     """Settings that are in force at the newest stage, whatever was given, by dotted path; none before the first stage."""
+    changed_settings: tuple[str, ...]
+    """Settings that not all stages were written with, by dotted path."""
     num_stages: int
     """Stages the curriculum has; where an adaptive schedule has ended, those that it had."""
     ranking_score: str
@@ -138,36 +146,45 @@ class RunFacts:
         return self.models[1:]
 
     @property
+    def has_one_tau(self) -> bool:
+        """Whether the thresholds of all stages are the same."""
+        return len({student.tau for student in self.students}) <= 1
+
+    @property
     def is_on_labels_alone(self) -> bool:
         """Whether there are students, and none of them learns from the pool."""
         return bool(self.students) and not any(student.pool_cases for student in self.students)
 
 
-def collect(setup: NnunetSetup, fold: int | str, teacher_trainer: str) -> RunFacts:
+def collect(setup: NnunetSetup, fold: int | str, teacher_trainer: str, changed_settings: Sequence[str] = ()) -> RunFacts:
     """Read what the files of a run say.
 
     Args:
         setup: the labelled dataset and its plans.
         fold: fold of the run.
         teacher_trainer: class name of the teacher's trainer.
+        changed_settings: settings that not all stages were written with, by dotted path.
 
     Raises:
         SetupError: if neither a run nor a trained teacher is there.
-        StateError: if the manifest or a table is damaged.
+        StateError: if the manifest or a table is damaged, or the run was published and a student of it is gone.
     """
     teacher = setup.model(teacher_trainer)
     manifest = Manifest.load(teacher.workspace(fold))
     if manifest is not None:
         owner: dict[str, str | int] = {"configuration": setup.configuration, "plans": setup.plans_name, "fold": fold}
         manifest.check_owner(teacher.workspace(fold), dataset=setup.dataset, **owner)
+        require_students(manifest)
     teacher_folds = tuple(manifest.teacher_folds) if manifest else (fold,)
     train, validation = setup.fold_cases(fold)
     if manifest is None and teacher_trainer == PREDICTIONS:
         raise SetupError(f"no run of fold {fold} has begun with predictions; begin one with nnssl_pseudolabel --from-predictions FOLDER.")
     models = [_teacher_facts(teacher, fold, teacher_folds, len(train), foreground_keys(setup))]
     if manifest is None and models[0].log is None:
-        folder, command = teacher.fold_folder(fold), training_command(teacher, fold, anew=True)
-        raise SetupError(f"there is nothing to report yet: {folder} holds no checkpoint that can be read; run: {command}")
+        # trained by itself, a teacher of all labels would be taken in place of those of the folds
+        begin = run_command(teacher, fold, has_begun=False) if fold == "all" else training_command(teacher, fold, anew=True)
+        folder = teacher.fold_folder(fold)
+        raise SetupError(f"there is nothing to report yet: {folder} holds no checkpoint that can be read; run: {begin}")
     records, accepted = (manifest.stages, manifest.accepted) if manifest else ([], {})
     if manifest is not None:
         models += [_student_facts(manifest, record, len(train), foreground_keys(setup)) for record in records]
@@ -190,6 +207,7 @@ def collect(setup: NnunetSetup, fold: int | str, teacher_trainer: str) -> RunFac
         class_names=tuple(foreground_keys(setup)),
         method=method,
         decided=_decided(records[-1]) if records else {},
+        changed_settings=tuple(changed_settings),
         num_stages=len(records) if manifest and manifest.is_complete else method.curriculum.num_stages,
         ranking_score=records[-1].case_score if records else method.evidence.case_score,
         models=tuple(models),
@@ -225,6 +243,7 @@ def _teacher_facts(
         log=logs[0] if same_fold else _without_figures_of_a_fold(logs[0]),
         is_comparable=same_fold,
         validation=read_validation(teacher, fold, keys) if same_fold else None,
+        tau=None,
         share_confident=None,
         changed=None,
         kept_previous=False,
@@ -255,6 +274,7 @@ def _student_facts(manifest: Manifest, record: StageRecord, labelled_cases: int,
         log=log,
         is_comparable=True,
         validation=read_validation(student, fold, keys),
+        tau=tuple(record.tau) if isinstance(record.tau, list) else (record.tau,),
         share_confident=record.share_confident,
         changed=record.largest_change,
         kept_previous=record.kept_previous,

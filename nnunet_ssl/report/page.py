@@ -8,17 +8,14 @@ from html import escape
 from nnunet_ssl import __version__
 from nnunet_ssl.report import tables
 from nnunet_ssl.report.case_panels import CasePanel
-from nnunet_ssl.report.collect import ModelFacts, RunFacts
+from nnunet_ssl.report.collect import RunFacts
 from nnunet_ssl.report.elements import definitions, document, figure_element, folded, heading, paragraph, table_element
 from nnunet_ssl.report.figure_style import inline_svg
 from nnunet_ssl.report.figures import case_scores, training_curves
 from nnunet_ssl.report.images_section import images_section
 from nnunet_ssl.report.page_style import STYLE
+from nnunet_ssl.report.summary import FINAL_MODE, summary
 
-_FINAL_MODE = (
-    "Fold “all”: every manual label trains, so no validation figure is claimed. Losses and pseudo Dice below are measured on labels that "
-    "the networks have learned from; they show that training went well, not how good the model is."
-)
 _RANKING = (
     "How well each score orders these cases. Spearman: rank correlation with the true Dice, of the cases that have the score. AURC and "
     "AUGRC: areas under the risk-coverage curve and the generalised one with the loss 1 - Dice, less is better; both are of all held-out "
@@ -61,7 +58,7 @@ def _kind(facts: RunFacts) -> str:
 def _header(facts: RunFacts) -> Iterator[str]:
     yield paragraph(_kind(facts), "kind")
     yield f"<h1>{escape(facts.dataset)}, {escape(facts.configuration)}, fold {escape(str(facts.fold))}</h1>"
-    yield f'<p class="notice">{escape(_summary(facts))}</p>'
+    yield f'<p class="notice">{escape(summary(facts))}</p>'
     mode = "final (every label trains)" if facts.is_final_mode else f"report ({facts.validation_use.mode})"
     yield definitions(
         {
@@ -103,40 +100,23 @@ def _progress(facts: RunFacts) -> str:
     return f"{trained} of {facts.num_stages} students trained"
 
 
-def _summary(facts: RunFacts) -> str:
-    """What a reader wants to know first."""
-    teacher, newest = facts.models[0], _newest_trained(facts)
-    if not facts.students:
-        return f"No stage of the curriculum is written yet: this page shows the teacher alone ({teacher.state})."
-    if facts.is_final_mode:
-        return _FINAL_MODE
-    if newest is None or newest.validation is None or newest.validation.mean.dice is None:
-        return "No student has been validated yet; figures on the fold's validation cases will appear here."
-    text = f"{newest.name.capitalize()}: mean foreground Dice {newest.validation.mean.dice:.4f} on {newest.validation.num_cases} labelled "
-    text += f"validation cases that {facts.validation_use.seen_by}"
-    if teacher.validation is not None and teacher.validation.mean.dice is not None:
-        gain = newest.validation.mean.dice - teacher.validation.mean.dice
-        text += f"; the teacher alone has {teacher.validation.mean.dice:.4f} ({gain:+.4f})"
-    return f"{text}.{facts.validation_use.note}"
-
-
-def _newest_trained(facts: RunFacts) -> ModelFacts | None:
-    return next((m for m in reversed(facts.students) if m.validation is not None), None)
-
-
 def _stages(facts: RunFacts) -> Iterator[str]:
     yield heading("Stages")
     if facts.is_final_mode and not facts.students:
-        yield paragraph(_FINAL_MODE)
+        yield paragraph(FINAL_MODE)
     yield table_element(tables.stage_table(facts))
     waiting = facts.num_stages - len(facts.students)
     if waiting:
         yield paragraph(f"{waiting} of {facts.num_stages} stages {'is' if waiting == 1 else 'are'} not written yet.")
+    if facts.changed_settings:
+        changed = f"Changed on the way of the run: {', '.join(facts.changed_settings)}."
+        yield paragraph(f"{changed} The stages differ in that, too; the settings below are those of the newest stage.")
     yield paragraph(
         "Losses and pseudo Dice come from nnU-Net's training log (patches, best epoch); gains are against the row above. Confident voxels "
-        "are the share of predicted foreground whose confidence reaches tau. Changed labels compare with the stage before; the class that "
-        "changed most is shown; where more changed than allowed, or the student was worse than the model whose labels were in force, the "
-        "labels of the stage before were kept. Minutes are labelling and training together.",
+        "are the share of predicted foreground whose confidence reaches the stage's tau. Changed labels compare with the stage before; the "
+        "class that changed most is shown; where more changed than allowed, or the student was worse than the model whose labels were in "
+        "force, the labels of the stage before were kept. Minutes count the epochs of training and, for a student, the command that wrote "
+        "its stage; labelling that was done before that command (by --audit, by --num_parts, until an interruption) is left out.",
         "soft",
     )
 
@@ -167,6 +147,8 @@ def _classes(facts: RunFacts) -> Iterator[str]:
     missing = [model.name for model in facts.models if model.validation is None]
     cases = ", ".join(sorted({str(m.validation.num_cases) for m in validated if m.validation is not None}))
     note = f"nnU-Net's own final validation on {cases} manually labelled cases of fold {facts.fold}; mean over the cases."
+    if any(m.validation.mean.dice is None for m in validated if m.validation is not None):
+        note += " A class that no case has or predicts has no figure, and then there is no mean of the classes."
     yield paragraph(note + (f" Not validated yet: {', '.join(missing)}." if missing else ""), "soft")
 
 

@@ -35,6 +35,7 @@ def stage_table(facts: RunFacts) -> Table:
     if not facts.is_final_mode:
         columns += [Column("final_dice", "Dice, final validation", "{:.4f}"), Column("final_dice_gain", "gain", "{:+.4f}")]
     columns += [
+        Column("tau", "tau", is_shown=not facts.has_one_tau),
         Column("share_confident", "confident voxels", "{:.1%}"),
         Column("changed", "changed labels", "{:.1%}"),
         Column("minutes", "minutes", "{:.1f}"),
@@ -55,6 +56,7 @@ def _stage_row(model: ModelFacts, on: str) -> dict[str, Any]:
         f"best_loss_{on}": log.best_val_loss if log else None,
         f"best_pseudo_dice_{on}": log.best_pseudo_dice if log else None,
         "final_dice": model.validation.mean.dice if model.validation else None,
+        "tau": None if model.tau is None else " ".join(f"{tau:g}" for tau in model.tau),
         "share_confident": model.share_confident,
         "changed": model.changed,
         "minutes": model.minutes,

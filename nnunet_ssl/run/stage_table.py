@@ -29,7 +29,7 @@ class StageRow:
     dice: float | None
     """Mean foreground Dice on labelled validation cases; None for `-f all` and before training."""
     minutes: float | None
-    """Labelling and training together."""
+    """Labelling, by the call that wrote the stage, and training together."""
     is_kept: bool = False
     """Whether the change was refused, so that the stage has the labels of the one before."""
 

@@ -216,12 +216,23 @@ class ToyRun:
                 part[name] = value
         path.write_text(json.dumps(content))
 
+    def change_stage(self, stage: int, **entries: Any) -> None:
+        """Entries that the manifest has of one stage."""
+        path = self.workspace / "manifest.json"
+        content = json.loads(path.read_text())
+        content["stages"][stage - 1].update(entries)
+        path.write_text(json.dumps(content))
+
     def learn_labels_alone(self, *stages: int) -> None:
         """Only labelled samples in the plans of these stages, by which their students train."""
+        self.set_student(*stages, labelled_share=1.0)
+
+    def set_student(self, *stages: int, **settings: Any) -> None:
+        """Settings of the student in the plans of these stages."""
         for stage in stages:
             path = preprocessed_root() / self.student(stage).dataset / f"{PLANS}.json"
             content = json.loads(path.read_text())
-            content["configurations"][CONFIGURATION]["nnssl"]["student"]["labelled_share"] = 1.0
+            content["configurations"][CONFIGURATION]["nnssl"]["student"].update(settings)
             path.write_text(json.dumps(content))
 
     def publish(self) -> Path:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from nnunet_ssl.cli.report import main
 from nnunet_ssl.data.manifest import Manifest
-from nnunet_ssl.locations import PUBLISHED_MARKER, STAGE_SIDECAR, preprocessed_root
+from nnunet_ssl.locations import PUBLISHED_MARKER, STAGE_SIDECAR, preprocessed_root, raw_root, results_root
 from nnunet_ssl.report.collect import collect
 from nnunet_ssl.report.figure_style import figure_style, inline_svg, plain
 from nnunet_ssl.report.figures import case_scores, training_curves
@@ -70,7 +70,8 @@ def test_complete_run(complete_run: Any, tmp_path: Path) -> None:
     assert reader.tags.count("svg") == 2
     assert reader.tags.count("img") == 3 * 4
     assert "Student 2: mean foreground Dice 0.6000 on 2 labelled validation cases" in visible(reader)
-    assert "the teacher alone has 0.4000 (+0.2000)" in visible(reader)
+    assert "the teacher alone has 0.4000 (+0.2000), but the student has more optimiser steps behind it." in visible(reader)
+    assert "labelling that was done before that command (by --audit, by --num_parts, until an interruption) is left out" in visible(reader)
     assert sorted(p.name for p in (tmp_path / "report").iterdir()) == [
         "cases.csv",
         "classes.csv",
@@ -79,6 +80,30 @@ def test_complete_run(complete_run: Any, tmp_path: Path) -> None:
         "review.csv",
         "stages.csv",
     ]
+
+
+def test_a_class_of_no_case_is_said(complete_run: Any, tmp_path: Path) -> None:
+    """nnU-Net then has no mean, which is not for lack of a validation."""
+    complete_run.validate(complete_run.student(2), 0.75, float("nan"))
+    text = visible(written(complete_run, tmp_path)[1])
+    assert (
+        "Student 2 is validated on 2 labelled validation cases that neither teacher nor student saw; there is no mean foreground Dice, "
+        "since no validation case has or predicts the class core. The Dice of each class is below."
+    ) in text
+    assert "has been validated yet" not in text
+    assert "and then there is no mean of the classes." in text
+
+
+def test_settings_that_changed_are_named(complete_run: Any) -> None:
+    page = complete_run.workspace / "report" / "report.html"
+    assert main(["-d", "137", "-c", "3d_fullres", "-f", "0"]) == 0
+    assert "Changed on the way" not in page.read_text()
+    complete_run.change_stage(2, tau=0.5)
+    complete_run.set_student(2, targets="hard")
+    for folder in complete_run.setup.preprocessed_folder.glob("*__pool_*"):
+        shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
+    assert main(["-d", "137", "-c", "3d_fullres", "-f", "0"]) == 0
+    assert "Changed on the way of the run: student.targets, student.tau. The stages differ in that" in visible(Reader(page.read_text()))
 
 
 def test_nothing_comes_from_outside(complete_run: Any, tmp_path: Path) -> None:
@@ -321,6 +346,59 @@ def test_command_after_publication_names_prediction(complete_run: Any, capsys: p
     assert main(["-d", "137", "-c", "3d_fullres", "-f", "0"]) == 0
     expected = "next: nnUNetv2_predict -d 137 -c 3d_fullres -f 0 -tr TransASPPStudentTrainer -i INPUT_FOLDER -o OUTPUT_FOLDER"
     assert capsys.readouterr().out.splitlines()[-1] == expected
+
+
+def test_command_without_a_run_keeps_the_teacher_of_all_labels(final_run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """By default `-f all` would train a teacher for every fold."""
+    (final_run.workspace / "manifest.json").unlink()
+    final_run.train(final_run.teacher, dice=(0.2,), finished=False)
+    final_run.teacher.checkpoint("all").unlink()
+    assert main(["-d", "137", "-c", "3d_fullres", "-f", "all"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "next: nnssl_run -d 137 -c 3d_fullres -f all --teacher-folds all -u FOLDER"
+
+
+@pytest.mark.parametrize("folds", [["all"], [0, 1]])
+def test_a_run_remembers_the_folds_of_its_teacher(final_run: Any, capsys: pytest.CaptureFixture[str], folds: list[int | str]) -> None:
+    final_run.change(teacher_folds=folds)
+    assert main(["-d", "137", "-c", "3d_fullres", "-f", "all"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "next: nnssl_run -d 137 -c 3d_fullres -f all"
+
+
+@pytest.mark.parametrize("gone", [(1,), (2,), (1, 2)])
+def test_a_finished_run_whose_students_are_gone_keeps_its_report(
+    complete_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], gone: tuple[int, ...]
+) -> None:
+    """The clean-up that the documentation describes; a report of what is left would call the students untrained."""
+    complete_run.publish()
+    assert main(["-d", "137", "-c", "3d_fullres", "-f", "0"]) == 0
+    report = complete_run.workspace / "report"
+    before = {path.name: path.read_bytes() for path in report.iterdir()}
+    for stage in gone:
+        for root in (raw_root(), preprocessed_root(), results_root()):
+            shutil.rmtree(root / complete_run.student(stage).dataset)
+    shutil.rmtree(complete_run.workspace / "evidence")
+    capsys.readouterr()
+    for options in ([], ["-o", str(tmp_path / "new")]):
+        assert main(["-d", "137", "-c", "3d_fullres", "-f", "0", *options]) == 2
+        captured = capsys.readouterr()
+        folder = complete_run.student(gone[0]).fold_folder(0)
+        assert captured.out == ""
+        assert captured.err == (
+            f"nnssl_report: error: the student of stage {gone[0]} is gone ({folder} holds no checkpoint), and the run has been published: "
+            "its report cannot be made anew. Put that folder back, or keep the report that was made before; it stays as it is.\n"
+        )
+    assert {path.name: path.read_bytes() for path in report.iterdir()} == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_stage_datasets_without_their_students_may_go(complete_run: Any, tmp_path: Path) -> None:
+    complete_run.publish()
+    for stage in (1, 2):
+        for root in (raw_root(), preprocessed_root()):
+            shutil.rmtree(root / complete_run.student(stage).dataset)
+    text = visible(written(complete_run, tmp_path)[1])
+    assert "2 of 2 students trained" in text
+    assert "The images are no longer there." in text
 
 
 def test_another_students_place_is_not_publication(complete_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

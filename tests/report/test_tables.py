@@ -44,6 +44,7 @@ def test_stage_table_of_a_complete_run(complete_run: Any, tmp_path: Path) -> Non
         "gain": "",
         "final_dice": "0.400000",
         "final_dice_gain": "",
+        "tau": "",
         "share_confident": "",
         "changed": "",
         "minutes": "3.000000",
@@ -57,6 +58,20 @@ def test_stage_table_of_a_complete_run(complete_run: Any, tmp_path: Path) -> Non
     assert (first["changed"], second["changed"], second["share_confident"]) == ("", "0.050000", "0.625000")
     assert second["minutes"] == "3.500000"  # two epochs of a minute and 90 s of labelling
     assert made.cells()[2][1] == "100%"
+
+
+def test_thresholds_of_the_stages_are_shown_where_they_differ(complete_run: Any, tmp_path: Path) -> None:
+    def headings_and_values() -> tuple[list[str], list[str]]:
+        made = tables.stage_table(collect(complete_run.setup, 0, TEACHER))
+        return [column.heading for column in made.shown], [row["tau"] for row in rows_of(made, tmp_path / "stages.csv")]
+
+    headings, values = headings_and_values()
+    assert "tau" not in headings
+    assert values == ["", "0.7", "0.7"]
+    complete_run.change_stage(2, tau=[0.5, 0.75, 1.0])
+    headings, values = headings_and_values()
+    assert headings[headings.index("tau") + 1] == "confident voxels"
+    assert values == ["", "0.7", "0.5 0.75 1"]
 
 
 def test_a_student_of_labelled_samples_alone_has_no_pseudo_labels(complete_run: Any) -> None:
@@ -165,6 +180,18 @@ def test_a_run_under_way(toy_run: Any) -> None:
 def test_nothing_to_report_names_the_command(toy_run: Any) -> None:
     with pytest.raises(SetupError, match="nnUNetv2_train 137 3d_fullres 0 -tr TransASPPTeacherTrainer"):
         collect(toy_run.setup, 0, TEACHER)
+
+
+def test_nothing_to_report_of_all_labels_names_the_run(toy_run: Any) -> None:
+    """Its teachers are those of the folds; one of all labels, trained by hand, would be taken in their place."""
+    toy_run.train(toy_run.teacher, dice=(0.5,), finished=False)  # of fold 0
+    with pytest.raises(SetupError, match=r"can be read; run: nnssl_run -d 137 -c 3d_fullres -f all -u FOLDER$"):
+        collect(toy_run.setup, "all", TEACHER)
+    checkpoint = toy_run.teacher.checkpoint("all")
+    checkpoint.parent.mkdir()
+    checkpoint.write_bytes(b"")  # nnU-Net begins to write it
+    with pytest.raises(SetupError, match=r"can be read; run: nnssl_run -d 137 -c 3d_fullres -f all --teacher-folds all -u FOLDER$"):
+        collect(toy_run.setup, "all", TEACHER)
 
 
 def test_a_checkpoint_that_cannot_be_read_is_warned_of(complete_run: Any, caplog: pytest.LogCaptureFixture) -> None:
