@@ -43,7 +43,7 @@ def load_setup(dataset: str, configuration: str, plans_name: str, *, only_looks:
         raise SetupError(missing_plans(folder, number, configuration, plans_name))
     plans, dataset_json = read_json(plans_file), read_json(folder / "dataset.json")
     for entry, wanted in (("plans_name", plans_name), ("dataset_name", name)):
-        if (found := plans.get(entry)) != wanted:
+        if (found := plans.get(entry, wanted)) != wanted:  # that one is missing is said below
             raise InputError(
                 f"{plans_file} has the {entry} {found!r}, by which nnU-Net names the folder of a training, and not '{wanted}'; correct it "
                 "there."

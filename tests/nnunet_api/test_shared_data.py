@@ -37,6 +37,7 @@ def change(project: Project, how: Change, plans: str = "nnUNetPlans", *, into: s
     """Edit plans, or write them edited under another name."""
     content = json.loads(file_of(project, plans).read_text())
     how(content, content["configurations"][CONFIGURATION])
+    content["plans_name"] = into or plans
     file_of(project, into or plans).write_text(json.dumps(content))
 
 

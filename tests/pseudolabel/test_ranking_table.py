@@ -26,7 +26,8 @@ def case_labels(evidence: Evidence, *, nonzero: Any = True) -> CaseLabels:
     mask = np.broadcast_to(nonzero, shape)
     labels = evidence.predicted_labels()
     flat = labels.any(axis=0) if evidence.has_regions else labels
-    return CaseLabels(evidence, np.where(mask, flat, -1).astype(np.int16), paper_confidence(evidence), np.ones(shape, bool), mask)
+    empty = ~mask & (flat == 0)
+    return CaseLabels(evidence, np.where(empty, -1, flat).astype(np.int16), paper_confidence(evidence), np.ones(shape, bool), mask, empty)
 
 
 def test_scores_of_a_case() -> None:
@@ -55,12 +56,16 @@ def test_case_in_which_nothing_is_found() -> None:
     assert found.scores["foreground"] is None
 
 
-def test_what_lies_outside_the_mask_does_not_count() -> None:
+def test_background_outside_the_mask_does_not_count_and_foreground_does() -> None:
     label = np.zeros((2, 2, 2), np.uint8)
-    label[0], label[1] = 1, 2
+    label[0], label[1, 0, 0] = 1, 2
     inside = np.array([True, False]).reshape(2, 1, 1)
-    found = score_pool_case("a", case_labels(evidence_of(label, doubt=0.1), nonzero=inside), NAMES, 0.7)
-    assert (found.stratum, found.foreground_voxels) == ("rim", 4)
+    evidence = evidence_of(label, doubt=0.1)
+    labels = case_labels(evidence, nonzero=inside)
+    labels.confidence[:, labels.empty] = 0
+    found = score_pool_case("a", labels, NAMES, 0.7)
+    assert (found.stratum, found.foreground_voxels) == ("rim+core", 5)
+    assert found.scores["mean"] == pytest.approx(0.9 * 0.99)
 
 
 def test_strata_of_regions() -> None:

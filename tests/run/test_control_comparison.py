@@ -26,7 +26,7 @@ def test_comparison_by_hand() -> None:
 @pytest.mark.parametrize(("invents", "difference"), [("student", "-0.5000"), ("control", "+0.5000")])
 def test_what_one_of_the_two_invents_counts(nnunet_environment: Any, invents: str, difference: str) -> None:
     """In the second case there is nothing to find, for which nnU-Net has no Dice; one of the two finds something."""
-    runs = {}
+    models = {}
     for name in ("student", "control"):
         model = ModelLocation(dataset=DATASET, trainer=name, plans="P", configuration="3d_fullres")
         dice = {"lab_0": 0.8, "lab_1": 0.0 if name == invents else float("nan")}
@@ -36,8 +36,9 @@ def test_what_one_of_the_two_invents_counts(nnunet_environment: Any, invents: st
         ]
         model.validation_summary(0).parent.mkdir(parents=True)
         model.validation_summary(0).write_text(json.dumps({"metric_per_case": cases}))
-        manifest = SimpleNamespace(stages=[SimpleNamespace(stage=1)])
-        runs[name] = SimpleNamespace(fold=0, manifest=manifest, student=lambda _, model=model: model)
-    found = compare(runs["student"], runs["control"])  # type: ignore[arg-type]
+        models[name] = model
+    manifest = SimpleNamespace(stages=[SimpleNamespace(stage=1)])
+    run: Any = SimpleNamespace(fold=0, manifest=manifest, student=lambda _: models["student"])
+    found = compare(run, models["control"])
     assert "fold 0, 2 validation cases: " in found.describe()
     assert f"difference {difference}," in found.describe()

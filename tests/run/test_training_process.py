@@ -68,7 +68,7 @@ def test_validation_that_saves_probabilities(log: Path, monkeypatch: pytest.Monk
         touch(name)
     run(log, SHOW, monkeypatch, npz=True)
     assert json.loads(log.read_text())[0][9:] == flags
-    with pytest.raises(StateError, match=r"-tr T -p P( --val)? --npz failed: "):
+    with pytest.raises(StateError, match=r"-tr T -p P( --val)? --npz -device cpu failed: "):
         run(log, "raise SystemExit(1)", monkeypatch, npz=True)
 
 
@@ -126,7 +126,9 @@ def test_log_is_appended_to(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_failure_is_one_line_with_the_log(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StateError) as raised:
         run(log, "print('Epoch 0'); raise ValueError('no memory')", monkeypatch)
-    assert str(raised.value) == f"nnUNetv2_train 601 3d_fullres 0 -tr T -p P failed: ValueError: no memory (whole output: {log})"
+    assert (
+        str(raised.value) == f"nnUNetv2_train 601 3d_fullres 0 -tr T -p P -device cpu failed: ValueError: no memory (whole output: {log})"
+    )
     assert "Traceback" in log.read_text()
 
 
