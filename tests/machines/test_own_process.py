@@ -34,7 +34,7 @@ def number_of(job: str) -> tuple[int, int]:
     if job == "bad":
         raise InputError("bad.nii.gz is bad; replace it.")
     if job == "full disk":
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/case.b2nd")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "case.b2nd")
     if job == "full GPU":
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
     return os.getpid(), int(job)
