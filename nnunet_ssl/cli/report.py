@@ -13,7 +13,6 @@ from nnunet_ssl.cli.next_command import predict_line, print_next
 from nnunet_ssl.locations import OUR_TEACHER, ModelLocation
 
 if TYPE_CHECKING:
-    from nnunet_ssl.nnunet_api.setup import NnunetSetup
     from nnunet_ssl.report.collect import RunFacts
 
 NAME = "nnssl_report"
@@ -52,25 +51,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ConfigError("-o takes the report of one run; leave it out for several folds, or give them one at a time.")
     setup = load_setup(arguments.d, arguments.c, arguments.p, only_looks=True)
     for fold in dict.fromkeys(arguments.f):
-        changed = _changed_settings(setup, fold, arguments.tr)
-        facts, page, tables = write_report(setup, fold, arguments.tr, arguments.o, changed_settings=changed)
+        facts, page, tables = write_report(setup, fold, arguments.tr, arguments.o)
         print(f"report: {page}")
         print(f"tables: {', '.join(tables)} in {page.parent}")
         print_next(_next_line(facts), trainer=facts.student_trainer if facts.is_published else None)
-
-
-def _changed_settings(setup: NnunetSetup, fold: int | str, trainer: str) -> list[str]:
-    """Settings that not all stages of the run were written with; none where it has not begun."""
-    from nnunet_ssl.data.manifest import Manifest
-    from nnunet_ssl.data.pool_index import PoolIndex, pool_places
-    from nnunet_ssl.pseudolabel.changed_settings import changed_settings
-    from nnunet_ssl.pseudolabel.run import Run
-
-    teacher = setup.model(trainer)
-    if (manifest := Manifest.load(teacher.workspace(fold))) is None:
-        return []
-    unread = PoolIndex(pool_places(setup)[0], {})  # what changed stands in the manifest and the stages, also where the pool is gone
-    return changed_settings(Run(setup, unread, manifest, teacher, manifest.method))
 
 
 def _next_line(facts: RunFacts) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from nnunet_ssl.config import MethodConfig
 from nnunet_ssl.controls import CONTROLS
 from nnunet_ssl.data.accepted_labels import FOLDER as ACCEPTED
+from nnunet_ssl.data.changed_settings import changed_settings
 from nnunet_ssl.data.files import link
 from nnunet_ssl.data.held_out_use import uses_held_out
 from nnunet_ssl.data.manifest import Manifest
@@ -21,7 +22,6 @@ from nnunet_ssl.nnunet_api.external_trainers import student_uses
 from nnunet_ssl.nnunet_api.json_file import read_json
 from nnunet_ssl.nnunet_api.load_setup import load_setup
 from nnunet_ssl.nnunet_api.setup import NnunetSetup
-from nnunet_ssl.pseudolabel.changed_settings import changed_settings
 from nnunet_ssl.pseudolabel.control_plans import control_plans_name, lay_control_plans, write_unless_there
 from nnunet_ssl.pseudolabel.dataset_ids import allot_ids, allotting
 from nnunet_ssl.pseudolabel.run import Run
@@ -107,7 +107,7 @@ def _as_it_went(manifest: Manifest) -> dict[str, Any]:
 
 def _warn_of_changed_settings(run: Run) -> None:
     """Say it where settings changed between the run's stages; the control has the last ones throughout."""
-    if changed := changed_settings(run):
+    if changed := changed_settings(run.manifest):
         logger.warning("%s changed on the way of the run; its control has the last value from the first stage on", ", ".join(changed))
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from nnunet_ssl.config import MethodConfig
+from nnunet_ssl.data.changed_settings import changed_settings
 from nnunet_ssl.data.held_out_use import held_out_decide
 from nnunet_ssl.data.manifest import Manifest, StageRecord
 from nnunet_ssl.data.published_student import is_student_published
@@ -156,14 +157,13 @@ class RunFacts:
         return bool(self.students) and not any(student.pool_cases for student in self.students)
 
 
-def collect(setup: NnunetSetup, fold: int | str, teacher_trainer: str, changed_settings: Sequence[str] = ()) -> RunFacts:
+def collect(setup: NnunetSetup, fold: int | str, teacher_trainer: str) -> RunFacts:
     """Read what the files of a run say.
 
     Args:
         setup: the labelled dataset and its plans.
         fold: fold of the run.
         teacher_trainer: class name of the teacher's trainer.
-        changed_settings: settings that not all stages were written with, by dotted path.
 
     Raises:
         SetupError: if neither a run nor a trained teacher is there.
@@ -207,7 +207,7 @@ def collect(setup: NnunetSetup, fold: int | str, teacher_trainer: str, changed_s
         class_names=tuple(foreground_keys(setup)),
         method=method,
         decided=_decided(records[-1]) if records else {},
-        changed_settings=tuple(changed_settings),
+        changed_settings=tuple(changed_settings(manifest)) if manifest else (),
         num_stages=len(records) if manifest and manifest.is_complete else method.curriculum.num_stages,
         ranking_score=records[-1].case_score if records else method.evidence.case_score,
         models=tuple(models),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,9 +31,7 @@ def default_folder(facts: RunFacts) -> Path:
     return facts.teacher.workspace(facts.fold) / "report"
 
 
-def write_report(
-    setup: NnunetSetup, fold: int | str, teacher_trainer: str, folder: Path | None = None, *, changed_settings: Sequence[str] = ()
-) -> WrittenReport:
+def write_report(setup: NnunetSetup, fold: int | str, teacher_trainer: str, folder: Path | None = None) -> WrittenReport:
     """Write `report.html` and the tables of a run, finished or not.
 
     In final mode there is no table of the classes; one that a report in fold mode left in the folder is removed.
@@ -44,14 +41,13 @@ def write_report(
         fold: fold of the run.
         teacher_trainer: class name of the teacher's trainer.
         folder: where to write; None takes `report` in the run's workspace.
-        changed_settings: settings that not all stages were written with, by dotted path, which the page names.
 
     Raises:
         SetupError: if there is nothing to report.
         StateError: if the run's files are damaged, the run was published and a student of it is gone, or there is not enough space; nothing
             is written.
     """
-    facts = collect(setup, fold, teacher_trainer, changed_settings)
+    facts = collect(setup, fold, teacher_trainer)
     folder = folder or default_folder(facts)
     remove_leftovers(folder)
     panels = case_panels(setup, facts)

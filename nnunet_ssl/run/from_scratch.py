@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunet_ssl.config import MethodConfig
-from nnunet_ssl.controls import FROM_SCRATCH
+from nnunet_ssl.controls import FROM_SCRATCH, control_overlay
 from nnunet_ssl.data.overlay import plans_file
 from nnunet_ssl.errors import ConfigError, StateError
 from nnunet_ssl.locations import ModelLocation
@@ -108,11 +108,10 @@ def from_scratch_step(control: FromScratch, *, device: str, logs: Path) -> Step:
         logs: folder for the output.
     """
     model, fold, setup = control.model, control.fold, control.setup
-    name = f"control_{FROM_SCRATCH.replace('-', '_')}.txt"
 
     def work() -> None:
         require_training_room(model, fold, teacher_bytes(setup, setup.method, model.trainer, fold))
-        train(model, fold, device=device, log=logs / name, epochs=control.epochs)
+        train(model, fold, device=device, log=logs / f"{control_overlay(FROM_SCRATCH)}.txt", epochs=control.epochs)
 
     return Step(
         f"train from scratch on manual labels, {control.epochs} epochs, {control.steps} steps",

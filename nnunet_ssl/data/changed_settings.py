@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from nnunet_ssl.data.manifest import StageRecord
+from nnunet_ssl.data.manifest import Manifest, StageRecord
 from nnunet_ssl.data.stage_settings import settings_of_stage
-from nnunet_ssl.pseudolabel.run import Run
 
 _SECTIONS = ("student.", "agreement.", "evidence.")
 _ELSEWHERE = ("student.tau", "evidence.case_score", "student.length.num_epochs")
 """Not from plans, where the first two are as held-out cases may have decided, and the epochs those of all stages together."""
 
 
-def changed_settings(run: Run) -> list[str]:
+def changed_settings(manifest: Manifest) -> list[str]:
     """Settings that not all stages of a run were written with, by dotted path, sorted; epochs, which a stage has of its own, are none.
 
     They are seen in the manifest, as far as it records them, and in the plans of those stages whose files are there.
     """
-    stages = run.manifest.stages
-    return sorted(_differing(map(_recorded, stages)) | _differing(_in_plans(run, record) for record in stages))
+    stages = manifest.stages
+    return sorted(_differing(map(_recorded, stages)) | _differing(_in_plans(manifest, record) for record in stages))
 
 
 def _differing(stages: Iterable[Mapping[str, Any]]) -> set[str]:
@@ -37,8 +36,8 @@ def _recorded(record: StageRecord) -> dict[str, Any]:
     return settings
 
 
-def _in_plans(run: Run, record: StageRecord) -> dict[str, Any]:
+def _in_plans(manifest: Manifest, record: StageRecord) -> dict[str, Any]:
     """The settings in a stage's plans; empty where they are gone or damaged."""
-    if (settings := settings_of_stage(run.manifest, record)) is None:
+    if (settings := settings_of_stage(manifest, record)) is None:
         return {}
     return {path: value for path, value in settings.by_path().items() if path.startswith(_SECTIONS) and path not in _ELSEWHERE}
