@@ -63,9 +63,8 @@ def format_cross_validation(folds: Sequence[FoldFigures]) -> str:
     left_out: dict[str, list[str]] = {}
     for name in folds[0].student:
         both = [(f, a, b) for f in folds if (a := f.teacher[name]) is not None and (b := f.student[name]) is not None]
-        if len(both) < len(folds):
-            of_both = [f for f, _, _ in both]
-            left_out[name] = [str(f.fold) for f in folds if f not in of_both]
+        if without := [str(f.fold) for f in folds if None in (f.teacher[name], f.student[name])]:
+            left_out[name] = without
         spreads = _spread([a for _, a, _ in both]), _spread([b for _, _, b in both]), _spread([b - a for _, a, b in both], sign="+")
         lines.append((name, str(sum(f.num_cases for f, _, _ in both)), *spreads))
     return "\n".join([aligned(lines), *_notes(folds, left_out)])

@@ -117,6 +117,7 @@ class PhasedTrainer(nnUNetTrainer):
         if self._trains_head:
             refuse_missing_head(type(self).__name__, self.network)
         self._fit_to_cpu(unwrap(self.network))
+        self.running_statistics = RunningStatistics(unwrap(self.network))
         if self.device.type == "cpu" and self.cpu_precision == "bfloat16" and not computes_in_bfloat16():
             self.print_to_log_file("This CPU has no instructions for bfloat16 (or PyTorch is too old to say); training in float32")
 
@@ -156,8 +157,7 @@ class PhasedTrainer(nnUNetTrainer):
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         self._unchanged = None
         self.finite_steps.before_step(self.grad_scaler)
-        statistics = RunningStatistics(unwrap(self.network))
-        statistics.remember()
+        self.running_statistics.remember()
         if self._distillation is not None:
             outputs = self._distil(batch)
             loss, measured = outputs[UNCERTAINTY_TERM], {}
@@ -167,7 +167,7 @@ class PhasedTrainer(nnUNetTrainer):
         cases = [str(key) for key in batch.get("keys", ())]
         self.finite_steps.after_step(loss, measured, epoch=self.current_epoch, cases=cases, scaler=self.grad_scaler)
         if self.finite_steps.was_left_out:
-            statistics.restore()
+            self.running_statistics.restore()
         return self.terms.complete({**outputs, **measured})
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:

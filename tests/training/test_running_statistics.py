@@ -31,6 +31,7 @@ def test_a_broken_image_in_a_training(tiny: Any, short: Any) -> None:
     # in front of the network, whose own normalisation has no memory
     first = nn.BatchNorm3d(1, affine=False)
     trainer.network.register_module("first", first)
+    trainer.running_statistics = RunningStatistics(trainer.network)
     trainer.network.register_forward_pre_hook(lambda module, inputs: (first(inputs[0]),))
     trainer.on_train_start()
     trainer.on_epoch_start()
